@@ -1,0 +1,165 @@
+//! Everything that can be answered instead of a result, and how each request's end is counted.
+
+use std::time::Duration;
+
+/// The closed set of error kinds. One table in the front end maps them to gRPC and HTTP; nothing else does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ErrorCode {
+    /// The request is wrong and will be wrong again.
+    InvalidArgument,
+    /// No such function, version or route.
+    NotFound,
+    /// The request conflicts with the present state.
+    Conflict,
+    /// Larger than a stated limit.
+    TooLarge,
+    /// Understood, but not offered here.
+    Unsupported,
+    /// Everything that could take it is busy: come back later.
+    Exhausted,
+    /// Nothing can take it now: not loaded, starting or draining.
+    Unavailable,
+    /// The deadline passed, or cannot be met.
+    DeadlineExceeded,
+    /// The caller left.
+    Cancelled,
+    /// Our fault, or the model's.
+    Internal,
+}
+
+/// Why a request was deliberately and early refused. Never a word for a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ShedReason {
+    /// Every slot of every environment of the version is taken.
+    EnvironmentConcurrency,
+    /// The function's own concurrency is used up.
+    FunctionConcurrency,
+    /// The environment's queue is full, counted in requests.
+    QueueRequests,
+    /// The environment's queue is full, counted in items or tokens.
+    QueueItems,
+    /// Bytes in flight would exceed `memory_budget_bytes`.
+    MemoryBudget,
+    /// The deadline cannot be met.
+    DeadlineUnmeetable,
+    /// No environment is ready yet.
+    NoCapacity,
+    /// The server or the environment is draining.
+    Draining,
+}
+
+impl ShedReason {
+    /// All of them.
+    pub const ALL: [ShedReason; 8] = [
+        ShedReason::EnvironmentConcurrency,
+        ShedReason::FunctionConcurrency,
+        ShedReason::QueueRequests,
+        ShedReason::QueueItems,
+        ShedReason::MemoryBudget,
+        ShedReason::DeadlineUnmeetable,
+        ShedReason::NoCapacity,
+        ShedReason::Draining,
+    ];
+
+    /// The stable text of `x-penstock-shed-reason`, of gRPC's ErrorInfo and of metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ShedReason::EnvironmentConcurrency => "environment_concurrency",
+            ShedReason::FunctionConcurrency => "function_concurrency",
+            ShedReason::QueueRequests => "queue_requests",
+            ShedReason::QueueItems => "queue_items",
+            ShedReason::MemoryBudget => "memory_budget",
+            ShedReason::DeadlineUnmeetable => "deadline_unmeetable",
+            ShedReason::NoCapacity => "no_capacity",
+            ShedReason::Draining => "draining",
+        }
+    }
+
+    /// The reason of a name, as it crosses the link.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
+    /// The error it is answered with.
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            ShedReason::EnvironmentConcurrency
+            | ShedReason::FunctionConcurrency
+            | ShedReason::QueueRequests
+            | ShedReason::QueueItems
+            | ShedReason::MemoryBudget => ErrorCode::Exhausted,
+            ShedReason::DeadlineUnmeetable => ErrorCode::DeadlineExceeded,
+            ShedReason::NoCapacity | ShedReason::Draining => ErrorCode::Unavailable,
+        }
+    }
+}
+
+/// What is answered instead of a result: a code, words for a person, and for a shed its reason and a wait.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The kind of error.
+    pub code: ErrorCode,
+    /// What was found and what would be right.
+    pub message: String,
+    /// Set if the request was shed.
+    pub shed: Option<ShedReason>,
+    /// A stable machine-readable reason for failures, such as `execution_crashed`.
+    pub reason: Option<&'static str>,
+    /// How long the caller should wait before trying again, from the measured drain rate.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A plain error.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), shed: None, reason: None, retry_after: None }
+    }
+
+    /// A bad request.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidArgument, message)
+    }
+
+    /// A shed, with the wait a client should make.
+    pub fn shed(reason: ShedReason, message: impl Into<String>, retry_after: Option<Duration>) -> Self {
+        Self { code: reason.code(), message: message.into(), shed: Some(reason), reason: None, retry_after }
+    }
+
+    /// The same with a stable reason text.
+    #[must_use]
+    pub fn with_reason(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// The stable reason text, of a shed or of a failure.
+    pub fn reason_name(&self) -> Option<&'static str> {
+        self.shed.map(ShedReason::name).or(self.reason)
+    }
+
+    /// How this end is counted.
+    pub fn outcome(&self) -> Outcome {
+        match (self.shed, self.code) {
+            (Some(reason), _) => Outcome::Shed(reason),
+            (None, ErrorCode::DeadlineExceeded) => Outcome::Expired,
+            (None, ErrorCode::Cancelled) => Outcome::Cancelled,
+            (None, code) => Outcome::Failed(code),
+        }
+    }
+}
+
+/// How a request ended. Closed: received = done + failed + shed + expired + cancelled + in flight, at any moment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// Answered.
+    Done,
+    /// Answered with an error that is not a refusal for load.
+    Failed(ErrorCode),
+    /// Refused early and on purpose.
+    Shed(ShedReason),
+    /// Its deadline passed while it waited or ran.
+    Expired,
+    /// The caller left.
+    Cancelled,
+}
