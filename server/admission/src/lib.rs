@@ -1,1 +1,15 @@
-//! placeholder
+//! Admission: who may be in flight, and how long the others should stay away.
+//!
+//! Called by the dispatch room (slots) and by the front end before it buffers a body (byte shares). Pure: no I/O, no
+//! clock, no queue; a refusal is immediate, because waiting for a permit would be a queue nobody bounded.
+
+mod bytes;
+mod drain_rate;
+mod slots;
+
+pub use bytes::{ByteBudget, ByteShare};
+pub use drain_rate::DrainRate;
+pub use slots::{Slot, Slots};
+
+#[cfg(test)]
+mod tests;

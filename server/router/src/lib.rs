@@ -1,1 +1,35 @@
-//! placeholder
+//! The router: which environment takes a request. Pure: loads in, an index out.
+//!
+//! Called by the dispatch room with the environments of one version. Never talks to one, never waits.
+
+/// What the router knows of one environment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// Requests in flight there.
+    pub load: u32,
+    /// Whether it takes new requests: ready, not draining, not refused by it already, a slot free.
+    pub open: bool,
+}
+
+/// Power of two choices: of two open environments drawn at random the less loaded one, which keeps the maximum load
+/// within O(log log n) of the mean (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001)
+/// without every front end running to the one idle environment. `random` is a uniform draw. `None` if none is open.
+pub fn choose(candidates: impl Iterator<Item = Candidate> + Clone, random: u64) -> Option<usize> {
+    let open = || candidates.clone().enumerate().filter(|(_, candidate)| candidate.open);
+    let count = open().count() as u64;
+    match count {
+        0 => None,
+        1 => open().next().map(|(index, _)| index),
+        _ => {
+            let first = random % count;
+            // A draw among the others, so that the two are never the same.
+            let second = (first + 1 + (random / count) % (count - 1)) % count;
+            let at = |position: u64| open().nth(position as usize);
+            let (a, b) = (at(first)?, at(second)?);
+            Some(if b.1.load < a.1.load { b.0 } else { a.0 })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! What is served: functions, their versions, and the state of each as people see it.
+//!
+//! Read by the front end on every request (a snapshot behind one atomic pointer, no lock), written by the house when
+//! something is loaded, unloaded or lost.
+
+use crate::statistics::{StatisticsCell, VersionStatistics};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use penstock_admission::Slots;
+use penstock_domain::{FunctionName, Signature, VersionNumber};
+use penstock_environment::EnvironmentHandle;
+use penstock_registry::{FunctionSource, VersionSource};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Where a version stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum VersionState {
+    /// Its environments are starting.
+    Loading,
+    /// At least one environment is ready.
+    Ready,
+    /// Finishing what it has; takes nothing new.
+    Unloading,
+    /// Not served, and why.
+    Unavailable(String),
+}
+
+impl VersionState {
+    /// The word in the repository index.
+    pub fn name(&self) -> &'static str {
+        match self {
+            VersionState::Loading => "LOADING",
+            VersionState::Ready => "READY",
+            VersionState::Unloading => "UNLOADING",
+            VersionState::Unavailable(_) => "UNAVAILABLE",
+        }
+    }
+
+    /// Why it is not ready; empty if it is.
+    pub fn reason(&self) -> &str {
+        match self {
+            VersionState::Unavailable(reason) => reason,
+            _ => "",
+        }
+    }
+}
+
+/// Of the whole server or of one function, as `grpc.health.v1` and the ready routes tell it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// Takes requests.
+    Serving,
+    /// Does not, now.
+    NotServing,
+    /// There is no such function.
+    Unknown,
+}
+
+/// One version, served or not.
+pub struct ServedVersion {
+    /// The function's name.
+    pub function: FunctionName,
+    /// Its number.
+    pub number: VersionNumber,
+    /// Where it came from and how it is configured.
+    pub source: VersionSource,
+    pub(crate) state: watch::Sender<VersionState>,
+    pub(crate) signature: ArcSwapOption<Signature>,
+    pub(crate) environments: ArcSwap<Vec<Arc<EnvironmentHandle>>>,
+    pub(crate) slots: Slots,
+    pub(crate) statistics: StatisticsCell,
+}
+
+impl ServedVersion {
+    /// Where it stands now.
+    pub fn state(&self) -> VersionState {
+        self.state.borrow().clone()
+    }
+
+    /// What it takes and gives; `None` until it was loaded once.
+    pub fn signature(&self) -> Option<Arc<Signature>> {
+        self.signature.load_full()
+    }
+
+    /// What it has done.
+    pub fn statistics(&self) -> VersionStatistics {
+        self.statistics.snapshot()
+    }
+}
+
+/// One function with its versions. Immutable: a change makes a new one.
+pub struct ServedFunction {
+    /// Its name.
+    pub name: FunctionName,
+    /// Where it came from and how it is configured.
+    pub source: Arc<FunctionSource>,
+    /// By number. Versions that could not be loaded are here too, with their reason.
+    pub versions: BTreeMap<VersionNumber, Arc<ServedVersion>>,
+}
+
+impl ServedFunction {
+    /// The version an unqualified name means: the highest that is ready, else the highest.
+    pub fn default_version(&self) -> Option<&Arc<ServedVersion>> {
+        let ready = |version: &&Arc<ServedVersion>| *version.state.borrow() == VersionState::Ready;
+        self.versions.values().rev().find(ready).or_else(|| self.versions.values().next_back())
+    }
+}

@@ -1,0 +1,34 @@
+//! The router takes an open environment if there is one, and keeps the load even.
+
+use crate::{Candidate, choose};
+use proptest::prelude::*;
+
+proptest! {
+    #[test]
+    fn only_open_environments_are_chosen(loads in prop::collection::vec((0u32..100, any::<bool>()), 0..12), random: u64) {
+        let candidates: Vec<_> = loads.iter().map(|&(load, open)| Candidate { load, open }).collect();
+        match choose(candidates.iter().copied(), random) {
+            Some(index) => prop_assert!(candidates[index].open),
+            None => prop_assert!(candidates.iter().all(|c| !c.open)),
+        }
+    }
+
+    #[test]
+    fn of_two_the_less_loaded_is_chosen(a in 0u32..100, b in 0u32..100, random: u64) {
+        let candidates = [Candidate { load: a, open: true }, Candidate { load: b, open: true }];
+        let index = choose(candidates.into_iter(), random).unwrap();
+        prop_assert_eq!(candidates[index].load, a.min(b));
+    }
+}
+
+#[test]
+fn ten_thousand_requests_spread_evenly() {
+    let mut loads = [0u32; 10];
+    let mut random = 7u64;
+    for _ in 0..10_000 {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let candidates = loads.map(|load| Candidate { load, open: true });
+        loads[choose(candidates.into_iter(), random >> 20).unwrap()] += 1;
+    }
+    assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 12, "{loads:?}");
+}
