@@ -1,1 +1,11 @@
-//! placeholder
+//! Rooms 1 and 8: the doors. Requests come in by gRPC, HTTP and the OpenAI API, are turned into an
+//! [`Invocation`](penstock_domain::Invocation), and leave as an answer or a refusal in their own protocol's words.
+//!
+//! Called by the composition root, which gives it the house, the listeners and the limits. Never runs a model, never
+//! admits or routes, and is the only crate with a tonic server and axum.
+
+pub mod http;
+pub mod openai;
+pub mod request_id;
+pub mod status;
+pub mod timing;

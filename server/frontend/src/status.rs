@@ -1,0 +1,120 @@
+//! Room 8, response: the only table from [`ErrorCode`] to gRPC and HTTP, and what rides beside a refusal.
+//!
+//! Called by every door. Never decides anything: the code, the reason and the wait come from the rooms behind.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use penstock_domain::{ErrorCode, Refusal};
+use std::collections::HashMap;
+use std::time::Duration;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Milliseconds until a retry makes sense (HTTP), beside `Retry-After`, which only has whole seconds.
+pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("x-amz-retry-after");
+/// Why a request was shed; the same on both protocols and whatever the overload codes.
+pub const SHED_REASON: HeaderName = HeaderName::from_static("x-penstock-shed-reason");
+/// Milliseconds until a retry makes sense, as gRPC's retry policy reads it.
+pub const RETRY_PUSHBACK_MS: &str = "grpc-retry-pushback-ms";
+/// `domain` of google.rpc.ErrorInfo.
+pub const ERROR_DOMAIN: &str = "penstock";
+
+/// The wait told when a shed comes without a measured one: nothing has drained yet, so there is nothing to measure.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// How "everything is busy" is told. The machine-readable reason never changes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum OverloadCodes {
+    /// 429 / RESOURCE_EXHAUSTED, as AWS Lambda does.
+    #[default]
+    Lambda,
+    /// 503 / UNAVAILABLE, as Triton does; gRPC retry policies usually name only UNAVAILABLE.
+    Triton,
+}
+
+/// The table. A conflict is FAILED_PRECONDITION, not ABORTED: gRPC tells clients to retry ABORTED at a higher level,
+/// and here the same call fails until someone changes the state; ALREADY_EXISTS would be wrong for all but creation.
+const fn row(code: ErrorCode, overload: OverloadCodes) -> (tonic::Code, u16) {
+    match (code, overload) {
+        (ErrorCode::InvalidArgument, _) => (tonic::Code::InvalidArgument, 400),
+        (ErrorCode::NotFound, _) => (tonic::Code::NotFound, 404),
+        (ErrorCode::Conflict, _) => (tonic::Code::FailedPrecondition, 409),
+        (ErrorCode::TooLarge, _) => (tonic::Code::ResourceExhausted, 413),
+        (ErrorCode::Unsupported, _) => (tonic::Code::Unimplemented, 501),
+        (ErrorCode::Exhausted, OverloadCodes::Lambda) => (tonic::Code::ResourceExhausted, 429),
+        (ErrorCode::Exhausted, OverloadCodes::Triton) => (tonic::Code::Unavailable, 503),
+        (ErrorCode::Unavailable, _) => (tonic::Code::Unavailable, 503),
+        (ErrorCode::DeadlineExceeded, _) => (tonic::Code::DeadlineExceeded, 504),
+        (ErrorCode::Cancelled, _) => (tonic::Code::Cancelled, 499),
+        (ErrorCode::Internal, _) => (tonic::Code::Internal, 500),
+    }
+}
+
+/// The gRPC code of an error.
+pub const fn grpc_code(code: ErrorCode, overload: OverloadCodes) -> tonic::Code {
+    row(code, overload).0
+}
+
+/// The HTTP status of an error.
+pub fn http_status(code: ErrorCode, overload: OverloadCodes) -> StatusCode {
+    StatusCode::from_u16(row(code, overload).1).expect("every status of the table has three digits")
+}
+
+/// How long a client should wait before it tries again; `None` where waiting is not what helps.
+fn retry_after(refusal: &Refusal) -> Option<Duration> {
+    refusal.retry_after.or_else(|| {
+        let passes = matches!(refusal.code, ErrorCode::Exhausted | ErrorCode::Unavailable);
+        (refusal.shed.is_some() && passes).then_some(RETRY_AFTER_DEFAULT)
+    })
+}
+
+/// Milliseconds, rounded up, at least 1: never earlier than the measured wait.
+fn whole_milliseconds(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1)
+}
+
+/// Seconds, rounded up, at least 1, as `Retry-After` wants them.
+fn whole_seconds(wait: Duration) -> u64 {
+    whole_milliseconds(wait).div_ceil(1000)
+}
+
+/// The headers that go with a refusal over HTTP: `Retry-After`, `x-amz-retry-after`, `x-penstock-shed-reason`.
+pub fn refusal_headers(refusal: &Refusal) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(wait) = retry_after(refusal) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        headers.insert(RETRY_AFTER_MS, HeaderValue::from(whole_milliseconds(wait)));
+    }
+    if let Some(reason) = refusal.shed {
+        headers.insert(SHED_REASON, HeaderValue::from_static(reason.name()));
+    }
+    headers
+}
+
+/// A refusal as gRPC tells it: code and message; `grpc-retry-pushback-ms` and `x-penstock-shed-reason` as trailers;
+/// google.rpc ErrorInfo and RetryInfo in `grpc-status-details-bin`.
+pub fn refusal_to_status(refusal: &Refusal, overload: OverloadCodes) -> tonic::Status {
+    let code = grpc_code(refusal.code, overload);
+    let wait = retry_after(refusal);
+    let mut metadata = MetadataMap::new();
+    if let Some(wait) = wait {
+        metadata.insert(RETRY_PUSHBACK_MS, AsciiMetadataValue::from(whole_milliseconds(wait)));
+    }
+    if let Some(reason) = refusal.shed {
+        metadata.insert(SHED_REASON.as_str(), AsciiMetadataValue::from_static(reason.name()));
+    }
+    let mut details = ErrorDetails::new();
+    if let Some(reason) = refusal.reason_name() {
+        details.set_error_info(reason, ERROR_DOMAIN, HashMap::new());
+    }
+    if let Some(wait) = wait {
+        details.set_retry_info(Some(wait));
+    }
+    if details.error_info().is_none() && details.retry_info().is_none() {
+        return tonic::Status::new(code, refusal.message.clone());
+    }
+    tonic::Status::with_error_details_and_metadata(code, refusal.message.clone(), details, metadata)
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;
