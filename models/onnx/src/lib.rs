@@ -1,1 +1,15 @@
-//! placeholder
+//! ONNX graphs on ONNX Runtime: a loaded [`OnnxModel`] for the environment, and the [`Session`] under it for crates
+//! that feed a graph themselves (text encoders).
+//!
+//! Called by the environment (through [`penstock_executor::Model`]) and by `models/bert`. Never reads a request's
+//! wire format, never downloads, never looks for the library on its own: whoever composes the house passes its path.
+
+mod aligned;
+mod failure;
+mod library;
+mod session;
+mod values;
+
+pub use aligned::AlignedBuffer;
+pub use library::Library;
+pub use session::{GraphSource, GraphTensor, Input, Session, SessionOptions};
