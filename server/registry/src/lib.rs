@@ -1,1 +1,62 @@
-//! placeholder
+//! Functions and versions that come from a Triton model repository: reading it, judging it, and saying what changed.
+//!
+//! Called by the composition root at start and on every poll, and by the front end's load API. Reads files and nothing
+//! else: no network, no threads, no clock. One bad function never hurts another: what cannot be served is reported
+//! with its reason, and everything else goes on.
+//!
+//! - [`text_format`] reads `config.pbtxt`; [`json`] reads and prints the same configuration as JSON.
+//! - [`repository`] walks directories into [`FunctionSource`]s.
+//! - [`control`] says what to load, unload or replace between two readings.
+//!
+//! # What `config.pbtxt` can say beyond Triton
+//!
+//! Keys of `parameters` (each a `string_value`), for any function:
+//!
+//! | key | meaning |
+//! |---|---|
+//! | `penstock.engine` | what runs the model: `auto` (default), `candle`, `onnxruntime` |
+//! | `penstock.max_batch_tokens` | most tokens in one batch, padding included, for models that count tokens |
+//! | `penstock.threads` | host threads of one runtime worker |
+//! | `penstock.max_concurrency` | requests in flight in one environment |
+//! | `penstock.max_queue_items` | items (rows) that may wait in one environment's queue |
+//! | `penstock.memory_limit_bytes` | address space limit of the environment's process |
+//!
+//! For `backend: "identity"`:
+//!
+//! | key | meaning |
+//! |---|---|
+//! | `execute_delay_us` | what a batch costs, in microseconds |
+//! | `execute_delay_us_per_item` | what each item adds to that, in microseconds |
+//! | `delay_kind` | `sleep` (the core is free, default) or `spin` (the core is taken) |
+
+pub mod control;
+mod descriptors;
+mod encoder;
+mod function;
+mod identity;
+pub mod json;
+mod normalise;
+pub mod repository;
+mod revision;
+mod runtime;
+mod settings;
+pub mod text_format;
+mod text_lexer;
+mod unsupported;
+mod warmup;
+
+pub use control::{Change, ControlMode, plan, settle};
+pub use encoder::ENCODER_MODEL_TYPES;
+pub use function::{FunctionSource, RuntimeSource, UnavailableVersion, VersionSource};
+pub use identity::{DelayKind, IdentityDelays};
+pub use json::config_json;
+pub use normalise::with_signature;
+pub use repository::{Rejected, RepositoryError, Scan, find_function, scan, scan_function, with_config_json};
+pub use revision::ContentRevision;
+pub use settings::{
+    Engine, PenstockSettings, QueuePolicy, SettingsError, TimeoutAction, VersionSettings, WorkerDevice,
+};
+pub use warmup::{WarmupContent, WarmupInput, WarmupRequest};
+
+#[cfg(test)]
+mod tests;

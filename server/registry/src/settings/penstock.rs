@@ -1,0 +1,80 @@
+//! Penstock's own parameters: keys of `parameters` that begin with `penstock.`.
+//!
+//! Called by `settings`. Pure.
+
+use super::{SettingsError, parameter};
+use crate::descriptors::nearest;
+use std::collections::BTreeMap;
+
+/// Penstock's own parameters; `None` where the server's default holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PenstockSettings {
+    /// What runs the model.
+    pub engine: Engine,
+    /// Most tokens in one batch, padding included.
+    pub max_batch_tokens: Option<u32>,
+    /// Host threads of one runtime worker.
+    pub threads: Option<u32>,
+    /// Requests in flight in one environment.
+    pub max_concurrency: Option<u32>,
+    /// Items that may wait in one environment's queue.
+    pub max_queue_items: Option<u32>,
+    /// Address space limit of the environment's process, in bytes.
+    pub memory_limit_bytes: Option<u64>,
+}
+
+/// What runs a model that more than one engine can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// The server chooses.
+    #[default]
+    Auto,
+    /// candle.
+    Candle,
+    /// ONNX Runtime.
+    OnnxRuntime,
+}
+
+const PREFIX: &str = "penstock.";
+const KEYS: [&str; 6] = [
+    "penstock.engine",
+    "penstock.max_batch_tokens",
+    "penstock.threads",
+    "penstock.max_concurrency",
+    "penstock.max_queue_items",
+    "penstock.memory_limit_bytes",
+];
+
+impl PenstockSettings {
+    /// Reads them; a key with the prefix that is not known is an error, so that a typing mistake is seen.
+    pub fn from_parameters(parameters: &BTreeMap<String, String>) -> Result<Self, SettingsError> {
+        for key in parameters.keys().filter(|key| key.starts_with(PREFIX) && !KEYS.contains(&key.as_str())) {
+            let hint =
+                nearest(key, KEYS.into_iter()).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+            let message = format!("there is no such parameter{hint} Known are {}", KEYS.join(", "));
+            return Err(SettingsError::new(format!("parameters[{key:?}]"), message));
+        }
+        let engine = match parameters.get("penstock.engine").map(String::as_str) {
+            None | Some("auto") => Engine::Auto,
+            Some("candle") => Engine::Candle,
+            Some("onnxruntime") => Engine::OnnxRuntime,
+            Some(other) => {
+                let message = format!("expected auto, candle or onnxruntime, found '{other}'");
+                return Err(SettingsError::new("parameters[\"penstock.engine\"]", message));
+            }
+        };
+        let small = |key, most: u32| {
+            let number = parameter(parameters, key, 1, u64::from(most))?;
+            Ok::<_, SettingsError>(number.map(|number| number as u32))
+        };
+        Ok(Self {
+            engine,
+            max_batch_tokens: small("penstock.max_batch_tokens", 1 << 24)?,
+            threads: small("penstock.threads", 1024)?,
+            max_concurrency: small("penstock.max_concurrency", 1 << 20)?,
+            max_queue_items: small("penstock.max_queue_items", 1 << 24)?,
+            // Less than 64 MiB does not start a process with a runtime library in it.
+            memory_limit_bytes: parameter(parameters, "penstock.memory_limit_bytes", 64 << 20, 1 << 50)?,
+        })
+    }
+}
