@@ -5,11 +5,19 @@
 //! wire format, never downloads, never looks for the library on its own: whoever composes the house passes its path.
 
 mod aligned;
+mod clock;
+mod execute;
 mod failure;
 mod library;
+mod model;
+mod prepare;
 mod session;
+mod signature;
 mod values;
+mod warmup;
 
 pub use aligned::AlignedBuffer;
 pub use library::Library;
+pub use model::{OnnxModel, OnnxOptions};
 pub use session::{GraphSource, GraphTensor, Input, Session, SessionOptions};
+pub use signature::DEFAULT_MAX_BATCH_SIZE;
