@@ -43,6 +43,9 @@ pub(crate) struct Fingerprint {
 pub(crate) fn fingerprint(folder: &Path, config: &ModelConfig, also: &[PathBuf]) -> io::Result<Fingerprint> {
     let mut walk = Walk { root: folder.canonicalize().unwrap_or_else(|_| folder.to_owned()), ..Walk::default() };
     if folder.is_dir() {
+        if folder.symlink_metadata()?.is_symlink() {
+            walk.linked_paths.push(walk.root.clone());
+        }
         walk.folder(folder, Path::new(""), 0)?;
     }
     for path in also {

@@ -48,10 +48,10 @@ const KEYS: [&str; 6] = [
 impl PenstockSettings {
     /// Reads them; a key with the prefix that is not known is an error, so that a typing mistake is seen.
     pub fn from_parameters(parameters: &BTreeMap<String, String>) -> Result<Self, SettingsError> {
-        for key in parameters.keys().filter(|key| key.starts_with(PREFIX) && !KEYS.contains(&key.as_str())) {
-            let hint =
-                nearest(key, KEYS.into_iter()).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
-            let message = format!("there is no such parameter{hint} Known are {}", KEYS.join(", "));
+        let unknown = |key: &&String| key.starts_with(PREFIX) && !KEYS.contains(&key.as_str());
+        if let Some(key) = parameters.keys().find(unknown) {
+            let hint = nearest(key, KEYS.into_iter()).map(|near| format!("; did you mean '{near}'?"));
+            let message = format!("expected one of {}{}", KEYS.join(", "), hint.unwrap_or_default());
             return Err(SettingsError::new(format!("parameters[{key:?}]"), message));
         }
         let engine = match parameters.get("penstock.engine").map(String::as_str) {

@@ -70,7 +70,13 @@ fn links_are_followed_and_those_that_lead_out_are_told() {
     assert_eq!(source.linked_paths, [real.join("blob"), real.join("folder")]);
     elsewhere.write("folder/part", "changed behind the link");
     assert_ne!(repository.function("m").versions[0].revision, source.revision);
+    // The version itself may be a link.
+    std::fs::create_dir(repository.path().join("linked")).unwrap();
+    symlink(elsewhere.path().join("folder"), repository.path().join("linked/1")).unwrap();
+    elsewhere.write("folder/model.onnx", "");
+    assert_eq!(repository.function("linked").versions[0].linked_paths, [real.join("folder")]);
     // A circle ends, with a reason.
     symlink(".", version.join("circle")).unwrap();
-    assert!(repository.function("m").unavailable.unwrap().contains("folders deep"));
+    let text = repository.function("m").unavailable.unwrap();
+    assert!(text.contains("folders deep"), "{text}");
 }
