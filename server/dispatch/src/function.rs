@@ -5,13 +5,16 @@
 
 use crate::statistics::{StatisticsCell, VersionStatistics};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use penstock_admission::Slots;
+use parking_lot::Mutex;
+use penstock_admission::{DrainRate, Slots};
 use penstock_domain::{FunctionName, Signature, VersionNumber};
 use penstock_environment::EnvironmentHandle;
 use penstock_registry::{FunctionSource, VersionSource};
+use penstock_telemetry::VersionMetrics;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Where a version stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,10 +72,33 @@ pub struct ServedVersion {
     pub(crate) signature: ArcSwapOption<Signature>,
     pub(crate) environments: ArcSwap<Vec<Arc<EnvironmentHandle>>>,
     pub(crate) slots: Slots,
+    pub(crate) drain_rate: Mutex<DrainRate>,
     pub(crate) statistics: StatisticsCell,
+    pub(crate) metrics: VersionMetrics,
+    /// One request that has already cost an environment may run at a time.
+    pub(crate) retry_lane: tokio::sync::Semaphore,
+    pub(crate) stop: CancellationToken,
 }
 
 impl ServedVersion {
+    pub(crate) fn new(function: FunctionName, source: VersionSource, slots: u32) -> Self {
+        let number = source.number;
+        Self {
+            metrics: VersionMetrics::new(function.as_str(), number.0),
+            function,
+            number,
+            source,
+            state: watch::Sender::new(VersionState::Loading),
+            signature: ArcSwapOption::empty(),
+            environments: ArcSwap::default(),
+            slots: Slots::new(slots),
+            drain_rate: Mutex::new(DrainRate::new(tokio::time::Instant::now().into_std())),
+            statistics: StatisticsCell::default(),
+            retry_lane: tokio::sync::Semaphore::new(1),
+            stop: CancellationToken::new(),
+        }
+    }
+
     /// Where it stands now.
     pub fn state(&self) -> VersionState {
         self.state.borrow().clone()
@@ -95,7 +121,7 @@ pub struct ServedFunction {
     pub name: FunctionName,
     /// Where it came from and how it is configured.
     pub source: Arc<FunctionSource>,
-    /// By number. Versions that could not be loaded are here too, with their reason.
+    /// By number.
     pub versions: BTreeMap<VersionNumber, Arc<ServedVersion>>,
 }
 

@@ -1,30 +1,51 @@
 //! The house: everything that is served, and the one way through it.
+//!
+//! Called by the front end (invoke, look up, load, unload) and by the composition root (start, poll, drain). Holds no
+//! lock on a request's way: what is served is a snapshot behind one atomic pointer.
 
-use crate::function::{Health, ServedFunction, ServedVersion};
-use penstock_domain::{Answer, Invocation, Refusal};
+use crate::accounting::{Account, InFlight};
+use crate::function::{Health, ServedFunction, ServedVersion, VersionState};
+use crate::invoke;
+use crate::supervisor::Supervisor;
+use arc_swap::ArcSwap;
+use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Refusal, ShedReason, VersionNumber};
+use penstock_environment::{Launcher, Specification};
+use penstock_registry::{Change, FunctionSource, VersionSource};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
-/// API sketch.
-pub struct House {}
+/// Turns a version's source into what an environment is told. Given by the composition root, which knows the runtimes.
+pub type Specify = Box<dyn Fn(&FunctionSource, &VersionSource) -> Specification + Send + Sync>;
 
-/// How the model repository is followed (Triton's model control modes).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ControlMode {
-    /// Everything is loaded at start, nothing afterwards.
-    #[default]
-    None,
-    /// Nothing is loaded unless asked for, by option or API.
-    Explicit,
-    /// The repository is looked at again and again.
-    Poll,
+/// How a house is set up.
+pub struct HouseOptions {
+    /// Model repositories, in order.
+    pub repositories: Vec<PathBuf>,
+    /// How they are followed.
+    pub control: penstock_registry::ControlMode,
+    /// In explicit mode: what is loaded at start.
+    pub load_at_start: Vec<String>,
+    /// Starts environments.
+    pub launcher: Launcher,
+    /// Describes them.
+    pub specify: Specify,
+    /// Requests in flight per function.
+    pub function_concurrency: u32,
+    /// Environments per version.
+    pub environments: u32,
+    /// How long loading may take.
+    pub load_timeout: Duration,
+    /// How long finishing may take at unload and at shut-down.
+    pub drain_timeout: Duration,
+    /// Where the router's random numbers start.
+    pub seed: u64,
 }
-
-/// Options.
-pub struct HouseOptions {}
-/// Builder.
-pub struct RuntimeBuilder {}
 
 /// What a load request may carry instead of the files in the repository.
 #[derive(Clone, Debug, Default)]
@@ -33,45 +54,361 @@ pub struct LoadOverride {
     pub config_json: Option<String>,
 }
 
+/// The house.
+pub struct House {
+    options: HouseOptions,
+    functions: ArcSwap<BTreeMap<String, Arc<ServedFunction>>>,
+    /// What is served by source; its lock orders all changes.
+    control: tokio::sync::Mutex<Vec<FunctionSource>>,
+    in_flight: InFlight,
+    draining: AtomicBool,
+    started: AtomicBool,
+    random: AtomicU64,
+    changed: watch::Sender<u64>,
+    tasks: TaskTracker,
+}
+
 impl House {
+    /// An empty house: call [`House::start`] to load what the repositories hold.
+    pub fn new(options: HouseOptions) -> Arc<Self> {
+        Arc::new(Self {
+            random: AtomicU64::new(options.seed),
+            options,
+            functions: ArcSwap::default(),
+            control: tokio::sync::Mutex::default(),
+            in_flight: InFlight::default(),
+            draining: AtomicBool::new(false),
+            started: AtomicBool::new(false),
+            changed: watch::Sender::new(0),
+            tasks: TaskTracker::new(),
+        })
+    }
+
     /// Runs one invocation: admission, router, link, environment and back. Dropping the future cancels it.
     /// `received` is when the request was read. Every end is counted here, once.
-    pub async fn invoke(&self, _invocation: Invocation, _received: Instant) -> Result<Answer, Refusal> {
-        unimplemented!()
+    pub async fn invoke(&self, invocation: Invocation, received: Instant) -> Result<Answer, Refusal> {
+        let resolved = self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
+        let version = resolved.as_ref().ok().cloned();
+        let batches = version.as_ref().and_then(|v| v.signature.load().as_ref().map(|s| s.max_batch_size > 0));
+        let items = invoke::items(&invocation.inputs, batches.unwrap_or(true));
+        let account = Account::open(&self.in_flight, version, received, items);
+        let result = match resolved {
+            Err(refusal) => Err(refusal),
+            Ok(_) if self.draining.load(Ordering::Relaxed) => {
+                Err(Refusal::shed(ShedReason::Draining, "the server is shutting down", Some(Duration::from_secs(1))))
+            }
+            Ok(_) if invocation.deadline.is_some_and(|deadline| deadline <= received.into_std()) => {
+                Err(invoke::expired())
+            }
+            Ok(version) => {
+                invoke::invoke(&version, invocation, || self.draw()).await.map(|answer| (version.number, answer))
+            }
+        };
+        match result {
+            Ok((version, answer)) => {
+                let timing = account.close(Outcome::Done, answer.timing);
+                Ok(Answer { version, outputs: answer.outputs, parameters: answer.parameters, timing })
+            }
+            Err(refusal) => {
+                account.close(refusal.outcome(), invoke::untimed());
+                Err(refusal)
+            }
+        }
     }
 
     /// The version a request means: NotFound for an unknown name or version. Ready or not is not asked.
-    pub fn resolve(&self, _function: &str, _version: Option<u64>) -> Result<Arc<ServedVersion>, Refusal> {
-        unimplemented!()
+    pub fn resolve(&self, function: &str, version: Option<u64>) -> Result<Arc<ServedVersion>, Refusal> {
+        let functions = self.functions.load();
+        let unknown = || {
+            let version = version.map_or_else(String::new, |version| format!(" version {version}"));
+            Refusal::new(ErrorCode::NotFound, format!("Request for unknown model: '{function}'{version} is not found"))
+        };
+        let served = functions.get(function).ok_or_else(unknown)?;
+        let found = match version {
+            None => served.default_version(),
+            Some(number) => served.versions.get(&VersionNumber(number)),
+        };
+        match found {
+            Some(version) => Ok(version.clone()),
+            None if version.is_none() => {
+                let reason = served.source.unavailable.as_deref().unwrap_or("unloaded");
+                let text = format!("function '{function}' has no available versions: {reason}");
+                Err(Refusal::new(ErrorCode::NotFound, text))
+            }
+            None => Err(unknown()),
+        }
     }
 
     /// Everything known by name, ready or not.
     pub fn functions(&self) -> Arc<BTreeMap<String, Arc<ServedFunction>>> {
-        unimplemented!()
+        self.functions.load_full()
+    }
+
+    /// How the repositories are followed.
+    pub fn control(&self) -> penstock_registry::ControlMode {
+        self.options.control
+    }
+
+    /// Requests between their first and their last moment in the house.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.count()
     }
 
     /// The whole server takes requests: started, not draining.
     pub fn is_ready(&self) -> bool {
-        unimplemented!()
+        self.started.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
     }
 
-    /// Health of the server (`""`), or of a function by name; the value changes as it changes.
-    pub fn health(&self, _service: &str) -> Health {
-        unimplemented!()
+    /// Health of the server (`""`), or of a function by name.
+    pub fn health(&self, service: &str) -> Health {
+        let of = |serving| if serving { Health::Serving } else { Health::NotServing };
+        if service.is_empty() {
+            return of(self.is_ready());
+        }
+        match self.functions.load().get(service) {
+            None => Health::Unknown,
+            Some(function) => {
+                let ready = function.versions.values().any(|version| version.state() == VersionState::Ready);
+                of(ready && self.is_ready())
+            }
+        }
     }
 
-    /// Completes when the health of anything may have changed; call [`House::health`] again then.
-    pub async fn health_changed(&self) {
-        unimplemented!()
+    /// Follows changes of health: the value changes whenever that of anything may have.
+    pub fn health_changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Loads what the repositories hold, as the control mode says, and waits until each version is ready or known not
+    /// to be. Errors: a repository that cannot be read, a function to load that does not exist.
+    pub async fn start(self: &Arc<Self>) -> Result<(), Refusal> {
+        let scan = self.scan().await?;
+        let names = &self.options.load_at_start;
+        let functions = self.options.control.at_start(scan, names).map_err(|unknown| {
+            Refusal::new(
+                ErrorCode::NotFound,
+                format!("nothing in the model repository is called '{}'", unknown.join("', '")),
+            )
+        })?;
+        settled(&self.change(functions).await).await;
+        self.started.store(true, Ordering::Relaxed);
+        self.changed.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Looks at the repositories again, once, and follows what changed (poll mode).
+    pub async fn poll(self: &Arc<Self>) -> Result<(), Refusal> {
+        let functions = self.scan().await?;
+        drop(self.change(functions).await);
+        Ok(())
     }
 
     /// Loads or reloads a function from the repository and waits until it is ready, or says why not.
-    pub async fn load(&self, _function: &str, _load: LoadOverride) -> Result<(), Refusal> {
-        unimplemented!()
+    pub async fn load(self: &Arc<Self>, function: &str, load: LoadOverride) -> Result<(), Refusal> {
+        let name = self.controllable(function)?;
+        let repositories = self.options.repositories.clone();
+        let source = tokio::task::spawn_blocking(move || match load.config_json {
+            None => Ok(penstock_registry::find_function(&repositories, &name)),
+            Some(json) => penstock_registry::with_config_json(&repositories, &name, &json)
+                .map(Some)
+                .map_err(|error| Refusal::new(error.code(), error.to_string())),
+        })
+        .await
+        .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))??;
+        let Some(source) = source else {
+            let text = format!("failed to load '{function}', no such model in the repository");
+            return Err(Refusal::new(ErrorCode::NotFound, text));
+        };
+        let mut wanted = self.control.lock().await.clone();
+        wanted.retain(|other| other.name != source.name);
+        let unavailable = source.unavailable.clone();
+        wanted.push(source);
+        let opened = self.change(wanted).await;
+        if let Some(reason) = unavailable {
+            return Err(Refusal::new(ErrorCode::Unavailable, format!("failed to load '{function}': {reason}")));
+        }
+        settled(&opened).await;
+        for version in opened {
+            if let VersionState::Unavailable(reason) = version.state() {
+                let text = format!("failed to load '{function}' version {}: {reason}", version.number);
+                return Err(Refusal::new(ErrorCode::Unavailable, text));
+            }
+        }
+        Ok(())
     }
 
     /// Unloads a function: drains its environments and ends their processes. Unknown names are fine.
-    pub async fn unload(&self, _function: &str) -> Result<(), Refusal> {
-        unimplemented!()
+    pub async fn unload(self: &Arc<Self>, function: &str) -> Result<(), Refusal> {
+        self.controllable(function)?;
+        let served = self.functions.load().get(function).cloned();
+        let mut wanted = self.control.lock().await.clone();
+        wanted.retain(|other| other.name.as_str() != function);
+        drop(self.change(wanted).await);
+        for version in served.iter().flat_map(|served| served.versions.values()) {
+            let mut state = version.state.subscribe();
+            // Bounded by the supervisor's own drain and exit timeouts.
+            let _ = state.wait_for(|state| matches!(state, VersionState::Unavailable(_))).await;
+        }
+        Ok(())
+    }
+
+    /// Refuses new requests from now on, lets those in flight finish (at most the drain timeout), and ends all
+    /// environments.
+    pub async fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.changed.send_modify(|count| *count += 1);
+        let deadline = Instant::now() + self.options.drain_timeout;
+        while self.in_flight() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for version in self.functions.load().values().flat_map(|function| function.versions.values()) {
+            version.stop.cancel();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn draw(&self) -> u64 {
+        // SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+        let mut z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn controllable(&self, function: &str) -> Result<FunctionName, Refusal> {
+        if self.options.control != penstock_registry::ControlMode::Explicit {
+            let text = "explicit model load / unload is not allowed if polling is enabled or model control mode is NONE: \
+                        start with --model-control-mode explicit";
+            return Err(Refusal::new(ErrorCode::Unavailable, text));
+        }
+        FunctionName::new(function).map_err(|error| Refusal::invalid(error.to_string()))
+    }
+
+    async fn scan(&self) -> Result<Vec<FunctionSource>, Refusal> {
+        let repositories = self.options.repositories.clone();
+        let scan = tokio::task::spawn_blocking(move || penstock_registry::scan(&repositories))
+            .await
+            .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?
+            .map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        for rejected in &scan.rejected {
+            tracing::warn!(path = %rejected.path.display(), reason = rejected.reason, "not a function");
+        }
+        Ok(scan.functions)
+    }
+
+    /// Makes what is served what is wanted. Returns the versions whose environments were started; they are loading.
+    async fn change(self: &Arc<Self>, wanted: Vec<FunctionSource>) -> Vec<Arc<ServedVersion>> {
+        let mut control = self.control.lock().await;
+        let changes = penstock_registry::plan(&control, &wanted);
+        let settled = penstock_registry::settle(&control, &wanted);
+        let mut versions: BTreeMap<(FunctionName, VersionNumber), Arc<ServedVersion>> = BTreeMap::new();
+        for function in self.functions.load().values() {
+            for (number, version) in &function.versions {
+                versions.insert((function.name.clone(), *number), version.clone());
+            }
+        }
+        let mut opened = Vec::new();
+        for change in changes {
+            match change {
+                Change::Load { function, version } => {
+                    let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
+                    let new = self.open(source, version);
+                    versions.insert((function, new.number), new.clone());
+                    opened.push(new);
+                }
+                Change::Replace { function, version, .. } => {
+                    let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
+                    let new = self.open(source, version);
+                    // The old content serves until the new one is ready, and stays if it never is.
+                    if let Some(old) = versions.get(&(function, new.number)) {
+                        self.tasks.spawn(self.clone().switch(old.clone(), new.clone()));
+                    }
+                    opened.push(new);
+                }
+                Change::Unload { function, number } => {
+                    if let Some(old) = versions.get(&(function, number)) {
+                        old.stop.cancel();
+                    }
+                }
+            }
+        }
+        let mut functions = BTreeMap::new();
+        // A function that is no longer wanted stays in the index, with its reason.
+        let gone: Vec<Arc<FunctionSource>> = self
+            .functions
+            .load()
+            .values()
+            .filter(|old| !settled.iter().any(|source| source.name == old.name))
+            .map(|old| old.source.clone())
+            .collect();
+        for source in settled.iter().cloned().map(Arc::new).chain(gone) {
+            let of = |number: &VersionNumber| versions.get(&(source.name.clone(), *number)).cloned();
+            let all = versions.keys().filter(|(name, _)| *name == source.name).map(|(_, number)| *number);
+            let versions = all.filter_map(|number| Some((number, of(&number)?))).collect();
+            let served = ServedFunction { name: source.name.clone(), source: source.clone(), versions };
+            functions.insert(source.name.as_str().to_owned(), Arc::new(served));
+        }
+        self.functions.store(Arc::new(functions));
+        *control = settled;
+        self.changed.send_modify(|count| *count += 1);
+        opened
+    }
+
+    /// Starts a version's environments.
+    fn open(self: &Arc<Self>, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
+        let specification = (self.options.specify)(function, &version);
+        let served = Arc::new(ServedVersion::new(function.name.clone(), version, self.options.function_concurrency));
+        for _ in 0..self.options.environments.max(1) {
+            let supervisor = Supervisor {
+                version: served.clone(),
+                specification: specification.clone(),
+                launcher: self.options.launcher.clone(),
+                load_timeout: self.options.load_timeout,
+                drain_timeout: self.options.drain_timeout,
+                changed: self.changed.clone(),
+            };
+            self.tasks.spawn(supervisor.run());
+        }
+        served
+    }
+
+    /// Serves with `old` until `new` is ready.
+    async fn switch(self: Arc<Self>, old: Arc<ServedVersion>, new: Arc<ServedVersion>) {
+        settled(std::slice::from_ref(&new)).await;
+        match new.state() {
+            VersionState::Ready => {
+                self.put(new);
+                old.stop.cancel();
+            }
+            state => {
+                tracing::warn!(function = %new.function, reason = state.reason(), "new content is not served");
+                new.stop.cancel();
+            }
+        }
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Puts one version into the snapshot.
+    fn put(&self, version: Arc<ServedVersion>) {
+        self.functions.rcu(|functions| {
+            let mut functions = BTreeMap::clone(functions);
+            if let Some(served) = functions.get(version.function.as_str()) {
+                let mut versions = served.versions.clone();
+                versions.insert(version.number, version.clone());
+                let served = ServedFunction { name: served.name.clone(), source: served.source.clone(), versions };
+                functions.insert(version.function.as_str().to_owned(), Arc::new(served));
+            }
+            functions
+        });
+    }
+}
+
+/// Waits until none of these is loading any more; bounded by the load timeout of each.
+async fn settled(versions: &[Arc<ServedVersion>]) {
+    for version in versions {
+        let mut state = version.state.subscribe();
+        // The sender lives in the version, so the only end of the wait is the value.
+        let _ = state.wait_for(|state| !matches!(state, VersionState::Loading)).await;
     }
 }

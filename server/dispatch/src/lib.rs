@@ -1,13 +1,18 @@
 //! The request path behind the front end: admission, router, link, outcome; and the functions it serves.
 //!
 //! Called by the front end, which hands in an [`Invocation`](penstock_domain::Invocation) and gets an answer or a
-//! refusal. Never parses a protocol and never runs a model.
+//! refusal. Never parses a protocol and never runs a model. A request goes `house` → `invoke` → an
+//! [`EnvironmentHandle`](penstock_environment::EnvironmentHandle); `accounting` records how it ended; `supervisor`
+//! keeps the environments alive; `function` and `statistics` are what people see.
 
+mod accounting;
 mod function;
 mod house;
+mod invoke;
 mod statistics;
 mod supervisor;
 
 pub use function::{Health, ServedFunction, ServedVersion, VersionState};
-pub use house::{ControlMode, House, HouseOptions, LoadOverride, RuntimeBuilder};
+pub use house::{House, HouseOptions, LoadOverride, Specify};
+pub use penstock_registry::ControlMode;
 pub use statistics::{BatchStatistics, Duration as StatisticDuration, VersionStatistics};

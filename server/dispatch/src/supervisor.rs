@@ -1,0 +1,216 @@
+//! The supervisor: one task for each environment, which starts it, watches it, and starts it again when it is lost.
+//!
+//! Called by the house when a version is loaded; ends when the version is stopped. Never inside a request.
+
+use crate::function::{ServedVersion, VersionState};
+use penstock_environment::{BatchReport, EnvironmentHandle, Launcher, OnBatch, Specification, StartError};
+use penstock_telemetry::{BatchSample, LoadSample};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStderr};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+/// First pause before an environment is started again, doubled each time up to [`BACKOFF_MAX`].
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// Longest pause: a version that dies at every start costs a process start every ten seconds.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// An environment that has lived this long starts the pauses from the beginning.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// How long a drained environment may take to end by itself.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often its load is passed on to the metrics.
+const LOAD_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the supervisor needs to know.
+pub(crate) struct Supervisor {
+    pub(crate) version: Arc<ServedVersion>,
+    pub(crate) specification: Specification,
+    pub(crate) launcher: Launcher,
+    pub(crate) load_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
+    /// Told when the version's state changes.
+    pub(crate) changed: watch::Sender<u64>,
+}
+
+/// How one life of an environment ended.
+enum Life {
+    /// It was asked to.
+    Stopped,
+    /// It was ready and is gone; it lived this long.
+    Lost(Duration),
+    /// It never got ready; `true` if trying again cannot help.
+    Failed(String, bool),
+}
+
+impl Supervisor {
+    /// Keeps one environment of the version alive until the version is stopped.
+    pub(crate) async fn run(self) {
+        let mut pause = BACKOFF_FIRST;
+        loop {
+            match self.live().await {
+                Life::Stopped => break,
+                Life::Lost(lived) => {
+                    self.version.metrics.environment_restarted();
+                    if lived >= HEALTHY_AFTER {
+                        pause = BACKOFF_FIRST;
+                    }
+                    self.set_state(VersionState::Loading);
+                }
+                Life::Failed(reason, permanent) => {
+                    self.set_state(VersionState::Unavailable(reason));
+                    if permanent {
+                        self.version.stop.cancelled().await;
+                        break;
+                    }
+                }
+            }
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(BACKOFF_MAX),
+                () = self.version.stop.cancelled() => break,
+            }
+        }
+        self.version.metrics.retired();
+        if self.version.environments.load().is_empty() {
+            self.set_state(VersionState::Unavailable("unloaded".into()));
+        }
+    }
+
+    async fn live(&self) -> Life {
+        let launched = match self.launcher.launch() {
+            Ok(launched) => launched,
+            Err(error) => return Life::Failed(format!("the environment could not be started: {error}"), false),
+        };
+        let mut child = launched.child;
+        let name = format!("{}:{}", self.version.function, self.version.number);
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(pass_log_on(stderr, name.clone()));
+        }
+        let (from, to) = launched.link.into_split();
+        let starting = EnvironmentHandle::start(from, to, &self.specification, self.on_batch());
+        let started = tokio::select! {
+            started = timeout(self.load_timeout, starting) => started,
+            () = self.version.stop.cancelled() => {
+                end(&mut child, Duration::ZERO).await;
+                return Life::Stopped;
+            }
+        };
+        let environment = match started {
+            Ok(Ok(environment)) => environment,
+            Ok(Err(StartError::Load { message, permanent })) => {
+                end(&mut child, EXIT_TIMEOUT).await;
+                tracing::warn!(function = name, reason = message, "a version could not be loaded");
+                return Life::Failed(message, permanent);
+            }
+            Ok(Err(error)) => {
+                let status = end(&mut child, EXIT_TIMEOUT).await;
+                return Life::Failed(format!("{error} ({status})"), false);
+            }
+            Err(_) => {
+                end(&mut child, Duration::ZERO).await;
+                return Life::Failed(format!("not loaded within {} s", self.load_timeout.as_secs()), false);
+            }
+        };
+        let ready = Instant::now();
+        let report = environment.report();
+        let (pid, load_ms, warmup_ms) = (report.pid, report.load_ms, report.warmup_ms);
+        tracing::info!(function = name, pid, load_ms, warmup_ms, overhead = report.batch_overhead, "environment ready");
+        self.version.signature.store(Some(Arc::new(report.signature())));
+        self.add(&environment);
+        self.set_state(VersionState::Ready);
+        tokio::select! {
+            () = self.watch_load(&environment) => {}
+            () = environment.lost() => {}
+            () = self.version.stop.cancelled() => {
+                self.set_state(VersionState::Unloading);
+                environment.drain();
+                // What it has is answered; then it ends by itself, or is ended.
+                let _ = timeout(self.drain_timeout, environment.lost()).await;
+                environment.cut();
+                self.remove(&environment);
+                end(&mut child, EXIT_TIMEOUT).await;
+                return Life::Stopped;
+            }
+        }
+        self.remove(&environment);
+        let status = end(&mut child, EXIT_TIMEOUT).await;
+        tracing::warn!(function = name, pid, status, "environment lost");
+        Life::Lost(ready.elapsed())
+    }
+
+    fn on_batch(&self) -> OnBatch {
+        let version = self.version.clone();
+        Box::new(move |batch: BatchReport| {
+            version.statistics.batch(batch.items, batch.compute_input_ns, batch.compute_ns, batch.compute_output_ns);
+            version.metrics.batch(&BatchSample {
+                items: batch.items,
+                tokens: batch.tokens,
+                padded_tokens: batch.padded_tokens,
+                compute_input_ns: batch.compute_input_ns,
+                compute_ns: batch.compute_ns,
+                compute_output_ns: batch.compute_output_ns,
+            });
+        })
+    }
+
+    /// Passes the environment's load on for as long as it lives.
+    async fn watch_load(&self, environment: &EnvironmentHandle) {
+        loop {
+            let load = environment.load();
+            self.version.metrics.load(&LoadSample {
+                queued_requests: load.queued_requests,
+                queued_items: load.queued_items,
+                queued_tokens: load.queued_tokens,
+                busy_workers: load.busy_workers,
+                resident_bytes: load.resident_bytes,
+            });
+            sleep(LOAD_INTERVAL).await;
+        }
+    }
+
+    fn add(&self, environment: &Arc<EnvironmentHandle>) {
+        self.version.environments.rcu(|list| {
+            let mut list = Vec::clone(list);
+            list.push(environment.clone());
+            list
+        });
+        self.version.metrics.environments(self.version.environments.load().len());
+    }
+
+    fn remove(&self, environment: &Arc<EnvironmentHandle>) {
+        self.version
+            .environments
+            .rcu(|list| list.iter().filter(|other| !Arc::ptr_eq(other, environment)).cloned().collect::<Vec<_>>());
+        self.version.metrics.environments(self.version.environments.load().len());
+    }
+
+    fn set_state(&self, state: VersionState) {
+        // Another environment of the version may still be ready.
+        let state = match state {
+            VersionState::Loading if !self.version.environments.load().is_empty() => VersionState::Ready,
+            state => state,
+        };
+        self.version.state.send_replace(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// Waits for a process to end, kills it if it does not, and says how it ended.
+async fn end(child: &mut Child, patience: Duration) -> String {
+    if let Ok(Ok(status)) = timeout(patience, child.wait()).await {
+        return status.to_string();
+    }
+    match child.kill().await {
+        Ok(()) => "killed".into(),
+        Err(error) => format!("could not be killed: {error}"),
+    }
+}
+
+/// An environment's log lines, under its name. Bounded by the pipe: a flood blocks the environment, not the house.
+async fn pass_log_on(stderr: ChildStderr, name: String) {
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        tracing::info!(target: "environment", function = name, "{line}");
+    }
+}

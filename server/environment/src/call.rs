@@ -1,0 +1,141 @@
+//! One request inside an environment: its parts on their way, and how their outputs become its answer. Pure.
+
+use crate::message::reason;
+use bytes::{Bytes, BytesMut};
+use penstock_domain::{ErrorCode, Parameters, Refusal, RequestedOutput, StageTimes, Tensor};
+use penstock_executor::{ExecError, PartOutputs, Prepared};
+use std::time::{Duration, Instant};
+
+/// A request that has been read and not been answered.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) received: Instant,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) alone: bool,
+    /// Outputs wanted, in order; empty means all.
+    wanted: Vec<RequestedOutput>,
+    prepared: Instant,
+    parameters: Parameters,
+    outputs: Vec<Option<PartOutputs>>,
+    missing: usize,
+    batch: Option<u64>,
+    error: Option<Refusal>,
+    timing: StageTimes,
+}
+
+impl Call {
+    pub(crate) fn new(received: Instant, deadline: Option<Instant>, alone: bool, wanted: Vec<RequestedOutput>) -> Self {
+        Self {
+            received,
+            deadline,
+            alone,
+            wanted,
+            prepared: received,
+            parameters: Parameters::new(),
+            outputs: Vec::new(),
+            missing: 0,
+            batch: None,
+            error: None,
+            timing: StageTimes::default(),
+        }
+    }
+
+    /// Its parts are known.
+    pub(crate) fn prepared(&mut self, prepared: &mut Prepared, now: Instant) {
+        self.prepared = now;
+        self.timing.prepare_ns = nanos(now.saturating_duration_since(self.received));
+        self.parameters = std::mem::take(&mut prepared.parameters);
+        self.missing = prepared.parts.len();
+        self.outputs.resize_with(self.missing, || None);
+    }
+
+    /// One of its parts is in batch number `batch`, formed at `now`.
+    pub(crate) fn begun(&mut self, now: Instant) {
+        let waited = nanos(now.saturating_duration_since(self.prepared));
+        self.timing.queue_ns = self.timing.queue_ns.max(waited);
+    }
+
+    /// Adds a part's result; times of a batch count once however many parts of it are this request's.
+    pub(crate) fn part_done(&mut self, row: u32, result: Result<PartOutputs, ExecError>, batch: &BatchTimes) {
+        self.missing -= 1;
+        match result {
+            Ok(outputs) => self.outputs[row as usize] = Some(outputs),
+            Err(error) => self.error = self.error.take().or_else(|| Some(refusal(&error))),
+        }
+        if self.batch.replace(batch.number) != Some(batch.number) {
+            self.timing.compute_input_ns += batch.compute_input_ns;
+            self.timing.compute_ns += batch.compute_ns;
+            self.timing.compute_output_ns += batch.compute_output_ns;
+            self.timing.batch_items = self.timing.batch_items.max(batch.items);
+        }
+    }
+
+    /// Whether every part is back.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// The answer of a complete request, or why there is none.
+    pub(crate) fn answer(self) -> Result<(Vec<Tensor>, Parameters, StageTimes), Refusal> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let mut tensors = join(self.outputs.into_iter().flatten().collect());
+        if !self.wanted.is_empty() {
+            tensors = self
+                .wanted
+                .iter()
+                .filter_map(|wanted| tensors.iter().find(|tensor| tensor.name == wanted.name).cloned())
+                .collect();
+        }
+        Ok((tensors, self.parameters, self.timing))
+    }
+}
+
+/// Where a batch's time went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BatchTimes {
+    pub(crate) number: u64,
+    pub(crate) items: u32,
+    pub(crate) compute_input_ns: u64,
+    pub(crate) compute_ns: u64,
+    pub(crate) compute_output_ns: u64,
+}
+
+/// Puts the rows of several parts together, tensor by tensor along dimension 0.
+fn join(mut parts: Vec<PartOutputs>) -> Vec<Tensor> {
+    if parts.len() < 2 {
+        return parts.pop().unwrap_or_default();
+    }
+    let count = parts.iter().map(Vec::len).min().unwrap_or_default();
+    (0..count)
+        .map(|index| {
+            let rows = parts.iter().map(|part| part[index].shape.first().copied().unwrap_or(1)).sum();
+            let bytes = parts.iter().map(|part| part[index].data.len()).sum();
+            let mut data = BytesMut::with_capacity(bytes);
+            parts.iter().for_each(|part| data.extend_from_slice(&part[index].data));
+            let first = &parts[0][index];
+            let mut shape = first.shape.clone();
+            if let Some(dimension) = shape.first_mut() {
+                *dimension = rows;
+            }
+            Tensor { name: first.name.clone(), datatype: first.datatype, shape, data: Bytes::from(data) }
+        })
+        .collect()
+}
+
+/// What a caller is told of a failed execution.
+pub(crate) fn refusal(error: &ExecError) -> Refusal {
+    let text = error.to_string();
+    match error {
+        ExecError::Invalid(_) => Refusal::invalid(text),
+        ExecError::OutOfMemory(_) => Refusal::new(ErrorCode::Exhausted, text).with_reason(reason::OUT_OF_MEMORY),
+        ExecError::Failed(_) | ExecError::Broken(_) => {
+            Refusal::new(ErrorCode::Internal, text).with_reason(reason::EXECUTION_FAILED)
+        }
+    }
+}
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,311 @@
+//! Frames: how messages cross the link, both ways, over any byte stream.
+//!
+//! Called by the connection (front end's side) and the room (environment's side). Knows nothing of what a message
+//! means. Layout in `proto/link.proto`. Small messages are written together with one system call; a body over
+//! [`CHUNK_BYTES`] travels in chunks, so that a cancel or a small request never waits for a large tensor.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use penstock_proto::link::{BodyChunk, Header, header};
+use prost::Message;
+use smallvec::SmallVec;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+
+/// Largest piece of a body in one frame: at 2 GB/s through a unix socket it holds the line for about 60 µs.
+pub(crate) const CHUNK_BYTES: usize = 128 * 1024;
+/// Bodies up to this size are copied beside their header, which is cheaper than a system call of their own.
+const COPY_BYTES: usize = 16 * 1024;
+/// A frame's header never comes near this; more means that the peer is not speaking this protocol.
+const HEADER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The read buffer grows by at least this much.
+const READ_BYTES: usize = 64 * 1024;
+
+/// The tensor bytes of a message, in order; one piece per tensor.
+pub(crate) type Body = SmallVec<[Bytes; 2]>;
+
+/// Called once the frame has been handed to the operating system.
+pub(crate) type Written = Box<dyn FnOnce() + Send>;
+
+struct Outgoing {
+    header: Header,
+    body: Body,
+    written: Option<Written>,
+}
+
+/// What waits to be written. Bounded by the permits of the calls whose messages it holds.
+#[derive(Clone)]
+pub(crate) struct Outbox(Arc<OutboxInner>);
+
+struct OutboxInner {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: Vec<Outgoing>,
+    closed: bool,
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(OutboxInner { waiting: Mutex::new(Waiting::default()), wake: Notify::new() }))
+    }
+
+    /// Queues a message. After the link has closed it is dropped: whoever waits for an answer hears of it otherwise.
+    pub(crate) fn send(&self, call: u64, kind: header::Kind, body: Body) {
+        self.push(Outgoing { header: Header { call, body_bytes: 0, kind: Some(kind) }, body, written: None });
+    }
+
+    /// The same, and `written` is called once the operating system has the frame: from then on the peer will read it
+    /// even if this process dies.
+    pub(crate) fn send_then(&self, call: u64, kind: header::Kind, written: Written) {
+        let header = Header { call, body_bytes: 0, kind: Some(kind) };
+        self.push(Outgoing { header, body: Body::new(), written: Some(written) });
+    }
+
+    /// No more messages: the writer ends when it has written what waits.
+    pub(crate) fn close(&self) {
+        self.0.waiting.lock().closed = true;
+        self.0.wake.notify_one();
+    }
+
+    fn push(&self, mut message: Outgoing) {
+        message.header.body_bytes = message.body.iter().map(|piece| piece.len() as u64).sum();
+        let first = {
+            let mut waiting = self.0.waiting.lock();
+            if waiting.closed {
+                return;
+            }
+            waiting.messages.push(message);
+            waiting.messages.len() == 1
+        };
+        if first {
+            self.0.wake.notify_one();
+        }
+    }
+}
+
+/// A large body on its way out.
+struct Large {
+    call: u64,
+    pieces: VecDeque<Bytes>,
+}
+
+/// Writes what the outbox holds until it closes or the peer is gone.
+pub(crate) async fn write_frames<W: AsyncWrite + Unpin>(outbox: Outbox, mut to: W) -> io::Result<()> {
+    let mut taken = Vec::new();
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut written: Vec<Written> = Vec::new();
+    let mut large: VecDeque<Large> = VecDeque::new();
+    let result = loop {
+        let closed = {
+            let mut waiting = outbox.0.waiting.lock();
+            std::mem::swap(&mut taken, &mut waiting.messages);
+            waiting.closed
+        };
+        if taken.is_empty() && large.is_empty() {
+            if closed {
+                break to.shutdown().await;
+            }
+            outbox.0.wake.notified().await;
+            continue;
+        }
+        for message in taken.drain(..) {
+            if message.header.body_bytes <= COPY_BYTES as u64 {
+                encode_frame(&mut buffer, &message.header, &message.body);
+            } else {
+                encode_frame(&mut buffer, &message.header, &[]);
+                large.push_back(Large { call: message.header.call, pieces: message.body.into_iter().collect() });
+            }
+            written.extend(message.written);
+        }
+        if let Err(error) = write_round(&mut to, &mut buffer, &mut large).await {
+            break Err(error);
+        }
+        written.drain(..).for_each(|written| written());
+    };
+    outbox.0.waiting.lock().closed = true;
+    result
+}
+
+/// Writes what is encoded and one chunk of the large body whose turn it is.
+async fn write_round<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    buffer: &mut BytesMut,
+    large: &mut VecDeque<Large>,
+) -> io::Result<()> {
+    let mut chunk = None;
+    if let Some(mut next) = large.pop_front() {
+        while let Some(mut piece) = next.pieces.pop_front() {
+            if piece.is_empty() {
+                continue;
+            }
+            let part = piece.split_to(piece.len().min(CHUNK_BYTES));
+            if !piece.is_empty() {
+                next.pieces.push_front(piece);
+            }
+            let kind = Some(header::Kind::Chunk(BodyChunk {}));
+            encode_head(buffer, &Header { call: next.call, body_bytes: part.len() as u64, kind }, part.len());
+            chunk = Some(part);
+            break;
+        }
+        if !next.pieces.is_empty() {
+            large.push_back(next);
+        }
+    }
+    match chunk {
+        None => to.write_all_buf(buffer).await,
+        Some(chunk) => to.write_all_buf(&mut (&mut *buffer).chain(chunk)).await,
+    }
+}
+
+fn encode_head(out: &mut BytesMut, header: &Header, body_bytes: usize) {
+    let header_bytes = header.encoded_len();
+    out.reserve(8 + header_bytes + body_bytes.min(COPY_BYTES));
+    out.put_u32_le((header_bytes + body_bytes) as u32);
+    out.put_u32_le(header_bytes as u32);
+    header.encode_raw(out);
+}
+
+fn encode_frame(out: &mut BytesMut, header: &Header, body: &[Bytes]) {
+    encode_head(out, header, body.iter().map(Bytes::len).sum());
+    for piece in body {
+        out.put_slice(piece);
+    }
+}
+
+/// A message as it was received, body complete.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) call: u64,
+    pub(crate) kind: header::Kind,
+    pub(crate) body: Bytes,
+}
+
+struct Assembling {
+    kind: header::Kind,
+    body: BytesMut,
+    body_bytes: usize,
+}
+
+/// Reads messages off a byte stream. [`FrameReader::next`] may be dropped and called again without loss.
+pub(crate) struct FrameReader<R> {
+    from: R,
+    buffer: BytesMut,
+    assembling: HashMap<u64, Assembling>,
+    body_bytes_max: u64,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// `body_bytes_max` bounds what a peer can make this side allocate for one message.
+    pub(crate) fn new(from: R, body_bytes_max: u64) -> Self {
+        Self { from, buffer: BytesMut::with_capacity(READ_BYTES), assembling: HashMap::new(), body_bytes_max }
+    }
+
+    /// The next message; `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Incoming>> {
+        loop {
+            while let Some((header, body)) = self.take_frame()? {
+                if let Some(message) = self.accept(header, body)? {
+                    return Ok(Some(message));
+                }
+            }
+            self.buffer.reserve(READ_BYTES);
+            if self.from.read_buf(&mut self.buffer).await? == 0 {
+                return match self.buffer.is_empty() && self.assembling.is_empty() {
+                    true => Ok(None),
+                    false => Err(io::ErrorKind::UnexpectedEof.into()),
+                };
+            }
+        }
+    }
+
+    /// Completes when the stream ends or breaks. What arrives until then is kept for [`FrameReader::next`]; a peer
+    /// that sends more than one buffer before it should is not read any further.
+    pub(crate) async fn ended(&mut self) {
+        while self.buffer.len() < READ_BYTES {
+            self.buffer.reserve(READ_BYTES);
+            match self.from.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// A message that has been read already, without waiting.
+    pub(crate) fn next_buffered(&mut self) -> io::Result<Option<Incoming>> {
+        while let Some((header, body)) = self.take_frame()? {
+            if let Some(message) = self.accept(header, body)? {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_frame(&mut self) -> io::Result<Option<(Header, Bytes)>> {
+        let Some((head, _)) = self.buffer.split_first_chunk::<8>() else {
+            return Ok(None);
+        };
+        let [a, b, c, d, e, f, g, h] = *head;
+        let rest_bytes = u32::from_le_bytes([a, b, c, d]) as usize;
+        let header_bytes = u32::from_le_bytes([e, f, g, h]) as usize;
+        if header_bytes > HEADER_BYTES_MAX || header_bytes > rest_bytes || rest_bytes - header_bytes > CHUNK_BYTES {
+            return Err(broken(format!("a frame of {rest_bytes} bytes with a header of {header_bytes}")));
+        }
+        if self.buffer.len() < 8 + rest_bytes {
+            self.buffer.reserve(8 + rest_bytes - self.buffer.len());
+            return Ok(None);
+        }
+        self.buffer.advance(8);
+        let header = Header::decode(&self.buffer[..header_bytes]).map_err(|error| broken(error.to_string()))?;
+        self.buffer.advance(header_bytes);
+        let body = self.buffer.split_to(rest_bytes - header_bytes).freeze();
+        Ok(Some((header, body)))
+    }
+
+    fn accept(&mut self, header: Header, body: Bytes) -> io::Result<Option<Incoming>> {
+        let Header { call, body_bytes, kind } = header;
+        let Some(kind) = kind else {
+            return Err(broken("a frame of no kind".into()));
+        };
+        if matches!(kind, header::Kind::Chunk(_)) {
+            return self.accept_chunk(call, &body);
+        }
+        if body_bytes > self.body_bytes_max {
+            return Err(broken(format!("a body of {body_bytes} bytes, at most {} are taken", self.body_bytes_max)));
+        }
+        let body_bytes = body_bytes as usize;
+        if body_bytes == body.len() {
+            return Ok(Some(Incoming { call, kind, body }));
+        }
+        let mut whole = BytesMut::with_capacity(body_bytes);
+        whole.put_slice(&body);
+        self.assembling.insert(call, Assembling { kind, body: whole, body_bytes });
+        Ok(None)
+    }
+
+    fn accept_chunk(&mut self, call: u64, chunk: &[u8]) -> io::Result<Option<Incoming>> {
+        let Some(assembling) = self.assembling.get_mut(&call) else {
+            return Err(broken(format!("a chunk for call {call}, which has no open body")));
+        };
+        if assembling.body.len() + chunk.len() > assembling.body_bytes {
+            return Err(broken(format!("chunks of call {call} exceed its {} bytes", assembling.body_bytes)));
+        }
+        assembling.body.put_slice(chunk);
+        if assembling.body.len() < assembling.body_bytes {
+            return Ok(None);
+        }
+        let done = self.assembling.remove(&call);
+        Ok(done.map(|done| Incoming { call, kind: done.kind, body: done.body.freeze() }))
+    }
+}
+
+fn broken(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the link's peer sent {what}"))
+}

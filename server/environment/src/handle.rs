@@ -1,0 +1,333 @@
+//! The front end's end of the link: one environment, as the dispatch room sees it.
+//!
+//! Called by dispatch. Many calls share the link; dropping a call cancels it there. When the link is lost every open
+//! call hears whether it had begun to run, because that decides whether it may simply be sent elsewhere.
+
+use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
+use crate::message;
+use crate::specification::{ReadyReport, Specification};
+use parking_lot::Mutex;
+use penstock_admission::Slots;
+use penstock_domain::{Invocation, Parameters, Refusal, StageTimes, Tensor};
+use penstock_proto::link::{self, header::Kind};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{oneshot, watch};
+
+/// What the environment made of a call.
+#[derive(Debug)]
+pub struct CallAnswer {
+    /// Output tensors.
+    pub outputs: Vec<Tensor>,
+    /// Parameters of the answer.
+    pub parameters: Parameters,
+    /// Where its time went inside the environment.
+    pub timing: StageTimes,
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub enum CallEnd {
+    /// The environment said no.
+    Refused(Refusal),
+    /// The environment is gone. `begun` says whether the call may have been running when it went.
+    Lost {
+        /// It had begun to run.
+        begun: bool,
+    },
+}
+
+/// Why an environment did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The version cannot be loaded; `permanent` if trying again cannot help.
+    #[error("{message}")]
+    Load {
+        /// What is wrong.
+        message: String,
+        /// Trying again cannot help.
+        permanent: bool,
+    },
+    /// The environment went away while loading.
+    #[error("the environment ended while loading")]
+    Lost,
+    /// The two ends do not understand each other.
+    #[error("the environment's report cannot be read: {0}")]
+    Report(String),
+}
+
+/// A batch that has run, for statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchReport {
+    /// Items in it.
+    pub items: u32,
+    /// Tokens in it.
+    pub tokens: u64,
+    /// Tokens computed, padding included.
+    pub padded_tokens: u64,
+    /// Gathering inputs.
+    pub compute_input_ns: u64,
+    /// The model.
+    pub compute_ns: u64,
+    /// Scattering outputs.
+    pub compute_output_ns: u64,
+}
+
+/// How busy an environment last said it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoadReport {
+    /// Requests of which something waits.
+    pub queued_requests: u32,
+    /// Items waiting.
+    pub queued_items: u64,
+    /// Tokens waiting.
+    pub queued_tokens: u64,
+    /// Workers running a batch.
+    pub busy_workers: u32,
+    /// Resident memory of its process.
+    pub resident_bytes: u64,
+    /// Items finished per second.
+    pub items_per_second: f64,
+}
+
+/// Hears of every batch. Called on the link's task: must be quick.
+pub type OnBatch = Box<dyn Fn(BatchReport) + Send + Sync>;
+
+struct Open {
+    answer: oneshot::Sender<Result<CallAnswer, CallEnd>>,
+    begun: bool,
+}
+
+#[derive(Default)]
+struct Calls {
+    open: HashMap<u64, Open>,
+    lost: bool,
+}
+
+/// One environment that is ready, or was.
+pub struct EnvironmentHandle {
+    report: ReadyReport,
+    outbox: Outbox,
+    calls: Mutex<Calls>,
+    next_call: AtomicU64,
+    slots: Slots,
+    draining: AtomicBool,
+    load: Mutex<LoadReport>,
+    lost: watch::Sender<bool>,
+}
+
+impl EnvironmentHandle {
+    /// Starts the environment at the other end of the link and waits until it is ready. `slots` bounds the calls in
+    /// flight. The link's tasks run until it ends.
+    pub async fn start<R, W>(
+        from: R,
+        to: W,
+        specification: &Specification,
+        on_batch: OnBatch,
+    ) -> Result<Arc<Self>, StartError>
+    where
+        R: AsyncRead + Unpin + Send + 'static,
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
+        let outbox = Outbox::new();
+        tokio::spawn(write_frames(outbox.clone(), to));
+        let text = serde_json::to_string(specification).map_err(|error| StartError::Report(error.to_string()))?;
+        outbox.send(0, Kind::Start(link::Start { specification: text }), Body::new());
+        let mut reader = FrameReader::new(from, specification.body_bytes_max);
+        let report: ReadyReport = match reader.next().await {
+            Ok(Some(Incoming { kind: Kind::Ready(ready), .. })) => {
+                serde_json::from_str(&ready.report).map_err(|error| StartError::Report(error.to_string()))?
+            }
+            Ok(Some(Incoming { kind: Kind::LoadFailed(failed), .. })) => {
+                return Err(StartError::Load { message: failed.message, permanent: failed.permanent });
+            }
+            _ => return Err(StartError::Lost),
+        };
+        let handle = Arc::new(Self {
+            report,
+            outbox,
+            calls: Mutex::default(),
+            next_call: AtomicU64::new(1),
+            slots: Slots::new(specification.queue.requests),
+            draining: AtomicBool::new(false),
+            load: Mutex::default(),
+            lost: watch::Sender::new(false),
+        });
+        tokio::spawn(read(handle.clone(), reader, on_batch));
+        Ok(handle)
+    }
+
+    /// What it reported when it became ready.
+    pub fn report(&self) -> &ReadyReport {
+        &self.report
+    }
+
+    /// Its slots: one for each call in flight.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// How busy it last said it was.
+    pub fn load(&self) -> LoadReport {
+        *self.load.lock()
+    }
+
+    /// Whether it takes new calls.
+    pub fn is_open(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed) && !*self.lost.borrow()
+    }
+
+    /// Takes no new calls, finishes what it has, and ends.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.outbox.send(0, Kind::Drain(link::Drain {}), Body::new());
+    }
+
+    /// Cuts the link: the environment ends at once, open calls are lost.
+    pub fn cut(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.outbox.close();
+    }
+
+    /// Completes when the link has ended.
+    pub async fn lost(&self) {
+        // The sender lives as long as this handle, so the only end of the wait is the value.
+        let _ = self.lost.subscribe().wait_for(|lost| *lost).await;
+    }
+
+    /// Runs one invocation there. `alone` keeps strangers out of its batch. Dropping the future cancels it.
+    pub async fn call(&self, invocation: Invocation, alone: bool, now: Instant) -> Result<CallAnswer, CallEnd> {
+        let number = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut calls = self.calls.lock();
+            if calls.lost {
+                return Err(CallEnd::Lost { begun: false });
+            }
+            calls.open.insert(number, Open { answer, begun: false });
+        }
+        let guard = CancelOnDrop { handle: self, number };
+        let (inputs, body) = message::tensors_out(invocation.inputs);
+        let invoke = link::Invoke {
+            inputs,
+            outputs: message::wanted_out(invocation.outputs),
+            parameters: message::parameters_out(invocation.parameters),
+            deadline_us: invocation.deadline.map(|at| at.saturating_duration_since(now).as_micros() as u64),
+            priority: invocation.priority,
+            splittable: invocation.splittable,
+            alone,
+        };
+        self.outbox.send(number, Kind::Invoke(invoke), body);
+        let end = answered.await.unwrap_or(Err(CallEnd::Lost { begun: true }));
+        drop(guard);
+        end
+    }
+
+    fn take(&self, number: u64) -> Option<Open> {
+        self.calls.lock().open.remove(&number)
+    }
+
+    fn message(&self, incoming: Incoming, on_batch: &OnBatch) {
+        match incoming.kind {
+            Kind::Result(result) => {
+                let Some(open) = self.take(incoming.call) else { return };
+                // A caller that has just left does not mind.
+                let _ = open.answer.send(answer(result, incoming.body));
+            }
+            Kind::Refused(refused) => {
+                let Some(open) = self.take(incoming.call) else { return };
+                let _ = open.answer.send(Err(CallEnd::Refused(message::refusal_in(refused))));
+            }
+            Kind::Begun(begun) => {
+                let mut calls = self.calls.lock();
+                for call in begun.calls {
+                    if let Some(open) = calls.open.get_mut(&call) {
+                        open.begun = true;
+                    }
+                }
+            }
+            Kind::Batch(batch) => on_batch(BatchReport {
+                items: batch.items,
+                tokens: batch.tokens,
+                padded_tokens: batch.padded_tokens,
+                compute_input_ns: batch.compute_input_ns,
+                compute_ns: batch.compute_ns,
+                compute_output_ns: batch.compute_output_ns,
+            }),
+            Kind::Load(load) => {
+                *self.load.lock() = LoadReport {
+                    queued_requests: load.queued_requests,
+                    queued_items: load.queued_items,
+                    queued_tokens: load.queued_tokens,
+                    busy_workers: load.busy_workers,
+                    resident_bytes: load.resident_bytes,
+                    items_per_second: load.items_per_second,
+                };
+            }
+            _ => tracing::warn!(call = incoming.call, "unexpected message from an environment"),
+        }
+    }
+
+    fn end(&self) {
+        let open = {
+            let mut calls = self.calls.lock();
+            calls.lost = true;
+            std::mem::take(&mut calls.open)
+        };
+        self.outbox.close();
+        for (_, open) in open {
+            let _ = open.answer.send(Err(CallEnd::Lost { begun: open.begun }));
+        }
+        self.lost.send_replace(true);
+    }
+}
+
+fn answer(result: link::Result, body: bytes::Bytes) -> Result<CallAnswer, CallEnd> {
+    let timing = StageTimes {
+        prepare_ns: result.prepare_ns,
+        queue_ns: result.queue_ns,
+        compute_input_ns: result.compute_input_ns,
+        compute_ns: result.compute_ns,
+        compute_output_ns: result.compute_output_ns,
+        total_ns: 0,
+        batch_items: result.batch_items,
+    };
+    match message::tensors_in(result.outputs, body) {
+        Ok(outputs) => Ok(CallAnswer { outputs, parameters: message::parameters_in(result.parameters), timing }),
+        Err(error) => {
+            let text = format!("the environment's answer cannot be read: {error}");
+            Err(CallEnd::Refused(Refusal::new(penstock_domain::ErrorCode::Internal, text)))
+        }
+    }
+}
+
+async fn read<R: AsyncRead + Unpin>(handle: Arc<EnvironmentHandle>, mut reader: FrameReader<R>, on_batch: OnBatch) {
+    loop {
+        match reader.next().await {
+            Ok(Some(incoming)) => handle.message(incoming, &on_batch),
+            Ok(None) => break,
+            Err(error) => {
+                tracing::debug!(%error, "a link broke");
+                break;
+            }
+        }
+    }
+    handle.end();
+}
+
+/// Cancels a call whose future is dropped before it was answered.
+struct CancelOnDrop<'a> {
+    handle: &'a EnvironmentHandle,
+    number: u64,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.handle.take(self.number).is_some() {
+            self.handle.outbox.send(self.number, Kind::Cancel(link::Cancel {}), Body::new());
+        }
+    }
+}

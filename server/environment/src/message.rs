@@ -1,0 +1,134 @@
+//! Between the house's words and the link's messages. Pure; the tensor bytes are never copied.
+
+use crate::frame::Body;
+use bytes::Bytes;
+use penstock_domain::{Datatype, ErrorCode, Parameter, ParameterValue, Refusal, RequestedOutput, ShedReason, Tensor};
+use penstock_proto::link;
+use std::time::Duration;
+
+/// What a peer on the link got wrong. Both ends are ours, so this is a defect, not an input error.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum MessageError {
+    #[error("tensor '{0}' has unknown datatype number {1}")]
+    Datatype(String, u32),
+    #[error("the tensors need {0} bytes, the body has {1}")]
+    Body(u64, usize),
+}
+
+/// Splits tensors into heads and body.
+pub(crate) fn tensors_out(tensors: Vec<Tensor>) -> (Vec<link::TensorHead>, Body) {
+    let mut body = Body::new();
+    let heads = tensors
+        .into_iter()
+        .map(|tensor| {
+            let bytes = tensor.data.len() as u64;
+            body.push(tensor.data);
+            link::TensorHead {
+                name: tensor.name,
+                datatype: datatype_number(tensor.datatype),
+                shape: tensor.shape.into_vec(),
+                bytes,
+            }
+        })
+        .collect();
+    (heads, body)
+}
+
+/// Puts heads and body together again; the tensors share the body's buffer.
+pub(crate) fn tensors_in(heads: Vec<link::TensorHead>, mut body: Bytes) -> Result<Vec<Tensor>, MessageError> {
+    let needed: u64 = heads.iter().map(|head| head.bytes).sum();
+    if needed != body.len() as u64 {
+        return Err(MessageError::Body(needed, body.len()));
+    }
+    heads
+        .into_iter()
+        .map(|head| {
+            let datatype = Datatype::ALL
+                .get(head.datatype as usize)
+                .copied()
+                .ok_or_else(|| MessageError::Datatype(head.name.clone(), head.datatype))?;
+            let data = body.split_to(head.bytes as usize);
+            Ok(Tensor { name: head.name, datatype, shape: head.shape.into(), data })
+        })
+        .collect()
+}
+
+fn datatype_number(datatype: Datatype) -> u32 {
+    Datatype::ALL.iter().position(|known| *known == datatype).unwrap_or_default() as u32
+}
+
+pub(crate) fn parameters_out(parameters: Vec<Parameter>) -> Vec<link::Parameter> {
+    use link::parameter::Value;
+    let value = |value| match value {
+        ParameterValue::Bool(value) => Value::BoolValue(value),
+        ParameterValue::Int(value) => Value::IntValue(value),
+        ParameterValue::Uint(value) => Value::UintValue(value),
+        ParameterValue::Double(value) => Value::DoubleValue(value),
+        ParameterValue::String(value) => Value::StringValue(value),
+    };
+    parameters.into_iter().map(|(name, v)| link::Parameter { name, value: Some(value(v)) }).collect()
+}
+
+/// A parameter without a value (from a newer peer) is left out.
+pub(crate) fn parameters_in(parameters: Vec<link::Parameter>) -> Vec<Parameter> {
+    use link::parameter::Value;
+    let value = |value| match value {
+        Value::BoolValue(value) => ParameterValue::Bool(value),
+        Value::IntValue(value) => ParameterValue::Int(value),
+        Value::UintValue(value) => ParameterValue::Uint(value),
+        Value::DoubleValue(value) => ParameterValue::Double(value),
+        Value::StringValue(value) => ParameterValue::String(value),
+    };
+    parameters.into_iter().filter_map(|p| Some((p.name, value(p.value?)))).collect()
+}
+
+pub(crate) fn wanted_out(outputs: Vec<RequestedOutput>) -> Vec<link::Wanted> {
+    outputs.into_iter().map(|o| link::Wanted { name: o.name, classification: o.classification }).collect()
+}
+
+pub(crate) fn wanted_in(outputs: Vec<link::Wanted>) -> Vec<RequestedOutput> {
+    outputs.into_iter().map(|o| RequestedOutput { name: o.name, classification: o.classification }).collect()
+}
+
+/// Numbers of the error codes on the link.
+const CODES: [ErrorCode; 10] = [
+    ErrorCode::Internal,
+    ErrorCode::InvalidArgument,
+    ErrorCode::NotFound,
+    ErrorCode::Conflict,
+    ErrorCode::TooLarge,
+    ErrorCode::Unsupported,
+    ErrorCode::Exhausted,
+    ErrorCode::Unavailable,
+    ErrorCode::DeadlineExceeded,
+    ErrorCode::Cancelled,
+];
+
+/// Failure reasons that cross the link.
+const REASONS: [&str; 2] = [reason::OUT_OF_MEMORY, reason::EXECUTION_FAILED];
+
+/// Stable texts for failures (sheds have their own list in the domain).
+pub(crate) mod reason {
+    pub(crate) const OUT_OF_MEMORY: &str = "out_of_device_memory";
+    pub(crate) const EXECUTION_FAILED: &str = "execution_failed";
+}
+
+pub(crate) fn refusal_out(refusal: Refusal) -> link::Refused {
+    link::Refused {
+        code: CODES.iter().position(|code| *code == refusal.code).unwrap_or_default() as u32,
+        shed: refusal.shed.map_or("", ShedReason::name).to_owned(),
+        reason: refusal.reason.unwrap_or_default().to_owned(),
+        retry_after_us: refusal.retry_after.map_or(0, |wait| wait.as_micros() as u64),
+        message: refusal.message,
+    }
+}
+
+pub(crate) fn refusal_in(refused: link::Refused) -> Refusal {
+    Refusal {
+        code: CODES.get(refused.code as usize).copied().unwrap_or(ErrorCode::Internal),
+        shed: ShedReason::parse(&refused.shed),
+        reason: REASONS.into_iter().find(|reason| *reason == refused.reason),
+        retry_after: (refused.retry_after_us > 0).then(|| Duration::from_micros(refused.retry_after_us)),
+        message: refused.message,
+    }
+}

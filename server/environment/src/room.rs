@@ -1,0 +1,414 @@
+//! The room behind the link: one event loop on one thread that owns the queue and keeps the runtime workers busy.
+//!
+//! Called by the environment process (and, over an in-memory pipe, by tests). All causes of work are in [`Event`], in
+//! what the link brings and in two timers. It never computes: models run on worker threads, tokenization on
+//! preparation threads.
+
+use crate::batcher::{BatchShape, Decision, form};
+use crate::call::{BatchTimes, Call, nanos, refusal};
+use crate::frame::{Body, FrameReader, Incoming, Outbox};
+use crate::message;
+use crate::prepare::Preparation;
+use crate::queue::Queue;
+use crate::specification::Specification;
+use crate::worker::{Assignment, BatchDone};
+use penstock_admission::DrainRate;
+use penstock_domain::{ErrorCode, Refusal, ShedReason};
+use penstock_executor::{ExecError, Model, Prepared, Work};
+use penstock_proto::link::{self, header::Kind};
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncRead;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// How often at most the load is told.
+const LOAD_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What happens inside the environment.
+pub(crate) enum Event {
+    /// A request has been turned into parts.
+    Prepared(u64, Result<Prepared, ExecError>),
+    /// A worker has finished its batch.
+    BatchDone(BatchDone),
+}
+
+/// Why the room ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RoomError {
+    /// The link broke, or its peer sent something that is not the link's language.
+    #[error("the link failed: {0}")]
+    Link(#[from] io::Error),
+    /// A device or library needs a fresh process.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// The state behind the loop.
+pub(crate) struct Room {
+    specification: Specification,
+    model: Arc<dyn Model>,
+    shape: BatchShape,
+    queue: Queue,
+    calls: HashMap<u64, Call>,
+    deadlines: BTreeSet<(Instant, u64)>,
+    workers: Vec<SyncSender<Assignment>>,
+    idle: Vec<usize>,
+    preparation: Option<Preparation>,
+    outbox: Outbox,
+    drain_rate: DrainRate,
+    batches: u64,
+    wake: Option<Instant>,
+    load: LoadReport,
+    draining: bool,
+}
+
+/// What was last told of the load.
+struct LoadReport {
+    told: link::Load,
+    at: Instant,
+    changed: bool,
+    finished_items: u64,
+}
+
+impl Room {
+    pub(crate) fn new(
+        specification: Specification,
+        model: Arc<dyn Model>,
+        overhead_tokens: f64,
+        workers: Vec<SyncSender<Assignment>>,
+        preparation: Option<Preparation>,
+        outbox: Outbox,
+        now: Instant,
+    ) -> Self {
+        let max_items = model.signature().max_batch_size;
+        let shape = BatchShape { max_items, cost: model.batch_cost(), overhead_tokens };
+        let idle = (0..workers.len()).rev().collect();
+        Self {
+            specification,
+            model,
+            shape,
+            queue: Queue::default(),
+            calls: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            workers,
+            idle,
+            preparation,
+            outbox,
+            drain_rate: DrainRate::new(now),
+            batches: 0,
+            wake: None,
+            load: LoadReport { told: link::Load::default(), at: now, changed: false, finished_items: 0 },
+            draining: false,
+        }
+    }
+
+    /// Serves until the link ends or everything is drained.
+    pub(crate) async fn run<R: AsyncRead + Unpin>(
+        mut self,
+        reader: &mut FrameReader<R>,
+        events: &mut UnboundedReceiver<Event>,
+    ) -> Result<(), RoomError> {
+        loop {
+            let timer = self.next_timer();
+            tokio::select! {
+                biased;
+                message = reader.next() => {
+                    let Some(message) = message? else { return Ok(()) };
+                    self.message(message, now());
+                    while let Some(message) = reader.next_buffered()? {
+                        self.message(message, now());
+                    }
+                }
+                event = events.recv() => {
+                    if let Some(event) = event {
+                        self.event(event, now())?;
+                    }
+                }
+                () = until(timer) => {}
+            }
+            while let Ok(event) = events.try_recv() {
+                self.event(event, now())?;
+            }
+            let now = now();
+            self.expire(now);
+            self.assign(now);
+            self.tell_load(now);
+            if self.draining && self.calls.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let load = self.load.changed.then(|| self.load.at + LOAD_INTERVAL);
+        [deadline, self.wake, load].into_iter().flatten().min()
+    }
+
+    fn message(&mut self, message: Incoming, now: Instant) {
+        match message.kind {
+            Kind::Invoke(invoke) => self.invoke(message.call, invoke, message.body, now),
+            Kind::Cancel(_) => self.cancel(message.call),
+            Kind::Drain(_) => self.draining = true,
+            // The rest are this side's own words, or were read before the room opened.
+            _ => tracing::warn!(call = message.call, "unexpected message on the link"),
+        }
+    }
+
+    fn event(&mut self, event: Event, now: Instant) -> Result<(), RoomError> {
+        match event {
+            Event::Prepared(call, prepared) => self.prepared(call, prepared, now),
+            Event::BatchDone(done) => return self.batch_done(done, now),
+        }
+        Ok(())
+    }
+
+    fn invoke(&mut self, call: u64, invoke: link::Invoke, body: bytes::Bytes, now: Instant) {
+        if self.draining {
+            let text = "the environment is draining";
+            return self.refuse(call, Refusal::shed(ShedReason::Draining, text, None));
+        }
+        if self.calls.len() >= self.specification.queue.requests as usize {
+            return self.shed(call, ShedReason::QueueRequests);
+        }
+        let inputs = match message::tensors_in(invoke.inputs, body) {
+            Ok(inputs) => inputs,
+            Err(error) => return self.refuse(call, Refusal::new(ErrorCode::Internal, error.to_string())),
+        };
+        let deadline = invoke.deadline_us.map(|left| now + Duration::from_micros(left));
+        let outputs = message::wanted_in(invoke.outputs);
+        let parameters = message::parameters_in(invoke.parameters);
+        if !invoke.splittable
+            && self.shape.max_items > 0
+            && let Some(rows) = inputs.iter().filter_map(|tensor| tensor.shape.first()).max()
+            && *rows > i64::from(self.shape.max_items)
+        {
+            let text = format!(
+                "inference request batch-size must be <= {} for '{}', got {rows}",
+                self.shape.max_items, self.specification.function
+            );
+            return self.refuse(call, Refusal::invalid(text));
+        }
+        self.calls.insert(call, Call::new(now, deadline, invoke.alone, outputs.clone()));
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline, call));
+        }
+        let work = Work { inputs, parameters, outputs };
+        match &self.preparation {
+            Some(preparation) => preparation.prepare(call, work),
+            None => self.prepared(call, self.model.prepare(work), now),
+        }
+        self.load.changed = true;
+    }
+
+    fn prepared(&mut self, number: u64, prepared: Result<Prepared, ExecError>, now: Instant) {
+        let Some(call) = self.calls.get_mut(&number) else {
+            return; // cancelled or expired meanwhile
+        };
+        let mut prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.forget(number);
+                return self.refuse(number, refusal(&error));
+            }
+        };
+        if let Err(reason) = self.queue.fits(&prepared.parts, &self.specification.queue) {
+            self.forget(number);
+            return self.shed(number, reason);
+        }
+        call.prepared(&mut prepared, now);
+        if call.is_complete() {
+            return self.finish(number, now);
+        }
+        let alone = call.alone;
+        self.queue.push(number, prepared.parts, now, alone);
+    }
+
+    fn batch_done(&mut self, done: BatchDone, now: Instant) -> Result<(), RoomError> {
+        self.idle.push(done.worker);
+        self.load.changed = true;
+        self.load.finished_items += u64::from(done.items);
+        let times = BatchTimes {
+            number: done.batch,
+            items: done.items,
+            compute_input_ns: done.compute_input_ns,
+            compute_ns: done.compute_ns,
+            compute_output_ns: done.compute_output_ns,
+        };
+        self.outbox.send(
+            0,
+            Kind::Batch(link::Batch {
+                items: done.items,
+                tokens: done.tokens,
+                padded_tokens: done.padded_tokens,
+                compute_input_ns: done.compute_input_ns,
+                compute_ns: done.compute_ns,
+                compute_output_ns: done.compute_output_ns,
+            }),
+            Body::new(),
+        );
+        for part in done.parts {
+            if let Err(ExecError::Broken(text)) = part.result {
+                return Err(RoomError::Broken(text));
+            }
+            let Some(call) = self.calls.get_mut(&part.call) else {
+                continue; // cancelled or expired meanwhile
+            };
+            call.part_done(part.row, part.result, &times);
+            if call.is_complete() {
+                self.finish(part.call, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a complete request.
+    fn finish(&mut self, number: u64, now: Instant) {
+        let Some(call) = self.forget(number) else {
+            return;
+        };
+        self.drain_rate.finished(now, !self.queue.is_empty());
+        match call.answer() {
+            Ok((tensors, parameters, timing)) => {
+                let (outputs, body) = message::tensors_out(tensors);
+                let result = link::Result {
+                    outputs,
+                    parameters: message::parameters_out(parameters),
+                    prepare_ns: timing.prepare_ns,
+                    queue_ns: timing.queue_ns,
+                    compute_input_ns: timing.compute_input_ns,
+                    compute_ns: timing.compute_ns,
+                    compute_output_ns: timing.compute_output_ns,
+                    batch_items: timing.batch_items,
+                };
+                self.outbox.send(number, Kind::Result(result), body);
+            }
+            Err(error) => self.refuse(number, error),
+        }
+    }
+
+    /// The caller left: what waits is dropped, what runs is thrown away when it comes back.
+    fn cancel(&mut self, number: u64) {
+        if self.forget(number).is_some() {
+            self.queue.remove(number);
+            self.load.changed = true;
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some((deadline, number)) = self.deadlines.first().copied() {
+            if deadline > now {
+                return;
+            }
+            self.cancel(number);
+            let text = "the deadline passed before the answer was ready";
+            self.refuse(number, Refusal::new(ErrorCode::DeadlineExceeded, text));
+        }
+    }
+
+    fn forget(&mut self, number: u64) -> Option<Call> {
+        let call = self.calls.remove(&number)?;
+        if let Some(deadline) = call.deadline {
+            self.deadlines.remove(&(deadline, number));
+        }
+        Some(call)
+    }
+
+    /// Gives work to idle workers.
+    fn assign(&mut self, now: Instant) {
+        self.wake = None;
+        while let Some(worker) = self.idle.pop() {
+            let nothing_more = self.draining || self.calls.len() >= self.specification.queue.requests as usize;
+            let entries = match form(&mut self.queue, &self.specification.batching, &self.shape, nothing_more, now) {
+                Decision::Run(entries) => entries,
+                Decision::WaitUntil(at) => {
+                    self.wake = Some(at);
+                    return self.idle.push(worker);
+                }
+                Decision::Idle => return self.idle.push(worker),
+            };
+            self.batches += 1;
+            let mut begun: Vec<u64> = Vec::with_capacity(entries.len());
+            for entry in &entries {
+                if begun.last() != Some(&entry.call) {
+                    begun.push(entry.call);
+                }
+                if let Some(call) = self.calls.get_mut(&entry.call) {
+                    call.begun(now);
+                }
+            }
+            let assignment = Assignment { batch: self.batches, entries };
+            let sender = self.workers[worker].clone();
+            // The batch starts only once the front end is sure to learn of it: should it kill this process, it is
+            // known which requests were running.
+            self.outbox.send_then(
+                0,
+                Kind::Begun(link::Begun { calls: begun }),
+                Box::new(move || {
+                    // A worker that is gone has told so by an event, and the room ends.
+                    let _ = sender.send(assignment);
+                }),
+            );
+        }
+    }
+
+    fn shed(&mut self, call: u64, reason: ShedReason) {
+        let limits = &self.specification.queue;
+        let text = match reason {
+            ShedReason::QueueItems => format!(
+                "the queue is full: {} items and {} tokens wait, at most {} and {} may",
+                self.queue.items(),
+                self.queue.tokens(),
+                limits.items,
+                limits.tokens
+            ),
+            _ => format!(
+                "the queue is full: {} requests are in flight, at most {} may",
+                self.calls.len(),
+                limits.requests
+            ),
+        };
+        let wait = self.drain_rate.wait(self.queue.requests() as u64);
+        self.refuse(call, Refusal::shed(reason, text, Some(wait)));
+    }
+
+    fn refuse(&mut self, call: u64, refusal: Refusal) {
+        self.outbox.send(call, Kind::Refused(message::refusal_out(refusal)), Body::new());
+    }
+
+    fn tell_load(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.load.at);
+        if !self.load.changed || elapsed < LOAD_INTERVAL {
+            return;
+        }
+        let load = link::Load {
+            queued_requests: self.queue.requests() as u32,
+            queued_items: self.queue.items(),
+            queued_tokens: self.queue.tokens(),
+            busy_workers: (self.workers.len() - self.idle.len()) as u32,
+            resident_bytes: crate::isolation::resident_bytes(),
+            items_per_second: self.load.finished_items as f64 * 1e9 / nanos(elapsed).max(1) as f64,
+        };
+        if load != self.load.told {
+            self.outbox.send(0, Kind::Load(load), Body::new());
+            self.load.told = load;
+        }
+        self.load.at = now;
+        self.load.changed = false;
+        self.load.finished_items = 0;
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+async fn until(timer: Option<Instant>) {
+    match timer {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,173 @@
+//! What an environment is told when it starts, and what it reports when it is ready. Crosses the link as JSON once.
+
+use penstock_domain::{Datatype, Signature, TensorSpec};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Everything an environment needs to serve one version.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Specification {
+    /// The function's name, for logs.
+    pub function: String,
+    /// The version's number, for logs.
+    pub version: u64,
+    /// What to load: understood by the composition root, which knows the runtimes.
+    pub runtime: serde_json::Value,
+    /// How batches are formed.
+    pub batching: BatchingPolicy,
+    /// What may wait.
+    pub queue: QueueLimits,
+    /// Runtime workers, each running one batch at a time.
+    pub workers: usize,
+    /// Preparation threads (tokenization).
+    pub preparation_threads: usize,
+    /// What it may touch.
+    pub isolation: IsolationPolicy,
+    /// Most bytes of one request's or answer's tensors.
+    pub body_bytes_max: u64,
+}
+
+/// How batches are formed; the model says what a batch may hold at most.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BatchingPolicy {
+    /// Whether requests may be put together at all. Without it each request is a batch of its own.
+    pub dynamic: bool,
+    /// Sizes in items that are formed at once when reached; ascending. Empty: whatever waits.
+    pub preferred_sizes: Vec<u32>,
+    /// Longest that the oldest request waits for a preferred size (or a full batch), in microseconds. 0 is
+    /// work-conserving: an idle worker takes what there is.
+    pub max_delay_us: u64,
+    /// Most tokens in a batch, padding counted where rows are padded. Only for models that count tokens.
+    pub max_tokens: u64,
+}
+
+/// What may wait in the environment. A request that would exceed one is refused whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueueLimits {
+    /// Requests, waiting and running; the front end's slots keep to the same number.
+    pub requests: u32,
+    /// Items waiting.
+    pub items: u64,
+    /// Tokens waiting.
+    pub tokens: u64,
+}
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self { requests: 1024, items: 8192, tokens: 1 << 20 }
+    }
+}
+
+/// What an environment may touch beside the link.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct IsolationPolicy {
+    /// Readable files and folders: the model, libraries.
+    pub readable: Vec<PathBuf>,
+    /// Address space limit in bytes; 0 for none.
+    pub memory_limit_bytes: u64,
+    /// Keep the machine's network. Off by default: an environment speaks over its link alone.
+    pub network: bool,
+    /// Niceness added, so that the front end outranks the environments.
+    pub nice: i32,
+}
+
+/// What an environment reports once it is loaded and warm.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReadyReport {
+    /// Its process id.
+    pub pid: u32,
+    /// What the version takes and gives.
+    signature: SignatureReport,
+    /// Milliseconds to load.
+    pub load_ms: u64,
+    /// Milliseconds to warm up.
+    pub warmup_ms: u64,
+    /// The fixed cost of a batch in tokens (or items), from warm-up; what decides how much padding pays.
+    pub batch_overhead: f64,
+    /// Isolation measures in force, by name, and those that are not, with the reason.
+    pub isolation: Vec<Measure>,
+}
+
+/// One isolation measure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measure {
+    /// Its name.
+    pub name: String,
+    /// In force?
+    pub in_force: bool,
+    /// What it does here, or why it does not.
+    pub detail: String,
+}
+
+impl ReadyReport {
+    pub(crate) fn new(signature: &Signature, isolation: Vec<Measure>) -> Self {
+        Self {
+            pid: std::process::id(),
+            signature: signature.into(),
+            load_ms: 0,
+            warmup_ms: 0,
+            batch_overhead: 0.0,
+            isolation,
+        }
+    }
+
+    /// What the version takes and gives.
+    pub fn signature(&self) -> Signature {
+        Signature {
+            platform: self.signature.platform.clone(),
+            inputs: self.signature.inputs.iter().map(TensorReport::to_spec).collect(),
+            outputs: self.signature.outputs.iter().map(TensorReport::to_spec).collect(),
+            max_batch_size: self.signature.max_batch_size,
+            any_tensors: self.signature.any_tensors,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct SignatureReport {
+    platform: String,
+    inputs: Vec<TensorReport>,
+    outputs: Vec<TensorReport>,
+    max_batch_size: u32,
+    any_tensors: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct TensorReport {
+    name: String,
+    datatype: String,
+    shape: Vec<i64>,
+    optional: bool,
+    labels: Vec<String>,
+}
+
+impl From<&Signature> for SignatureReport {
+    fn from(signature: &Signature) -> Self {
+        let report = |spec: &TensorSpec| TensorReport {
+            name: spec.name.clone(),
+            datatype: spec.datatype.name().into(),
+            shape: spec.shape.clone(),
+            optional: spec.optional,
+            labels: spec.labels.clone(),
+        };
+        Self {
+            platform: signature.platform.clone(),
+            inputs: signature.inputs.iter().map(report).collect(),
+            outputs: signature.outputs.iter().map(report).collect(),
+            max_batch_size: signature.max_batch_size,
+            any_tensors: signature.any_tensors,
+        }
+    }
+}
+
+impl TensorReport {
+    fn to_spec(&self) -> TensorSpec {
+        TensorSpec {
+            name: self.name.clone(),
+            datatype: Datatype::parse(&self.datatype).unwrap_or(Datatype::Bytes),
+            shape: self.shape.clone(),
+            optional: self.optional,
+            labels: self.labels.clone(),
+        }
+    }
+}

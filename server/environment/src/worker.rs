@@ -1,0 +1,244 @@
+//! Runtime workers: threads that run one batch at a time on their own executor.
+//!
+//! Started by the room, which hands a worker a batch only when it is idle. A worker never touches the queue or the
+//! link. A model that panics costs its batch, not the worker: the executor is made anew.
+
+use crate::queue::Entry;
+use crate::room::Event;
+use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartOutputs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+/// A batch given to a worker.
+pub(crate) struct Assignment {
+    pub(crate) batch: u64,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// One part of a batch that has run.
+pub(crate) struct PartDone {
+    pub(crate) call: u64,
+    pub(crate) row: u32,
+    pub(crate) result: Result<PartOutputs, ExecError>,
+}
+
+/// A batch that has run.
+pub(crate) struct BatchDone {
+    pub(crate) worker: usize,
+    pub(crate) batch: u64,
+    pub(crate) parts: Vec<PartDone>,
+    pub(crate) items: u32,
+    pub(crate) compute_input_ns: u64,
+    pub(crate) compute_ns: u64,
+    pub(crate) compute_output_ns: u64,
+    pub(crate) tokens: u64,
+    pub(crate) padded_tokens: u64,
+}
+
+/// What a worker measured while warming up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct WarmUp {
+    pub(crate) took: Duration,
+    /// Fixed cost of a batch, in tokens (items for models that do not count tokens).
+    pub(crate) overhead: f64,
+}
+
+/// Starts worker `index`. The second half tells when it has its executor and is warm; after that it sends one
+/// [`Event::BatchDone`] for each assignment. It ends when the sender is dropped.
+pub(crate) fn start(
+    index: usize,
+    model: Arc<dyn Model>,
+    events: UnboundedSender<Event>,
+) -> std::io::Result<(SyncSender<Assignment>, oneshot::Receiver<Result<WarmUp, LoadError>>)> {
+    let (assign, assigned) = sync_channel(1);
+    let (started, starting) = oneshot::channel();
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        run(index, &*model, started, &assigned, &events);
+    })?;
+    Ok((assign, starting))
+}
+
+fn run(
+    index: usize,
+    model: &dyn Model,
+    started: oneshot::Sender<Result<WarmUp, LoadError>>,
+    assigned: &Receiver<Assignment>,
+    events: &UnboundedSender<Event>,
+) {
+    let warm = |mut executor: Box<dyn Executor>| warm_up(model, &mut *executor).map(|measured| (executor, measured));
+    let mut executor = match model.executor(index).and_then(warm) {
+        Ok((executor, measured)) => {
+            if started.send(Ok(measured)).is_err() {
+                return;
+            }
+            executor
+        }
+        Err(error) => {
+            // Whoever started this worker is told, or is gone.
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    while let Ok(Assignment { batch, entries }) = assigned.recv() {
+        let done = run_batch(index, batch, entries, model, &mut executor);
+        if events.send(Event::BatchDone(done)).is_err() {
+            return;
+        }
+    }
+}
+
+fn run_batch(
+    worker: usize,
+    batch: u64,
+    entries: Vec<Entry>,
+    model: &dyn Model,
+    executor: &mut Box<dyn Executor>,
+) -> BatchDone {
+    let items = entries.iter().map(|entry| entry.part.items).sum();
+    let tokens = entries.iter().map(|entry| u64::from(entry.part.tokens)).sum();
+    let (owners, parts): (Vec<(u64, u32)>, Vec<Part>) =
+        entries.into_iter().map(|entry| ((entry.call, entry.row), entry.part)).unzip();
+    let mut outputs = execute(parts, model, executor, worker);
+    outputs.parts.truncate(owners.len());
+    let missing = owners.len() - outputs.parts.len();
+    outputs.parts.extend(
+        (0..missing).map(|_| Err(ExecError::Failed("the model answered fewer parts than it was given".into()))),
+    );
+    let parts = owners.into_iter().zip(outputs.parts);
+    BatchDone {
+        worker,
+        batch,
+        parts: parts.map(|((call, row), result)| PartDone { call, row, result }).collect(),
+        items,
+        compute_input_ns: outputs.compute_input_ns,
+        compute_ns: outputs.compute_ns,
+        compute_output_ns: outputs.compute_output_ns,
+        tokens,
+        padded_tokens: outputs.padded_tokens.max(tokens),
+    }
+}
+
+/// Runs parts together; if that fails, in halves (out of memory) or one by one (anything else but a broken device), so
+/// that one bad input does not fail its neighbours. Each part runs at most twice.
+fn execute(parts: Vec<Part>, model: &dyn Model, executor: &mut Box<dyn Executor>, worker: usize) -> Outputs {
+    if parts.len() < 2 {
+        let count = parts.len();
+        return guarded(parts, model, executor, worker).unwrap_or_else(|error| failed(count, &error));
+    }
+    let error = match guarded(parts.clone(), model, executor, worker) {
+        Ok(outputs) => return outputs,
+        Err(error) => error,
+    };
+    let pieces: Vec<Vec<Part>> = match error {
+        ExecError::OutOfMemory(_) => {
+            let half = parts.len().div_ceil(2);
+            parts.chunks(half).map(<[Part]>::to_vec).collect()
+        }
+        ExecError::Failed(_) | ExecError::Invalid(_) => parts.into_iter().map(|part| vec![part]).collect(),
+        ExecError::Broken(_) => return failed(parts.len(), &error),
+    };
+    let mut whole = failed(0, &error);
+    for piece in pieces {
+        let count = piece.len();
+        let outputs = guarded(piece, model, executor, worker).unwrap_or_else(|error| failed(count, &error));
+        whole.parts.extend(outputs.parts);
+        whole.compute_input_ns += outputs.compute_input_ns;
+        whole.compute_ns += outputs.compute_ns;
+        whole.compute_output_ns += outputs.compute_output_ns;
+        whole.padded_tokens += outputs.padded_tokens;
+    }
+    whole
+}
+
+fn failed(parts: usize, error: &ExecError) -> Outputs {
+    Outputs {
+        parts: vec![Err(error.clone()); parts],
+        compute_input_ns: 0,
+        compute_ns: 0,
+        compute_output_ns: 0,
+        padded_tokens: 0,
+    }
+}
+
+/// Runs a batch; a panic becomes [`ExecError::Failed`] and the executor is replaced.
+fn guarded(
+    parts: Vec<Part>,
+    model: &dyn Model,
+    executor: &mut Box<dyn Executor>,
+    worker: usize,
+) -> Result<Outputs, ExecError> {
+    let panic = match catch_unwind(AssertUnwindSafe(|| executor.execute(Batch { parts }))) {
+        Ok(result) => return result,
+        Err(panic) => panic,
+    };
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a message");
+    tracing::error!(worker, panic = text, "the model panicked");
+    match model.executor(worker) {
+        Ok(fresh) => {
+            *executor = fresh;
+            Err(ExecError::Failed(format!("the model panicked: {text}")))
+        }
+        Err(error) => {
+            Err(ExecError::Broken(format!("the model panicked ({text}) and could not be made anew: {error}")))
+        }
+    }
+}
+
+/// Runs the model's sample work: the first run of everything pays what only the first pays; a second measures.
+fn warm_up(model: &dyn Model, executor: &mut dyn Executor) -> Result<WarmUp, LoadError> {
+    let started = now();
+    let mut measured: Vec<(f64, f64)> = Vec::new();
+    for work in model.warmup() {
+        let parts = match model.prepare(work) {
+            Ok(prepared) => prepared.parts,
+            Err(error) => {
+                tracing::warn!(%error, "a warm-up request was not accepted by the model");
+                continue;
+            }
+        };
+        let size: u64 = parts.iter().map(|part| u64::from(part.tokens.max(part.items))).sum();
+        let mut fastest = Duration::MAX;
+        for _ in 0..3 {
+            let began = now();
+            match executor.execute(Batch { parts: parts.clone() }) {
+                Ok(_) => fastest = fastest.min(began.elapsed()),
+                Err(ExecError::Broken(error)) => return Err(LoadError::Failed(format!("warm-up: {error}"))),
+                // Sample inputs are guesses (zeros): a model may refuse them and still serve real ones.
+                Err(error) => {
+                    tracing::warn!(%error, "a warm-up run failed");
+                    break;
+                }
+            }
+        }
+        if fastest < Duration::MAX {
+            measured.push((size as f64, fastest.as_secs_f64()));
+        }
+    }
+    Ok(WarmUp { took: started.elapsed(), overhead: overhead(&measured) })
+}
+
+/// Fixed cost of a batch in units of size, from the smallest two measurements: with `t = a + b·size` it is `a / b`.
+/// Larger ones are left out because attention makes them grow faster than linearly.
+pub(crate) fn overhead(measured: &[(f64, f64)]) -> f64 {
+    let mut by_size = measured.to_vec();
+    by_size.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let [(size_a, time_a), (size_b, time_b), ..] = by_size[..] else {
+        return 0.0;
+    };
+    let slope = (time_b - time_a) / (size_b - size_a);
+    if slope.is_finite() && slope > 0.0 { (time_a / slope - size_a).max(0.0) } else { 0.0 }
+}
+
+/// The one place of this crate that reads the clock outside tokio: a worker measures what running costs.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Instant {
+    Instant::now()
+}

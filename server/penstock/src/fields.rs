@@ -1,0 +1,241 @@
+//! Every setting, described once: its key, variable, kind, default, meaning and unit.
+//!
+//! Read by `config` (which resolves values) and by `penstock config` (which prints them).
+
+/// What a value must look like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// `host:port`.
+    Address,
+    /// A path.
+    Path,
+    /// A list of paths; in a variable separated by `:`.
+    Paths,
+    /// A list of names; in a variable separated by `,`.
+    Names,
+    /// A whole number between the two, both allowed.
+    Integer(u64, u64),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Anything.
+    Text,
+}
+
+/// One setting.
+pub(crate) struct Field {
+    /// Dotted key in the TOML file.
+    pub(crate) key: &'static str,
+    /// Environment variable that overrides it.
+    pub(crate) variable: &'static str,
+    pub(crate) kind: Kind,
+    /// Default, as it would be written in a variable. `~` stands for the home directory.
+    pub(crate) default: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) meaning: &'static str,
+}
+
+const GIB: u64 = 1 << 30;
+
+/// All settings, in the order they are printed.
+pub(crate) const FIELDS: &[Field] = &[
+    Field {
+        key: "listen.http",
+        variable: "PENSTOCK_HTTP",
+        kind: Kind::Address,
+        default: "127.0.0.1:8000",
+        unit: "host:port",
+        meaning: "HTTP: Open Inference Protocol REST and the OpenAI API. Port 0 takes a free one.",
+    },
+    Field {
+        key: "listen.grpc",
+        variable: "PENSTOCK_GRPC",
+        kind: Kind::Address,
+        default: "127.0.0.1:8001",
+        unit: "host:port",
+        meaning: "gRPC: Open Inference Protocol, health and reflection.",
+    },
+    Field {
+        key: "listen.metrics",
+        variable: "PENSTOCK_METRICS",
+        kind: Kind::Address,
+        default: "127.0.0.1:8002",
+        unit: "host:port",
+        meaning: "Prometheus metrics at /metrics.",
+    },
+    Field {
+        key: "data_dir",
+        variable: "PENSTOCK_DATA_DIR",
+        kind: Kind::Path,
+        default: "~/.local/share/penstock",
+        unit: "path",
+        meaning: "What must survive a restart. Nothing yet: functions come from the model repository.",
+    },
+    Field {
+        key: "cache_dir",
+        variable: "PENSTOCK_CACHE_DIR",
+        kind: Kind::Path,
+        default: "~/.cache/penstock",
+        unit: "path",
+        meaning: "Downloads and built artefacts, as models/catalog/fetch.py leaves them.",
+    },
+    Field {
+        key: "models.repository",
+        variable: "PENSTOCK_MODEL_REPOSITORY",
+        kind: Kind::Paths,
+        default: "",
+        unit: "paths",
+        meaning: "Triton model repositories. Empty: the demo models in the cache directory.",
+    },
+    Field {
+        key: "models.control_mode",
+        variable: "PENSTOCK_MODEL_CONTROL_MODE",
+        kind: Kind::Choice(&["none", "explicit", "poll"]),
+        default: "none",
+        unit: "word",
+        meaning: "none: load everything at start; explicit: load what is asked for; poll: follow the files.",
+    },
+    Field {
+        key: "models.load",
+        variable: "PENSTOCK_LOAD_MODEL",
+        kind: Kind::Names,
+        default: "",
+        unit: "names",
+        meaning: "In explicit mode: what is loaded at start; `*` for everything.",
+    },
+    Field {
+        key: "models.poll_secs",
+        variable: "PENSTOCK_REPOSITORY_POLL_SECS",
+        kind: Kind::Integer(1, 86_400),
+        default: "15",
+        unit: "seconds",
+        meaning: "In poll mode: how often the files are looked at. Lower follows faster and reads more.",
+    },
+    Field {
+        key: "models.load_timeout_s",
+        variable: "PENSTOCK_LOAD_TIMEOUT_S",
+        kind: Kind::Integer(1, 3_600),
+        default: "300",
+        unit: "seconds",
+        meaning: "How long an environment may take to load and warm up before it is ended.",
+    },
+    Field {
+        key: "onnxruntime.library",
+        variable: "PENSTOCK_ONNXRUNTIME_LIBRARY",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "ONNX Runtime's shared library. Empty: lib/libonnxruntime.so in the cache directory.",
+    },
+    Field {
+        key: "environments.per_version",
+        variable: "PENSTOCK_ENVIRONMENTS_PER_VERSION",
+        kind: Kind::Integer(1, 64),
+        default: "1",
+        unit: "processes",
+        meaning: "Execution environments of each version. More survive a crash without a pause and take more memory.",
+    },
+    Field {
+        key: "environments.threads",
+        variable: "PENSTOCK_ENVIRONMENT_THREADS",
+        kind: Kind::Integer(0, 1_024),
+        default: "0",
+        unit: "threads",
+        meaning: "Host threads of each environment, shared by its runtime workers. 0: as many as there are cores.",
+    },
+    Field {
+        key: "environments.concurrency",
+        variable: "PENSTOCK_ENVIRONMENT_CONCURRENCY",
+        kind: Kind::Integer(1, 65_536),
+        default: "512",
+        unit: "requests",
+        meaning: "Requests in flight in one environment, waiting or running. More wait longer, fewer are refused sooner.",
+    },
+    Field {
+        key: "environments.queue_items",
+        variable: "PENSTOCK_QUEUE_ITEMS",
+        kind: Kind::Integer(1, 1 << 24),
+        default: "8192",
+        unit: "items",
+        meaning: "Items that may wait in one environment.",
+    },
+    Field {
+        key: "environments.queue_tokens",
+        variable: "PENSTOCK_QUEUE_TOKENS",
+        kind: Kind::Integer(1, 1 << 32),
+        default: "1048576",
+        unit: "tokens",
+        meaning: "Tokens that may wait in one environment.",
+    },
+    Field {
+        key: "environments.batch_tokens",
+        variable: "PENSTOCK_BATCH_TOKENS",
+        kind: Kind::Integer(1, 1 << 24),
+        default: "16384",
+        unit: "tokens",
+        meaning: "Most tokens in one batch, padding included. More fills a GPU, less answers sooner.",
+    },
+    Field {
+        key: "environments.nice",
+        variable: "PENSTOCK_ENVIRONMENT_NICE",
+        kind: Kind::Integer(0, 19),
+        default: "5",
+        unit: "niceness",
+        meaning: "Niceness of environments, so that the front end outranks them. 0: equal rank.",
+    },
+    Field {
+        key: "functions.concurrency",
+        variable: "PENSTOCK_FUNCTION_CONCURRENCY",
+        kind: Kind::Integer(1, 1 << 20),
+        default: "4096",
+        unit: "requests",
+        meaning: "Requests in flight of one version over all its environments.",
+    },
+    Field {
+        key: "limits.message_bytes",
+        variable: "PENSTOCK_MESSAGE_BYTES",
+        kind: Kind::Integer(4_096, 2 * GIB - 1),
+        default: "68157440",
+        unit: "bytes",
+        meaning: "Largest request or answer. The default is 65 MiB: 64 MiB of tensors and their description.",
+    },
+    Field {
+        key: "limits.memory_budget_bytes",
+        variable: "PENSTOCK_MEMORY_BUDGET_BYTES",
+        kind: Kind::Integer(1 << 20, 1 << 44),
+        default: "1073741824",
+        unit: "bytes",
+        meaning: "Request and answer bytes in flight, taken before they are buffered. At least one message.",
+    },
+    Field {
+        key: "overload_codes",
+        variable: "PENSTOCK_OVERLOAD_CODES",
+        kind: Kind::Choice(&["lambda", "triton"]),
+        default: "lambda",
+        unit: "word",
+        meaning: "When full: lambda answers 429 / RESOURCE_EXHAUSTED, triton 503 / UNAVAILABLE.",
+    },
+    Field {
+        key: "drain_timeout_s",
+        variable: "PENSTOCK_DRAIN_TIMEOUT_S",
+        kind: Kind::Integer(0, 3_600),
+        default: "30",
+        unit: "seconds",
+        meaning: "How long requests in flight may take to finish at shut-down and unload.",
+    },
+    Field {
+        key: "log.format",
+        variable: "PENSTOCK_LOG_FORMAT",
+        kind: Kind::Choice(&["auto", "human", "json"]),
+        default: "auto",
+        unit: "word",
+        meaning: "auto: for people on a terminal, JSON otherwise.",
+    },
+    Field {
+        key: "log.filter",
+        variable: "PENSTOCK_LOG",
+        kind: Kind::Text,
+        default: "info",
+        unit: "filter",
+        meaning: "What is logged, such as `debug` or `info,penstock_dispatch=debug`.",
+    },
+];

@@ -1,0 +1,212 @@
+//! `penstock serve`: everything on one machine. Opens the doors, loads the functions, says when it is ready, drains.
+
+use crate::config::Config;
+use crate::{EXIT_FAILED, runtime};
+use penstock_admission::ByteBudget;
+use penstock_dispatch::{ControlMode, House, HouseOptions};
+use penstock_environment::Launcher;
+use penstock_frontend::host::{self, HostLimits};
+use penstock_frontend::status::OverloadCodes;
+use penstock_telemetry::{LogFormat, Scrape};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long connections may take to close once everything is answered.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the metrics' histograms are folded.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why the server did not come up.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{key}: cannot listen on {address}: {source}")]
+    Listen { key: &'static str, address: std::net::SocketAddr, source: io::Error },
+    #[error("{0}")]
+    Telemetry(#[from] penstock_telemetry::TelemetryError),
+    #[error("{0}")]
+    Load(#[from] penstock_domain::Refusal),
+}
+
+/// Serves until a signal; the exit code is 0 after a drain.
+pub(crate) fn run(config: Config) -> ExitCode {
+    let format = match config.text("log.format") {
+        "human" => LogFormat::Human,
+        "json" => LogFormat::Json,
+        _ => LogFormat::Auto,
+    };
+    penstock_telemetry::init_logs(format, config.text("log.filter"));
+    let served = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::from)
+        .and_then(|runtime| runtime.block_on(serve(config)));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock: {error}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// Starts environments as this same program in its other role.
+pub(crate) fn launcher() -> io::Result<Launcher> {
+    Ok(Launcher { program: std::env::current_exe()?, arguments: vec!["environment".into()] })
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    let config = Arc::new(config);
+    let scrape = Arc::new(penstock_telemetry::install()?);
+    let http = listen(&config, "listen.http").await?;
+    let grpc = listen(&config, "listen.grpc").await?;
+    let metrics = listen(&config, "listen.metrics").await?;
+    let addresses = (http.local_addr()?, grpc.local_addr()?, metrics.local_addr()?);
+
+    let house = House::new(house_options(config.clone())?);
+    let doors = Doors::open(&config, &house, &scrape, http, grpc, metrics);
+    let mut stop = Stop::new()?;
+    tokio::select! {
+        started = house.start() => started?,
+        () = stop.requested() => {
+            eprintln!("penstock: stopped while loading");
+            house.drain().await;
+            return Ok(());
+        }
+    }
+    println!("penstock ready http={} grpc={} metrics={}", addresses.0, addresses.1, addresses.2);
+    if house.control() == ControlMode::Poll {
+        tokio::spawn(follow(house.clone(), Duration::from_secs(config.integer("models.poll_secs"))));
+    }
+    stop.requested().await;
+    eprintln!("penstock: draining {} requests; interrupt again to stop at once", house.in_flight());
+    tokio::select! {
+        () = async { house.drain().await; doors.close().await; } => {}
+        () = stop.requested() => eprintln!("penstock: stopped at once"),
+    }
+    Ok(())
+}
+
+fn house_options(config: Arc<Config>) -> io::Result<HouseOptions> {
+    let mut repositories: Vec<PathBuf> = config.list("models.repository").iter().map(PathBuf::from).collect();
+    if repositories.is_empty() {
+        repositories.push(PathBuf::from(config.text("cache_dir")).join("models"));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (control, load_at_start) = (config.text("models.control_mode"), config.list("models.load").to_vec());
+    let seconds = |key| Duration::from_secs(config.integer(key));
+    Ok(HouseOptions {
+        repositories,
+        control: ControlMode::parse(control).unwrap_or_default(),
+        load_at_start,
+        launcher: launcher()?,
+        function_concurrency: config.integer_u32("functions.concurrency"),
+        environments: config.integer_u32("environments.per_version"),
+        load_timeout: seconds("models.load_timeout_s"),
+        drain_timeout: seconds("drain_timeout_s"),
+        seed: u64::from(std::process::id()),
+        specify: {
+            let config = config.clone();
+            Box::new(move |function, version| runtime::specify(&config, cores, function, version))
+        },
+    })
+}
+
+async fn listen(config: &Config, key: &'static str) -> Result<TcpListener, ServeError> {
+    let address = config.address(key);
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { key, address, source })
+}
+
+/// The three ports, served.
+struct Doors {
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Doors {
+    fn open(
+        config: &Config,
+        house: &Arc<House>,
+        scrape: &Arc<Scrape>,
+        http: TcpListener,
+        grpc: TcpListener,
+        metrics: TcpListener,
+    ) -> Self {
+        let codes = match config.text("overload_codes") {
+            "triton" => OverloadCodes::Triton,
+            _ => OverloadCodes::Lambda,
+        };
+        let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
+        let message_bytes_max = config.integer("limits.message_bytes") as usize;
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let limits = HostLimits::default();
+        let doors = [
+            (http, penstock_frontend::http_router(house.clone(), codes, budget.clone(), message_bytes_max)),
+            (grpc, penstock_frontend::grpc_router(house.clone(), codes, budget, message_bytes_max)),
+            (metrics, metrics_router(scrape.clone())),
+        ];
+        for (listener, router) in doors {
+            tasks.spawn(host::serve(listener, router, limits.clone(), shutdown.clone()));
+        }
+        let scrape = scrape.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(UPKEEP_INTERVAL).await;
+                scrape.upkeep();
+            }
+        });
+        Self { tasks, shutdown }
+    }
+
+    /// Everything is answered: lets connections close.
+    async fn close(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        // A client that keeps its connection open does not keep the server.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
+    }
+}
+
+fn metrics_router(scrape: Arc<Scrape>) -> axum::Router {
+    let text = move || async move {
+        ([(http::header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], scrape.render())
+    };
+    axum::Router::new().route("/metrics", axum::routing::get(text))
+}
+
+/// Poll mode: looks at the repository again and again. One bad look is logged and the next is tried.
+async fn follow(house: Arc<House>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        if let Err(error) = house.poll().await {
+            tracing::warn!(%error, "the model repository could not be read");
+        }
+    }
+}
+
+/// Interrupt or terminate.
+struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
