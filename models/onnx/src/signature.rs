@@ -4,9 +4,9 @@
 use crate::{GraphTensor, OnnxOptions, Session};
 use penstock_domain::{Signature, TensorSpec};
 
-/// Most rows in a batch where nobody said. Triton's ONNX backend takes 4, from a time when a batch was waited for; here
-/// a batch is formed of what already waits, its cost is measured at warm-up, and a larger limit costs nothing until it
-/// is used. 64 rows is where the gain has flattened for the models measured so far.
+/// Most rows in a batch where nobody said. It also bounds the rows of one request, so Triton's default of 4 would refuse
+/// clients that batch for themselves. A limit, not an aim: how large a batch is worth forming is for the environment to
+/// learn from measured costs (on a CPU some graphs gain nothing: `examples/time_model.rs` shows it).
 pub const DEFAULT_MAX_BATCH_SIZE: u32 = 64;
 
 /// The platform's name in Triton's metadata.

@@ -1,5 +1,5 @@
 //! What the tests of this crate share: where the library, the models and the graphs are, and short ways to say things.
-#![allow(dead_code, unreachable_pub)] // every test file uses some of it
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // every test file uses some of it
 
 use bytes::Bytes;
 use penstock_domain::{Datatype, RequestedOutput, Tensor};
