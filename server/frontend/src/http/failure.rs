@@ -1,0 +1,105 @@
+//! Room 8, response: a refusal on its way out by an HTTP door, in the shape of the API it was asked in.
+//!
+//! Called by every HTTP handler: it returns a [`Failure`], which rides in the response's extensions until the
+//! outermost layer (`finish`) prints it, so that one place knows the shapes, the overload codes and the headers. The
+//! status comes from the table in `status`, but for what only HTTP knows (405, 408, 415).
+
+use crate::status::{OverloadCodes, http_status, refusal_headers};
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use penstock_domain::{ErrorCode, Refusal};
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    /// Code, words, shed reason and wait.
+    pub(crate) refusal: Refusal,
+    /// A status of HTTP itself, instead of the table's.
+    pub(crate) status: Option<StatusCode>,
+    /// The request's member that is wrong (OpenAI's `param`).
+    pub(crate) param: Option<&'static str>,
+    /// OpenAI's `code`, where it has one of its own.
+    pub(crate) code: Option<&'static str>,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, status: None, param: None, code: None }
+    }
+}
+
+impl Failure {
+    /// With a status only HTTP knows.
+    pub(crate) fn http(status: StatusCode, refusal: Refusal) -> Self {
+        Self { status: Some(status), ..Self::from(refusal) }
+    }
+
+    /// Names the member of an OpenAI request that is wrong.
+    #[must_use]
+    pub(crate) fn with_param(mut self, param: &'static str) -> Self {
+        self.param = Some(param);
+        self
+    }
+
+    /// Sets OpenAI's `code`.
+    #[must_use]
+    pub(crate) fn with_code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// The response, in the shape of `api`.
+    pub(crate) fn render(&self, api: Api, overload: OverloadCodes) -> Response {
+        let status = self.status.unwrap_or_else(|| http_status(self.refusal.code, overload));
+        let body = match api {
+            Api::OpenInference => serde_json::json!({ "error": self.refusal.message }),
+            Api::OpenAi => crate::openai::error_body(self, status),
+        };
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().extend(refusal_headers(&self.refusal));
+        response
+    }
+}
+
+/// Leaves the printing to `finish`.
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Which API a path belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Api {
+    /// Everything but `/v1`.
+    OpenInference,
+    /// `/v1`.
+    OpenAi,
+}
+
+impl Api {
+    /// The API of a path.
+    pub(crate) fn of(path: &str) -> Self {
+        match path.strip_prefix("/v1") {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => Api::OpenAi,
+            _ => Api::OpenInference,
+        }
+    }
+}
+
+/// The route of no handler.
+pub(crate) async fn unknown_route(method: http::Method, uri: http::Uri) -> Failure {
+    Refusal::new(ErrorCode::NotFound, format!("there is no route {method} {}", uri.path())).into()
+}
+
+/// A route, but not by this method.
+pub(crate) async fn wrong_method(method: http::Method, uri: http::Uri) -> Failure {
+    let message = format!("{} does not take the method {method}", uri.path());
+    Failure::http(StatusCode::METHOD_NOT_ALLOWED, Refusal::invalid(message))
+}
