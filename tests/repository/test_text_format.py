@@ -37,7 +37,7 @@ def message_of(line: str) -> ModelConfig:
 
 
 def read_with_theirs(path: Path) -> ModelConfig:
-    # C++ protobuf, which Triton reads with, skips a byte order mark; Python's does not.
+    # A byte order mark, which editors add, is no part of the format; our reader skips it.
     return text_format.Parse(path.read_bytes().decode("utf-8-sig"), ModelConfig())
 
 

@@ -4,6 +4,7 @@
 
 use crate::function::RuntimeSource;
 use penstock_domain::{Datatype, FunctionName, Signature, TensorSpec};
+use penstock_proto::inference::model_config::SchedulingChoice;
 use penstock_proto::inference::model_version_policy::{Latest, PolicyChoice};
 use penstock_proto::inference::{
     DataType, ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput, ModelVersionPolicy,
@@ -15,7 +16,7 @@ pub(crate) fn normalise(config: &mut ModelConfig, name: &FunctionName) {
     let policy = config.version_policy.get_or_insert_with(ModelVersionPolicy::default);
     policy.policy_choice.get_or_insert(PolicyChoice::Latest(Latest { num_versions: 1 }));
     if config.instance_group.is_empty() {
-        config.instance_group.push(ModelInstanceGroup::default());
+        config.instance_group.push(ModelInstanceGroup { name: name.to_string(), ..ModelInstanceGroup::default() });
     }
     for (index, group) in config.instance_group.iter_mut().enumerate() {
         if group.name.is_empty() {
@@ -24,6 +25,18 @@ pub(crate) fn normalise(config: &mut ModelConfig, name: &FunctionName) {
         if group.count == 0 {
             group.count = 1;
         }
+    }
+    fill_preferred_batch_size(config);
+}
+
+/// Without preferred sizes, the largest batch is the preferred one.
+fn fill_preferred_batch_size(config: &mut ModelConfig) {
+    let most = config.max_batch_size;
+    if let Some(SchedulingChoice::DynamicBatching(batching)) = &mut config.scheduling_choice
+        && batching.preferred_batch_size.is_empty()
+        && most > 0
+    {
+        batching.preferred_batch_size.push(most);
     }
 }
 
@@ -58,6 +71,7 @@ pub fn with_signature(config: &ModelConfig, signature: &Signature) -> ModelConfi
     if config.output.is_empty() {
         config.output = signature.outputs.iter().map(output).collect();
     }
+    fill_preferred_batch_size(&mut config);
     config
 }
 

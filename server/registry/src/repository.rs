@@ -314,7 +314,7 @@ fn chosen(
             there.retain(|(number, _)| wanted(number.0));
             if there.is_empty() {
                 return Err(format!(
-                    "version_policy.specific.versions: found {:?}, but {} has {}",
+                    "version_policy.specific.versions: at least one version must be available; found {:?}, but {} has {}",
                     policy.versions,
                     directory.display(),
                     numbers.join(", ")

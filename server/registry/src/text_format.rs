@@ -3,7 +3,7 @@
 //! Called by the repository scan. Never touches a file. A parser of our own, over the descriptors: the text format
 //! parser of prost-reflect 0.16 refuses messages in lists without a colon (`input [ { … } ]`, which is how nearly all
 //! of these files are written) and keeps the place of an error to itself. The language is what both C++ protobuf
-//! (which Triton uses) and Python protobuf accept; a byte order mark is skipped as C++ does.
+//! (which Triton uses) and Python protobuf accept, and a byte order mark, which editors add and neither skips.
 
 use crate::descriptors::{model_config, nearest, to_config};
 use crate::text_lexer::{Lexer, Token, TokenKind, position};

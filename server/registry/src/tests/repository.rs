@@ -32,7 +32,7 @@ fn an_onnx_model_needs_no_configuration() {
     assert!(
         matches!(config.version_policy.as_ref().unwrap().policy_choice, Some(PolicyChoice::Latest(latest)) if latest.num_versions == 1)
     );
-    assert_eq!((config.instance_group[0].name.as_str(), config.instance_group[0].count), ("m_0", 1));
+    assert_eq!((config.instance_group[0].name.as_str(), config.instance_group[0].count), ("m", 1));
     assert_eq!(function.versions[0].settings.max_batch_size, None);
 }
 
@@ -58,7 +58,10 @@ fn the_version_policy_chooses() {
         assert_eq!(numbers(&repository.function("m")), expected, "{policy}");
     }
     repository.write("m/config.pbtxt", "version_policy { specific { versions: [ 4 ] } }");
-    assert!(reason(&repository.function("m")).starts_with("version_policy.specific.versions: found [4], but "));
+    assert!(
+        reason(&repository.function("m"))
+            .starts_with("version_policy.specific.versions: at least one version must be available; found [4], but ")
+    );
     repository.write("m/config.pbtxt", "version_policy { latest { } }");
     assert!(reason(&repository.function("m")).starts_with("version_policy.latest.num_versions: expected 1 or more"));
 }
@@ -243,4 +246,19 @@ fn the_loaded_model_fills_what_was_left_open() {
     assert_eq!((config.max_batch_size, config.input[0].data_type, config.output[0].data_type), (32, 11, 13));
     assert_eq!((config.input[0].name.as_str(), config.input[0].dims.as_slice()), ("x", &[-1, 4][..]));
     assert_eq!(with_signature(&config, &Signature::default()), config);
+}
+
+#[test]
+fn the_configuration_is_filled_in_as_triton_answers_it() {
+    let repository = Repository::new().with("m/1/model.onnx", "").with(
+        "m/config.pbtxt",
+        "max_batch_size: 4 dynamic_batching { } instance_group [ { kind: KIND_CPU }, { name: \"own\" count: 2 } ]",
+    );
+    let json = crate::config_json(&repository.function("m").config);
+    assert_eq!(json["name"], "m");
+    assert_eq!(json["version_policy"], serde_json::json!({"latest": {"num_versions": 1}}));
+    assert_eq!(json["dynamic_batching"]["preferred_batch_size"], serde_json::json!([4]));
+    assert_eq!((&json["instance_group"][0]["name"], &json["instance_group"][0]["count"]), (&"m_0".into(), &1.into()));
+    assert_eq!((&json["instance_group"][1]["name"], &json["instance_group"][1]["count"]), (&"own".into(), &2.into()));
+    assert!(repository.function("m").versions[0].settings.preferred_batch_sizes.is_empty());
 }
