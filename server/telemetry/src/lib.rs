@@ -1,1 +1,21 @@
-//! placeholder
+//! What is seen from outside: metric declarations, the recorder behind `/metrics`, and logs.
+//!
+//! Called by dispatch (which owns a [`VersionMetrics`] for each version it serves) and by the composition root (which
+//! installs the recorder, serves [`Scrape::render`] and starts the logs). Never opens a port, never reads a clock, and
+//! on a request's path never looks up a label, allocates or takes a lock.
+
+mod histogram;
+mod logs;
+pub mod names;
+mod outcome;
+mod process;
+mod recorder;
+mod version;
+
+pub use logs::{LogFormat, init_logs};
+pub use outcome::{UnroutedMetrics, unrouted};
+pub use recorder::{Scrape, TelemetryError, install};
+pub use version::{BatchSample, LoadSample, VersionMetrics};
+
+#[cfg(test)]
+mod tests;

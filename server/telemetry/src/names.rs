@@ -1,0 +1,150 @@
+//! Every metric of the server: its name, type, unit, help text and, for a histogram, its buckets.
+//!
+//! Read by the recorder and by whoever records. A name that is not in [`ALL`] is not a metric of Penstock: a test keeps
+//! it so. Names follow Prometheus (base units, `_total` for counters), but for the `nv_inference_*` family, whose names,
+//! labels and microseconds are Triton's, because `perf_analyzer` and existing dashboards read them.
+
+use metrics::Unit;
+
+/// How a metric is to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Only grows, until the process ends.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Samples counted in cumulative buckets.
+    Histogram(Buckets),
+}
+
+/// Upper bounds of a histogram's buckets; `+Inf` is implied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Buckets {
+    /// Seconds: 50 µs to 60 s in steps of about 1.6, as a whole request takes.
+    Request,
+    /// Seconds: 10 µs to 50 s in steps of 1, 2, 5, as one stage of a request takes.
+    Stage,
+    /// Items: powers of two to 1,024, as `max_batch_size` is usually chosen.
+    Items,
+    /// Tokens: powers of two, 16 to 65,536.
+    Tokens,
+}
+
+impl Buckets {
+    /// The bounds, ascending.
+    pub const fn bounds(self) -> &'static [f64] {
+        match self {
+            Buckets::Request => &[
+                50e-6, 80e-6, 130e-6, 200e-6, 320e-6, 500e-6, 800e-6, 1.3e-3, 2e-3, 3.2e-3, 5e-3, 8e-3, 13e-3, 20e-3,
+                32e-3, 50e-3, 80e-3, 0.13, 0.2, 0.32, 0.5, 0.8, 1.3, 2.0, 3.2, 5.0, 8.0, 13.0, 20.0, 32.0, 60.0,
+            ],
+            Buckets::Stage => &[
+                10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1.0,
+                2.0, 5.0, 10.0, 20.0, 50.0,
+            ],
+            Buckets::Items => &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0],
+            Buckets::Tokens => {
+                &[16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0]
+            }
+        }
+    }
+}
+
+/// One metric, declared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Metric {
+    /// As it stands on `/metrics`.
+    pub name: &'static str,
+    /// How it is to be read.
+    pub kind: Kind,
+    /// What one of it is.
+    pub unit: Unit,
+    /// For a person.
+    pub help: &'static str,
+}
+
+const fn counter(name: &'static str, unit: Unit, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, unit, help }
+}
+
+const fn gauge(name: &'static str, unit: Unit, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, unit, help }
+}
+
+const fn histogram(name: &'static str, buckets: Buckets, unit: Unit, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram(buckets), unit, help }
+}
+
+macro_rules! declare {
+    ($($constant:ident = $make:ident($name:literal, $($argument:expr),+ $(,)?);)*) => {
+        $(
+            #[doc = concat!("`", $name, "`")]
+            pub const $constant: Metric = $make($name, $($argument),+);
+        )*
+        /// Every metric there is.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+declare! {
+    // Labels: function, version.
+    REQUESTS_RECEIVED = counter("penstock_requests_received_total", Unit::Count,
+        "Requests taken in. Equals penstock_requests_total over all outcomes plus penstock_requests_in_flight.");
+    // Labels: function, version, outcome, reason.
+    REQUESTS = counter("penstock_requests_total", Unit::Count,
+        "Requests ended, each once, by outcome (done, failed, shed, expired, cancelled) and reason (the error code of a \
+         failure, the shed reason of a shed).");
+    REQUESTS_IN_FLIGHT = gauge("penstock_requests_in_flight", Unit::Count, "Requests received and not yet ended.");
+    REQUEST_DURATION = histogram("penstock_request_duration_seconds", Buckets::Request, Unit::Seconds,
+        "From the parsed request to its answer, of requests that are done.");
+    // Labels: function, version, stage.
+    STAGE_DURATION = histogram("penstock_stage_duration_seconds", Buckets::Stage, Unit::Seconds,
+        "Where the time of a request that is done went: prepare, queue, compute_input, compute, compute_output, and \
+         overhead (the rest: link, routing, conversion).");
+
+    BATCH_ITEMS = histogram("penstock_batch_items", Buckets::Items, Unit::Count, "Items of each batch that ran.");
+    BATCH_TOKENS = histogram("penstock_batch_tokens", Buckets::Tokens, Unit::Count,
+        "Tokens of each batch that ran, padding not counted; only for functions that count tokens.");
+    BATCH_BUSY = counter("penstock_batch_busy_microseconds_total", Unit::Microseconds,
+        "Time of runtime workers spent on batches, by stage (compute_input, compute, compute_output); each batch is \
+         counted once, however many requests it held.");
+    TOKENS = counter("penstock_tokens_total", Unit::Count, "Tokens computed, padding not counted.");
+    PADDED_TOKENS = counter("penstock_padded_tokens_total", Unit::Count,
+        "Tokens computed, padding counted. The padding waste is 1 - penstock_tokens_total / this.");
+
+    QUEUE_REQUESTS = gauge("penstock_queue_requests", Unit::Count, "Requests that wait in an environment's queue.");
+    QUEUE_ITEMS = gauge("penstock_queue_items", Unit::Count, "Items of the requests that wait.");
+    QUEUE_TOKENS = gauge("penstock_queue_tokens", Unit::Count, "Tokens of the requests that wait.");
+    BUSY_WORKERS = gauge("penstock_busy_workers", Unit::Count, "Runtime workers that run a batch.");
+    ENVIRONMENTS_READY = gauge("penstock_environments_ready", Unit::Count, "Execution environments that take requests.");
+    ENVIRONMENT_RESTARTS = counter("penstock_environment_restarts_total", Unit::Count,
+        "Execution environments started again after one ended unasked.");
+    ENVIRONMENT_RESIDENT = gauge("penstock_environment_resident_bytes", Unit::Bytes,
+        "Resident memory of the version's execution environments.");
+
+    // Triton's, labels: model, version.
+    NV_SUCCESS = counter("nv_inference_request_success", Unit::Count, "Number of successful inference requests.");
+    // Labels: model, version, reason.
+    NV_FAILURE = counter("nv_inference_request_failure", Unit::Count,
+        "Number of failed inference requests: REJECTED (shed or expired), CANCELED, BACKEND (internal), OTHER.");
+    NV_COUNT = counter("nv_inference_count", Unit::Count, "Number of inferences, a batch of n counted as n.");
+    NV_EXEC_COUNT = counter("nv_inference_exec_count", Unit::Count, "Number of batches executed.");
+    NV_PENDING = gauge("nv_inference_pending_request_count", Unit::Count, "Number of requests awaiting execution.");
+    NV_REQUEST_US = counter("nv_inference_request_duration_us", Unit::Microseconds,
+        "Cumulative duration of successful requests, from end to end, in microseconds.");
+    NV_QUEUE_US = counter("nv_inference_queue_duration_us", Unit::Microseconds,
+        "Cumulative time successful requests spent in the queue, in microseconds.");
+    NV_COMPUTE_INPUT_US = counter("nv_inference_compute_input_duration_us", Unit::Microseconds,
+        "Cumulative time successful requests spent on gathering inputs, in microseconds.");
+    NV_COMPUTE_INFER_US = counter("nv_inference_compute_infer_duration_us", Unit::Microseconds,
+        "Cumulative time successful requests spent in the model, in microseconds.");
+    NV_COMPUTE_OUTPUT_US = counter("nv_inference_compute_output_duration_us", Unit::Microseconds,
+        "Cumulative time successful requests spent on scattering outputs, in microseconds.");
+
+    // The process that answers; the names are those of Prometheus client libraries.
+    BUILD_INFO = gauge("penstock_build_info", Unit::Count, "Always 1; the label says which version of Penstock runs.");
+    PROCESS_RESIDENT = gauge("process_resident_memory_bytes", Unit::Bytes, "Resident memory of this process.");
+    PROCESS_CPU = counter("process_cpu_seconds_total", Unit::Seconds,
+        "User and system CPU time of this process; execution environments are processes of their own.");
+    PROCESS_OPEN_FDS = gauge("process_open_fds", Unit::Count, "Open file descriptors of this process.");
+}
