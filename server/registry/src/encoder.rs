@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-/// `model_type` of `config.json` that can be served as a text encoder.
+/// `model_type` of `config.json` that can be served as a text encoder: what the crate penstock-bert loads.
 pub const ENCODER_MODEL_TYPES: &[&str] = &["bert"];
 
 /// Files that make a Hugging Face folder.
@@ -31,13 +31,7 @@ pub(crate) fn check(folder: &Path) -> Result<(), String> {
         serde_json::from_str(&text).map_err(|error| format!("{shown} is not valid JSON: {error}"))?;
     let model_type = json.get("model_type").and_then(serde_json::Value::as_str);
     let architecture = json.pointer("/architectures/0").and_then(serde_json::Value::as_str);
-    let known = match (model_type, architecture) {
-        (Some(model_type), _) => ENCODER_MODEL_TYPES.contains(&model_type),
-        // Old folders name only the class, such as BertModel or BertForMaskedLM.
-        (None, Some(class)) => ["BertModel", "BertFor"].iter().any(|prefix| class.starts_with(prefix)),
-        (None, None) => false,
-    };
-    if known {
+    if model_type.is_some_and(|model_type| ENCODER_MODEL_TYPES.contains(&model_type)) {
         return Ok(());
     }
     let found = match (model_type, architecture) {

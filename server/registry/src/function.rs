@@ -90,7 +90,7 @@ impl RuntimeSource {
         match self {
             RuntimeSource::Identity { .. } => "",
             RuntimeSource::Onnx { .. } => "onnxruntime_onnx",
-            RuntimeSource::Bert { .. } => "huggingface_bert",
+            RuntimeSource::Bert { .. } => "penstock_bert",
         }
     }
 }

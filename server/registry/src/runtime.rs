@@ -39,10 +39,10 @@ pub(crate) fn backend(config: &ModelConfig) -> Result<Backend, String> {
     let by_platform = match config.platform.as_str() {
         "" => None,
         "onnxruntime_onnx" => Some(Backend::Onnx),
-        "huggingface_bert" => Some(Backend::Bert),
+        "penstock_bert" => Some(Backend::Bert),
         other => {
             return Err(format!(
-                "platform: expected onnxruntime_onnx or huggingface_bert, found '{other}', which is not served"
+                "platform: expected onnxruntime_onnx or penstock_bert, found '{other}', which is not served"
             ));
         }
     };

@@ -100,19 +100,21 @@ fn hugging_face_folders_are_found_in_both_places() {
     hugging_face(&repository, "flat", bert);
     repository.write("flat/1_Pooling/config.json", "{}");
     hugging_face(&repository, "numbered/3", bert);
-    hugging_face(&repository, "class", r#"{"architectures": ["BertForMaskedLM"]}"#);
-    for (function, folder, number) in [("flat", "flat", 1), ("numbered", "numbered/3", 3), ("class", "class", 1)] {
+    for (function, folder, number) in [("flat", "flat", 1), ("numbered", "numbered/3", 3)] {
         let source = repository.function(function);
         assert_eq!(numbers(&source), [number]);
         let folder = repository.path().join(folder);
         assert_eq!(source.versions[0].directory, folder);
         assert_eq!(source.versions[0].runtime, RuntimeSource::Bert { folder });
-        assert_eq!(source.config.platform, "huggingface_bert");
+        assert_eq!(source.config.platform, "penstock_bert");
     }
     hugging_face(&repository, "gpt", r#"{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}"#);
     let gpt = repository.function("gpt");
     let text = reason(&gpt);
     assert!(text.contains("model_type 'gpt2' (GPT2LMHeadModel)") && text.contains("of model_type bert"), "{text}");
+    hugging_face(&repository, "class", r#"{"architectures": ["BertForMaskedLM"]}"#);
+    let class = repository.function("class");
+    assert!(reason(&class).contains("says architecture 'BertForMaskedLM'"), "{}", reason(&class));
     repository.write("broken/config.json", "{");
     repository.write("broken/tokenizer.json", "{}");
     let broken = repository.function("broken");
