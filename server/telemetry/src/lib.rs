@@ -10,6 +10,8 @@ pub mod names;
 mod outcome;
 mod process;
 mod recorder;
+mod share;
+mod triton;
 mod version;
 
 pub use logs::{LogFormat, init_logs};

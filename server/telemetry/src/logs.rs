@@ -1,9 +1,12 @@
 //! Logs: one line an event on standard error, for a person or as JSON.
 //!
-//! Called once by the composition root, before anything else.
+//! Called once by the composition root, before anything else. Never reads the environment: the filter is an argument.
 
 use std::io::{self, IsTerminal};
+use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,26 +20,42 @@ pub enum LogFormat {
     Auto,
 }
 
-/// What is logged if the filter asked for cannot be read.
-const FALLBACK_FILTER: &str = "info";
+/// What is logged if no filter is given, or one that cannot be read.
+const DEFAULT_FILTER: &str = "info";
 
 /// Starts the log of this process; a second call changes nothing. `filter` is in the syntax of
 /// `tracing_subscriber::EnvFilter` (`info`, `penstock_dispatch=debug,info`); one that cannot be read is answered with a
 /// warning in the log, and `info` is used.
 pub fn init_logs(format: LogFormat, filter: &str) {
-    let (chosen, rejected) = match EnvFilter::builder().parse(filter) {
-        Ok(chosen) => (chosen, None),
-        Err(error) => (EnvFilter::new(FALLBACK_FILTER), Some(error)),
-    };
+    let (chosen, rejected) = read_filter(filter);
     let terminal = io::stderr().is_terminal();
     let json = match format {
         LogFormat::Human => false,
         LogFormat::Json => true,
         LogFormat::Auto => !terminal,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(chosen).with_writer(io::stderr).with_ansi(terminal);
-    let started = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    let started = tracing::subscriber::set_global_default(subscriber(json, terminal, chosen, io::stderr));
     if let (Ok(()), Some(error)) = (started, rejected) {
-        tracing::warn!(filter, %error, "log filter not understood, using \"{FALLBACK_FILTER}\"");
+        tracing::warn!(filter, %error, "log filter not understood, using \"{DEFAULT_FILTER}\"");
     }
+}
+
+/// The filter of a text, and what was wrong with it if another is used instead.
+pub(crate) fn read_filter(filter: &str) -> (EnvFilter, Option<ParseError>) {
+    if filter.trim().is_empty() {
+        return (EnvFilter::new(DEFAULT_FILTER), None);
+    }
+    match EnvFilter::builder().parse(filter) {
+        Ok(chosen) => (chosen, None),
+        Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
+    }
+}
+
+/// What turns events into lines.
+pub(crate) fn subscriber<W>(json: bool, ansi: bool, filter: EnvFilter, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(writer);
+    if json { Box::new(builder.json().flatten_event(true).finish()) } else { Box::new(builder.finish()) }
 }

@@ -6,9 +6,10 @@
 
 use crate::names;
 use crate::outcome::OutcomeCounters;
+use crate::share::{Microseconds, Share};
+use crate::triton::Triton;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use penstock_domain::{ErrorCode, Outcome, StageTimes};
-use std::sync::atomic::{AtomicU64, Ordering};
+use penstock_domain::{Outcome, StageTimes};
 
 /// What one batch was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -138,27 +139,6 @@ impl Drop for VersionMetrics {
     }
 }
 
-/// One revision's part of a gauge that revisions of the same version share.
-struct Share {
-    gauge: Gauge,
-    shown: AtomicU64,
-}
-
-impl Share {
-    fn new(gauge: Gauge) -> Self {
-        gauge.increment(0.0);
-        Self { gauge, shown: AtomicU64::new(0) }
-    }
-
-    /// Exact while values stay below 2^53, where every whole number is an `f64`.
-    fn set(&self, value: u64) {
-        let shown = self.shown.swap(value, Ordering::Relaxed);
-        if shown != value {
-            self.gauge.increment(value as f64 - shown as f64);
-        }
-    }
-}
-
 /// Where the time of requests went.
 struct Stages {
     prepare: Histogram,
@@ -238,86 +218,6 @@ impl Batches {
         self.compute_input.add(sample.compute_input_ns);
         self.compute.add(sample.compute_ns);
         self.compute_output.add(sample.compute_output_ns);
-    }
-}
-
-/// The same once more, under Triton's names.
-struct Triton {
-    success: Counter,
-    rejected: Counter,
-    canceled: Counter,
-    backend: Counter,
-    other: Counter,
-    inferences: Counter,
-    executions: Counter,
-    pending: Share,
-    request: Microseconds,
-    queue: Microseconds,
-    compute_input: Microseconds,
-    compute_infer: Microseconds,
-    compute_output: Microseconds,
-}
-
-impl Triton {
-    fn new(model: &str, version: &str) -> Self {
-        let plain =
-            |metric: names::Metric| counter!(metric.name, "model" => model.to_owned(), "version" => version.to_owned());
-        let failure = |reason: &'static str| {
-            counter!(names::NV_FAILURE.name, "model" => model.to_owned(), "version" => version.to_owned(),
-                "reason" => reason)
-        };
-        Self {
-            success: plain(names::NV_SUCCESS),
-            rejected: failure("REJECTED"),
-            canceled: failure("CANCELED"),
-            backend: failure("BACKEND"),
-            other: failure("OTHER"),
-            inferences: plain(names::NV_COUNT),
-            executions: plain(names::NV_EXEC_COUNT),
-            pending: Share::new(
-                gauge!(names::NV_PENDING.name, "model" => model.to_owned(), "version" => version.to_owned()),
-            ),
-            request: Microseconds::new(plain(names::NV_REQUEST_US)),
-            queue: Microseconds::new(plain(names::NV_QUEUE_US)),
-            compute_input: Microseconds::new(plain(names::NV_COMPUTE_INPUT_US)),
-            compute_infer: Microseconds::new(plain(names::NV_COMPUTE_INFER_US)),
-            compute_output: Microseconds::new(plain(names::NV_COMPUTE_OUTPUT_US)),
-        }
-    }
-
-    fn ended(&self, outcome: Outcome, items: u64, timing: &StageTimes) {
-        match outcome {
-            Outcome::Done => {
-                self.success.increment(1);
-                self.inferences.increment(items);
-                self.request.add(timing.total_ns);
-                self.queue.add(timing.queue_ns);
-                self.compute_input.add(timing.compute_input_ns);
-                self.compute_infer.add(timing.compute_ns);
-                self.compute_output.add(timing.compute_output_ns);
-            }
-            Outcome::Shed(_) | Outcome::Expired => self.rejected.increment(1),
-            Outcome::Cancelled => self.canceled.increment(1),
-            Outcome::Failed(ErrorCode::Internal) => self.backend.increment(1),
-            Outcome::Failed(_) => self.other.increment(1),
-        }
-    }
-}
-
-/// A counter of whole microseconds that is fed nanoseconds and loses none of them to rounding.
-struct Microseconds {
-    counter: Counter,
-    total_ns: AtomicU64,
-}
-
-impl Microseconds {
-    fn new(counter: Counter) -> Self {
-        Self { counter, total_ns: AtomicU64::new(0) }
-    }
-
-    fn add(&self, ns: u64) {
-        let before = self.total_ns.fetch_add(ns, Ordering::Relaxed);
-        self.counter.increment(before.wrapping_add(ns) / 1000 - before / 1000);
     }
 }
 
