@@ -53,7 +53,8 @@ pub struct RequestOptions {
     /// Type of the input tensor
     #[arg(long, default_value = "FP32")]
     pub datatype: String,
-    /// How long the server may take, in milliseconds: grpc-timeout, or OIP's `timeout` parameter on streams and HTTP
+    /// How long the server may take, in milliseconds: grpc-timeout, OIP's `timeout` on streams and HTTP, or
+    /// x-penstock-timeout-ms
     #[arg(long)]
     pub deadline_ms: Option<u32>,
     /// Connections [default: 4 for gRPC; for HTTP, which carries one request at a time, --closed or 64]

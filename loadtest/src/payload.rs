@@ -82,7 +82,9 @@ impl Payloads {
                 Protocol::Embeddings if texts.is_empty() => return Err(ShapeError::NoText),
                 Protocol::Embeddings => {
                     let body = json!({"model": shape.model, "input": texts, "encoding_format": "float"}).to_string();
-                    http(target, "/v1/embeddings", "", body.as_bytes())
+                    let deadline =
+                        shape.deadline_ms.map(|ms| format!("x-penstock-timeout-ms: {ms}\r\n")).unwrap_or_default();
+                    http(target, "/v1/embeddings", &deadline, "application/json", body.as_bytes())
                 }
             });
         }
@@ -181,14 +183,13 @@ fn infer_http(target: &Target, shape: &Shape, texts: &[String]) -> Result<Bytes,
     let head = json!({"inputs": [input], "parameters": parameters}).to_string();
     if binary {
         let extra = format!("Inference-Header-Content-Length: {}\r\n", head.len());
-        Ok(http(target, &path, &extra, &[head.as_bytes(), &raw].concat()))
+        Ok(http(target, &path, &extra, "application/octet-stream", &[head.as_bytes(), &raw].concat()))
     } else {
-        Ok(http(target, &path, "", head.as_bytes()))
+        Ok(http(target, &path, "", "application/json", head.as_bytes()))
     }
 }
 
-fn http(target: &Target, path: &str, extra: &str, body: &[u8]) -> Bytes {
-    let kind = if extra.is_empty() { "application/json" } else { "application/octet-stream" };
+fn http(target: &Target, path: &str, extra: &str, kind: &str, body: &[u8]) -> Bytes {
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {kind}\r\n{extra}Content-Length: {}\r\n\r\n",
         target.authority,

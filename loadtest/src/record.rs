@@ -149,7 +149,8 @@ const GRPC_NAMES: [&str; 17] = [
 /// carry reasons too. A server that sends no reason is sorted by its code alone.
 pub fn classify(reply: &Reply) -> (Class, std::borrow::Cow<'static, str>) {
     let reason = || reply.shed_reason.clone();
-    if reply.stream_error {
+    // A message that says only that it failed.
+    if reply.stream_error && reply.grpc_status == Some(0) {
         return match reason() {
             Some(reason) => (Class::Shed, reason.into()),
             None => (Class::Failed, "error on the stream".into()),

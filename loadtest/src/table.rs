@@ -7,13 +7,13 @@ use std::fmt::Write;
 pub fn table(summary: &Summary) -> String {
     let mut out = format!("{}\n", summary.name);
     let head = ["load", "ok/s", "good/s", "p50 ms", "p90", "p99", "p99.9", "max", "not ok", "cpu %", "cpu us/req"];
-    let _ = writeln!(out, "  {}", head.map(|text| format!("{text:>10}")).join(" "));
+    let _ = writeln!(out, "    {}", head.map(|text| format!("{text:>10}")).join(" "));
     for step in &summary.steps {
         let l = &step.latency;
         let not_ok = step.intended - l.count;
         let _ = writeln!(
             out,
-            "  {:>10} {:>10.1} {:>10.1} {:>10.3} {:>10.3} {:>10.3} {:>10.3} {:>10.3} {:>10} {:>10.1} {:>10.2}",
+            "  {:>12} {:>10.1} {:>10.1} {:>10.3} {:>10.3} {:>10.3} {:>10.3} {:>10.3} {:>10} {:>10.1} {:>10.2}",
             load(step),
             step.throughput_rps,
             step.goodput_rps,
@@ -37,7 +37,7 @@ pub fn table(summary: &Summary) -> String {
 pub fn load(step: &StepSummary) -> String {
     match (step.offered_rps, step.closed_in_flight) {
         (Some(rps), _) => format!("{rps}/s"),
-        (None, Some(count)) => format!("{count} open"),
+        (None, Some(count)) => format!("{count} in flight"),
         (None, None) => String::new(),
     }
 }
@@ -45,7 +45,7 @@ pub fn load(step: &StepSummary) -> String {
 fn details(out: &mut String, step: &StepSummary) {
     let mut line = |name: &str, text: String| {
         if !text.is_empty() {
-            let _ = writeln!(out, "  {:>10} {name}: {text}", load(step));
+            let _ = writeln!(out, "  {:>12} {name}: {text}", load(step));
         }
     };
     let list = |items: Vec<String>| items.join(", ");

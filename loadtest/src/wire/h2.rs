@@ -316,7 +316,8 @@ impl H2 {
                     self.first_window += change;
                     self.windows.values_mut().for_each(|window| *window += change);
                 }
-                5 => self.frame_bytes = value as usize,
+                // Smaller than this is not allowed, and 0 would never end.
+                5 => self.frame_bytes = (value as usize).max(16_384),
                 _ => {}
             }
         }

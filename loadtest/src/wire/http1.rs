@@ -126,7 +126,7 @@ impl Http1 {
                 let digits = bytes[..end].split(|byte| *byte == b';').next().unwrap_or_default();
                 let text = std::str::from_utf8(digits).map_err(|_| Http1Error::Chunk)?;
                 let size = usize::from_str_radix(text.trim(), 16).map_err(|_| Http1Error::Chunk)?;
-                self.part = if size == 0 { Part::Trailers } else { Part::Chunk(size + 2) };
+                self.part = if size == 0 { Part::Trailers } else { Part::Chunk(size.saturating_add(2)) };
                 Ok(Some(end + 2))
             }
             Part::Chunk(left) => {

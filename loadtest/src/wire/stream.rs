@@ -158,15 +158,54 @@ fn messages(inbox: &[u8], mut each: impl FnMut(u32, Reply)) -> usize {
     used
 }
 
-/// A response parameter that is text is read as a header of the same name would be.
+/// A response parameter (text or a whole number) is read as the header of the same name would be.
 fn parameter(entry: &[u8], reply: &mut Reply) {
-    let (mut name, mut value) = (&[][..], &[][..]);
+    let (mut name, mut value) = (&[][..], Vec::new());
     for (field, content) in Fields(entry) {
         match field {
             1 => name = content.bytes(),
-            2 => value = Fields(content.bytes()).find(|(field, _)| *field == 3).map_or(&[][..], |(_, c)| c.bytes()),
+            // InferParameter: 2 int64_param, 3 string_param.
+            2 => match Fields(content.bytes()).next() {
+                Some((2, number)) => value = number.number().to_string().into_bytes(),
+                Some((3, text)) => value = text.bytes().to_vec(),
+                _ => {}
+            },
             _ => {}
         }
     }
-    reply.field(name, value);
+    reply.field(name, &value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::messages;
+    use penstock_proto::inference::infer_parameter::ParameterChoice;
+    use penstock_proto::inference::{InferParameter, ModelInferResponse, ModelStreamInferResponse};
+    use prost::Message;
+
+    #[test]
+    fn a_refusal_on_a_stream_keeps_its_code_reason_and_wait() {
+        let parameters = [
+            ("grpc-status", ParameterChoice::Int64Param(8)),
+            ("x-penstock-shed-reason", ParameterChoice::StringParam("queue_requests".to_owned())),
+            ("grpc-retry-pushback-ms", ParameterChoice::Int64Param(40)),
+            ("triton_final_response", ParameterChoice::BoolParam(true)),
+        ]
+        .map(|(name, choice)| (name.to_owned(), InferParameter { parameter_choice: Some(choice) }));
+        let response =
+            ModelInferResponse { id: "000000ff".into(), parameters: parameters.into(), ..Default::default() };
+        let message = ModelStreamInferResponse { error_message: "full".into(), infer_response: Some(response) };
+        let message = message.encode_to_vec();
+        let mut framed = vec![0];
+        framed.extend((message.len() as u32).to_be_bytes());
+        framed.extend(message);
+        let mut seen = Vec::new();
+        // A second one that is not whole stays.
+        let whole = framed.len();
+        framed.extend_from_within(..20);
+        assert_eq!(messages(&framed, |id, reply| seen.push((id, reply))), whole);
+        let (id, reply) = seen.pop().unwrap();
+        assert_eq!((id, reply.grpc_status, reply.stream_error), (255, Some(8), true));
+        assert_eq!((reply.shed_reason.as_deref(), reply.retry_after_ms), (Some("queue_requests"), Some(40)));
+    }
 }
