@@ -4,8 +4,17 @@
 //! Called by the composition root, which gives it the house, the listeners and the limits. Never runs a model, never
 //! admits or routes, and is the only crate with a tonic server and axum.
 
+pub mod classification;
+pub mod convert;
+pub mod grpc;
+pub mod host;
 pub mod http;
+pub mod limits;
 pub mod openai;
+pub mod options;
 pub mod request_id;
 pub mod status;
 pub mod timing;
+
+pub use grpc::{grpc_router, grpc_service};
+pub use options::FrontendOptions;

@@ -12,7 +12,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// Milliseconds until a retry makes sense (HTTP), beside `Retry-After`, which only has whole seconds.
 pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("x-amz-retry-after");
 /// Why a request was shed; the same on both protocols and whatever the overload codes.
-pub const SHED_REASON: HeaderName = HeaderName::from_static("x-penstock-shed-reason");
+pub const SHED_REASON: HeaderName = HeaderName::from_static(SHED_REASON_TRAILER);
+/// The same, as a gRPC trailer.
+pub const SHED_REASON_TRAILER: &str = "x-penstock-shed-reason";
 /// Milliseconds until a retry makes sense, as gRPC's retry policy reads it.
 pub const RETRY_PUSHBACK_MS: &str = "grpc-retry-pushback-ms";
 /// `domain` of google.rpc.ErrorInfo.
@@ -100,7 +102,7 @@ pub fn refusal_to_status(refusal: &Refusal, overload: OverloadCodes) -> tonic::S
         metadata.insert(RETRY_PUSHBACK_MS, AsciiMetadataValue::from(whole_milliseconds(wait)));
     }
     if let Some(reason) = refusal.shed {
-        metadata.insert(SHED_REASON.as_str(), AsciiMetadataValue::from_static(reason.name()));
+        metadata.insert(SHED_REASON_TRAILER, AsciiMetadataValue::from_static(reason.name()));
     }
     let mut details = ErrorDetails::new();
     if let Some(reason) = refusal.reason_name() {

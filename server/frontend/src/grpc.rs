@@ -1,0 +1,23 @@
+//! Rooms 1 and 8: the gRPC door. The Open Inference Protocol with Triton's extensions, `grpc.health.v1`, reflection.
+//!
+//! Called by the composition root, which hands [`grpc_router`]'s result to [`serve`](crate::host::serve). Each call
+//! passes, from outside in: [`call`] (request id, deadline, message limits, stage times in the trailers), the
+//! generated server of its service, and the handler. Handlers never spawn: dropping a call cancels it.
+
+mod call;
+mod context;
+mod deadline;
+mod health;
+mod infer;
+mod metadata;
+mod reflection;
+mod repository;
+mod routes;
+mod service;
+mod stream;
+mod trailers;
+
+pub use call::{CallBody, CallFuture, CallService};
+pub use context::CallContext;
+pub use routes::{Routed, grpc_router, grpc_service};
+pub use trailers::TimedBody;

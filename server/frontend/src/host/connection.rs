@@ -1,0 +1,101 @@
+//! Room 1, front end: one connection from its accept to its end, of age, at shutdown, or when the client goes.
+
+use super::guarded::GuardedStream;
+use super::limits::HostLimits;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+/// What one connection needs to know.
+pub(super) struct Connection {
+    pub(super) limits: Arc<HostLimits>,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Connection {
+    /// Serves `stream` until it ends. Requests in flight are cancelled by being dropped when it is cut.
+    pub(super) async fn run<S, B>(self, stream: TcpStream, router: S)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let limits = &self.limits;
+        let stream = GuardedStream::new(stream, limits.head_timeout, limits.write_stall_timeout);
+        let builder = builder(limits);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+        tokio::select! {
+            ended = connection.as_mut() => return log_end(ended),
+            () = self.shutdown.cancelled() => {}
+            () = age(limits.connection_age_max) => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => return log_end(ended),
+                    () = self.shutdown.cancelled() => {}
+                    () = tokio::time::sleep(limits.connection_age_grace) => {
+                        tracing::debug!("connection cut: it did not go when its age was up");
+                        return;
+                    }
+                }
+            }
+        }
+        connection.as_mut().graceful_shutdown();
+        match tokio::time::timeout(limits.shutdown_grace, connection).await {
+            Ok(ended) => log_end(ended),
+            Err(_) => tracing::debug!("connection cut: it did not go at shutdown"),
+        }
+    }
+}
+
+/// Ready when the connection is old enough.
+async fn age(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Clients come and go as they like: only worth a look when debugging.
+fn log_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended with an error");
+    }
+}
+
+/// hyper, with every limit set on purpose.
+fn builder(limits: &HostLimits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_buf_size(limits.http1_buffer_bytes_max)
+        .half_close(false);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.concurrent_streams_max)
+        .max_pending_accept_reset_streams(limits.pending_accept_reset_streams_max)
+        .max_local_error_reset_streams(limits.local_error_reset_streams_max)
+        .adaptive_window(false)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .max_frame_size(limits.frame_bytes_max)
+        .max_header_list_size(limits.header_list_bytes_max)
+        .max_send_buf_size(limits.send_buffer_bytes_max)
+        .keep_alive_interval(limits.keep_alive_interval)
+        .keep_alive_timeout(limits.keep_alive_timeout);
+    builder
+}
