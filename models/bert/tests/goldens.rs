@@ -19,7 +19,7 @@ struct Golden {
 }
 
 fn goldens() -> Vec<Golden> {
-    serde_json::from_str(include_str!("goldens/minilm.json")).unwrap()
+    serde_json::from_str(include_str!("goldens/minilm.json")).expect("the file is in the repository")
 }
 
 fn check(golden: &Golden, found: &[f32]) {
