@@ -5,6 +5,7 @@ use super::infer_request::{InferRequest, WantedOutput, read_raw, read_request};
 use super::infer_response::{Printed, print_answer};
 use super::inflate::{Coding, deflate};
 use super::{Door, Failure, HeldBody, Share, Target, Upload, deadline_of};
+use crate::classification::classify;
 use crate::convert::read_parameters;
 use crate::timing::{SERVER_TIMING, timing_value};
 use axum::body::Body;
@@ -12,7 +13,7 @@ use axum::extract::{Extension, RawPathParams, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use penstock_domain::{ErrorCode, Invocation, ParameterValue, Refusal};
+use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, ParameterValue, Refusal};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -59,6 +60,7 @@ pub(crate) async fn infer(
     let (function, id) = (invocation.function.clone(), wishes.id.clone());
     let mut answer = door.house.invoke(invocation, received).await?;
 
+    put_classes(&door, &function, &mut answer, &wishes)?;
     let printed_bytes = wishes.printed_bytes(&answer.outputs);
     let function_printed = function.clone();
     let outputs = std::mem::take(&mut answer.outputs);
@@ -76,15 +78,15 @@ pub(crate) async fn infer(
 /// What the printing of the answer needs to know of the request.
 struct Wishes {
     id: Option<String>,
-    outputs: Vec<(String, Option<bool>)>,
+    outputs: Vec<WantedOutput>,
     binary: bool,
 }
 
 impl Wishes {
     /// Whether an output goes in binary: its own wish, else the request's.
     fn binary(&self, name: &str) -> bool {
-        let own = self.outputs.iter().find(|(output, _)| output == name);
-        own.and_then(|(_, binary)| *binary).unwrap_or(self.binary)
+        let own = self.outputs.iter().find(|wanted| wanted.output.name == name);
+        own.and_then(|wanted| wanted.binary).unwrap_or(self.binary)
     }
 
     /// Bytes of tensors that go as JSON.
@@ -102,23 +104,34 @@ fn invocation(
     let InferRequest { id, parameters, inputs, outputs, binary_data_output } = request;
     let parameters = parameters.into_iter().map(|(key, value): (String, ParameterValue)| (key, Some(value)));
     let options = read_parameters(parameters, received.into_std(), deadline.map(Instant::into_std))?;
-    let wishes = Wishes {
-        id: id.clone(),
-        outputs: outputs.iter().map(|WantedOutput { output, binary }| (output.name.clone(), *binary)).collect(),
-        binary: binary_data_output,
-    };
     let invocation = Invocation {
         function: target.function,
         version: target.version,
-        id: id.unwrap_or_default(),
+        id: id.clone().unwrap_or_default(),
         parameters: options.parameters,
         inputs,
-        outputs: outputs.into_iter().map(|wanted| wanted.output).collect(),
+        outputs: outputs.iter().map(|wanted| wanted.output.clone()).collect(),
         deadline: options.deadline,
         priority: options.priority,
         splittable: false,
     };
-    Ok((invocation, wishes))
+    Ok((invocation, Wishes { id, outputs, binary: binary_data_output }))
+}
+
+/// Puts classes in the place of the scores they were asked of, with the labels of the version that ran.
+fn put_classes(door: &Door, function: &FunctionName, answer: &mut Answer, wishes: &Wishes) -> Result<(), Refusal> {
+    let mut wanted = wishes.outputs.iter().map(|wanted| &wanted.output).filter(|output| output.classification > 0);
+    let Some(first) = wanted.next() else { return Ok(()) };
+    let signature = door.house.resolve(function.as_str(), Some(answer.version.0))?.signature();
+    let batched = signature.as_ref().is_some_and(|signature| signature.max_batch_size > 0);
+    for output in std::iter::once(first).chain(wanted) {
+        let spec = signature.as_ref().and_then(|s| s.outputs.iter().find(|spec| spec.name == output.name));
+        let labels = spec.map_or(&[][..], |spec| &spec.labels);
+        for tensor in answer.outputs.iter_mut().filter(|tensor| tensor.name == output.name) {
+            *tensor = classify(tensor, output.classification, labels, batched)?;
+        }
+    }
+    Ok(())
 }
 
 fn header_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
