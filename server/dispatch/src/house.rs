@@ -13,7 +13,7 @@ use penstock_environment::{Launcher, Specification};
 use penstock_registry::{Change, FunctionSource, VersionSource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -56,6 +56,8 @@ pub struct LoadOverride {
 
 /// The house.
 pub struct House {
+    /// Itself, for the tasks it starts.
+    this: Weak<House>,
     options: HouseOptions,
     functions: ArcSwap<BTreeMap<String, Arc<ServedFunction>>>,
     /// What is served by source; its lock orders all changes.
@@ -71,7 +73,8 @@ pub struct House {
 impl House {
     /// An empty house: call [`House::start`] to load what the repositories hold.
     pub fn new(options: HouseOptions) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             random: AtomicU64::new(options.seed),
             options,
             functions: ArcSwap::default(),
@@ -174,14 +177,18 @@ impl House {
         }
     }
 
-    /// Follows changes of health: the value changes whenever that of anything may have.
-    pub fn health_changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Completes when the health of anything may have changed since this was called; ask [`House::health`] then.
+    pub fn health_changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut changes = self.changed.subscribe();
+        async move {
+            // An error means that the house is gone, which is a change too.
+            let _ = changes.changed().await;
+        }
     }
 
     /// Loads what the repositories hold, as the control mode says, and waits until each version is ready or known not
     /// to be. Errors: a repository that cannot be read, a function to load that does not exist.
-    pub async fn start(self: &Arc<Self>) -> Result<(), Refusal> {
+    pub async fn start(&self) -> Result<(), Refusal> {
         let scan = self.scan().await?;
         let names = &self.options.load_at_start;
         let functions = self.options.control.at_start(scan, names).map_err(|unknown| {
@@ -197,14 +204,14 @@ impl House {
     }
 
     /// Looks at the repositories again, once, and follows what changed (poll mode).
-    pub async fn poll(self: &Arc<Self>) -> Result<(), Refusal> {
+    pub async fn poll(&self) -> Result<(), Refusal> {
         let functions = self.scan().await?;
         drop(self.change(functions).await);
         Ok(())
     }
 
     /// Loads or reloads a function from the repository and waits until it is ready, or says why not.
-    pub async fn load(self: &Arc<Self>, function: &str, load: LoadOverride) -> Result<(), Refusal> {
+    pub async fn load(&self, function: &str, load: LoadOverride) -> Result<(), Refusal> {
         let name = self.controllable(function)?;
         let repositories = self.options.repositories.clone();
         let source = tokio::task::spawn_blocking(move || match load.config_json {
@@ -238,7 +245,7 @@ impl House {
     }
 
     /// Unloads a function: drains its environments and ends their processes. Unknown names are fine.
-    pub async fn unload(self: &Arc<Self>, function: &str) -> Result<(), Refusal> {
+    pub async fn unload(&self, function: &str) -> Result<(), Refusal> {
         self.controllable(function)?;
         let served = self.functions.load().get(function).cloned();
         let mut wanted = self.control.lock().await.clone();
@@ -298,7 +305,7 @@ impl House {
     }
 
     /// Makes what is served what is wanted. Returns the versions whose environments were started; they are loading.
-    async fn change(self: &Arc<Self>, wanted: Vec<FunctionSource>) -> Vec<Arc<ServedVersion>> {
+    async fn change(&self, wanted: Vec<FunctionSource>) -> Vec<Arc<ServedVersion>> {
         let mut control = self.control.lock().await;
         let changes = penstock_registry::plan(&control, &wanted);
         let settled = penstock_registry::settle(&control, &wanted);
@@ -321,8 +328,9 @@ impl House {
                     let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
                     let new = self.open(source, version);
                     // The old content serves until the new one is ready, and stays if it never is.
-                    if let Some(old) = versions.get(&(function, new.number)) {
-                        self.tasks.spawn(self.clone().switch(old.clone(), new.clone()));
+                    let old = versions.get(&(function, new.number));
+                    if let (Some(old), Some(house)) = (old, self.this.upgrade()) {
+                        self.tasks.spawn(house.switch(old.clone(), new.clone()));
                     }
                     opened.push(new);
                 }
@@ -356,7 +364,7 @@ impl House {
     }
 
     /// Starts a version's environments.
-    fn open(self: &Arc<Self>, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
+    fn open(&self, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
         let specification = (self.options.specify)(function, &version);
         let served = Arc::new(ServedVersion::new(function.name.clone(), version, self.options.function_concurrency));
         for _ in 0..self.options.environments.max(1) {

@@ -16,6 +16,7 @@ use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What every process needs to read: the dynamic linker's files, the CPU's description, its own status.
@@ -51,9 +52,25 @@ pub fn enter(policy: &IsolationPolicy) -> Vec<Measure> {
     });
     let privileges = rustix::thread::set_no_new_privs(true);
     measures.push(measure("no_new_privileges", privileges, "no exec can gain privileges"));
-    measures.push(read_only_view(policy));
-    measures.push(deny_system_calls(policy));
+    measures.push(proven(read_only_view(policy), file_outside_is_refused()));
+    measures.push(proven(deny_system_calls(policy), denied_call_is_refused()));
     measures
+}
+
+/// A measure counts as in force only if what it forbids was tried and refused.
+fn proven(measure: Measure, refused: bool) -> Measure {
+    match measure.in_force && !refused {
+        true => Measure { in_force: false, detail: "it was set, and what it forbids is still possible".into(), ..measure },
+        false => measure,
+    }
+}
+
+fn file_outside_is_refused() -> bool {
+    matches!(std::fs::File::open("/etc/passwd"), Err(error) if error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+fn denied_call_is_refused() -> bool {
+    unshare(CloneFlags::CLONE_FS) == Err(nix::errno::Errno::EPERM)
 }
 
 fn measure<T, E: std::fmt::Display>(name: &str, result: Result<T, E>, detail: &str) -> Measure {

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Most rows in a batch of an encoder whose configuration names no other: the token budget usually binds first.
+const ENCODER_BATCH_SIZE: u32 = 64;
+
 /// A tensor as the configuration declares it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Declared {
@@ -46,7 +49,7 @@ enum Runtime {
         folder: PathBuf,
         engine: String,
         threads: usize,
-        max_batch_size: Option<u32>,
+        max_batch_size: u32,
     },
 }
 
@@ -107,7 +110,7 @@ pub(crate) fn specify(
             }
             .into(),
             threads: per_worker,
-            max_batch_size: settings.max_batch_size,
+            max_batch_size: settings.max_batch_size.unwrap_or(ENCODER_BATCH_SIZE).max(1),
         },
     };
     if !matches!(runtime, Runtime::Identity { .. }) {

@@ -5,14 +5,18 @@ use crate::{EXIT_FAILED, runtime};
 use penstock_admission::ByteBudget;
 use penstock_dispatch::{ControlMode, House, HouseOptions};
 use penstock_environment::Launcher;
+use penstock_frontend::grpc::grpc_router;
 use penstock_frontend::host::{self, HostLimits};
+use penstock_frontend::http::{HttpOptions, http_router};
+use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES};
+use penstock_frontend::request_id::RequestIds;
 use penstock_frontend::status::OverloadCodes;
 use penstock_telemetry::{LogFormat, Scrape};
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -145,12 +149,25 @@ impl Doors {
             _ => OverloadCodes::Lambda,
         };
         let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
-        let message_bytes_max = config.integer("limits.message_bytes") as usize;
+        let message_bytes = config.integer("limits.message_bytes") as usize;
+        let seed = std::process::id();
+        let request_ids = Arc::new(RequestIds::new(seed));
+        let http_options = HttpOptions {
+            overload: codes,
+            body_bytes_max: message_bytes,
+            ..HttpOptions::new(budget.clone(), request_ids, epoch_seconds())
+        };
+        let grpc_options = FrontendOptions {
+            overload_codes: codes,
+            message_bytes_max: message_bytes.saturating_sub(MESSAGE_HEAD_BYTES),
+            request_id_seed: seed,
+            ..FrontendOptions::new(budget)
+        };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let limits = HostLimits::default();
         let doors = [
-            (http, penstock_frontend::http_router(house.clone(), codes, budget.clone(), message_bytes_max)),
-            (grpc, penstock_frontend::grpc_router(house.clone(), codes, budget, message_bytes_max)),
+            (http, http_router(house.clone(), http_options)),
+            (grpc, grpc_router(house.clone(), grpc_options)),
             (metrics, metrics_router(scrape.clone())),
         ];
         for (listener, router) in doors {
@@ -190,6 +207,12 @@ async fn follow(house: Arc<House>, interval: Duration) {
             tracing::warn!(%error, "the model repository could not be read");
         }
     }
+}
+
+/// Wall clock at start, for OpenAI's `created`.
+#[allow(clippy::disallowed_methods)]
+fn epoch_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Interrupt or terminate.

@@ -1,0 +1,68 @@
+# Penstock: what people and CI run. `make help` lists it.
+#
+# Everything that is downloaded or built for tests lies in PENSTOCK_CACHE_DIR and is verified or pinned; nothing needs root.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE ?= $(if $(PENSTOCK_CACHE_DIR),$(PENSTOCK_CACHE_DIR),$(HOME)/.cache/penstock)
+export PENSTOCK_CACHE_DIR := $(CACHE)
+PYTHON3 ?= python3
+VENV = $(CACHE)/venv-$(shell cat tests/requirements.txt tests/constraints.txt | sha256sum | cut -c1-12)
+PYTEST = $(VENV)/bin/python -m pytest -q -p no:cacheprovider
+
+.PHONY: help run fetch test lint deny unit clients loadtest bench prove clean
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 18
+
+run: fetch ## Build, fetch the demo models, serve until Ctrl-C
+	@cargo build --release --bin penstock
+	@exec target/release/penstock serve
+
+fetch: ## Fetch and verify the demo models and ONNX Runtime
+	@$(PYTHON3) models/catalog/fetch.py
+
+test: fetch lint unit clients deny ## Everything CI runs
+	@echo "all tests passed"
+
+lint: ## Format and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+unit: fetch ## Rust tests
+	cargo test --workspace --quiet
+
+clients: fetch $(VENV)/ok tools ## Real clients against the real program
+	cargo build --workspace --bins --quiet
+	$(PYTEST) tests
+
+deny: ## Bans, licences and sources of dependencies
+	@tests/tools.sh cargo-deny
+	$(CACHE)/bin/cargo-deny --log-level warn check bans licenses sources
+
+.PHONY: tools
+tools:
+	@tests/tools.sh ghz prometheus
+
+$(VENV)/ok: tests/requirements.txt tests/constraints.txt
+	@echo "installing the test clients into $(VENV)"
+	@$(PYTHON3) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt -c tests/constraints.txt
+	@touch $@
+
+loadtest: fetch ## Load scenarios, ours and ghz's, with one HTML report
+	@cargo build --release --bin penstock --bin penstock-loadtest
+	@loadtest/run.sh
+
+bench: fetch $(VENV)/ok ## The figures of the README, beside their ceilings
+	@cargo build --release --bin penstock --bin penstock-loadtest
+	@$(VENV)/bin/python loadtest/bench.py
+
+prove: fetch $(VENV)/ok tools ## What takes longer: cycles, kills, sweeps; writes a report
+	@cargo build --release --bin penstock --bin penstock-loadtest
+	@$(VENV)/bin/python loadtest/prove.py
+
+clean: ## Remove what was built here (not the cache)
+	cargo clean

@@ -1,0 +1,172 @@
+//! What the batcher chooses, and that it starves nothing.
+
+use crate::batcher::{BatchShape, Decision, form};
+use crate::queue::Queue;
+use crate::specification::{BatchingPolicy, QueueLimits};
+use crate::worker::overhead;
+use penstock_domain::ShedReason;
+use penstock_executor::{BatchCost, Part, PartInput};
+use proptest::prelude::*;
+use std::time::{Duration, Instant};
+
+fn part(items: u32, tokens: u32) -> Part {
+    Part { input: PartInput::Tokens(Vec::new()), items, tokens, kind: 0 }
+}
+
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn items(max_items: u32) -> BatchShape {
+    BatchShape { max_items, cost: BatchCost::Items, overhead_tokens: 0.0 }
+}
+
+fn padded(max_items: u32, overhead_tokens: f64) -> BatchShape {
+    BatchShape { max_items, cost: BatchCost::PaddedTokens, overhead_tokens }
+}
+
+fn policy() -> BatchingPolicy {
+    BatchingPolicy { dynamic: true, preferred_sizes: Vec::new(), max_delay_us: 0, max_tokens: 1 << 20 }
+}
+
+/// The calls in the batch formed, or `None` if nothing runs now.
+fn run(queue: &mut Queue, policy: &BatchingPolicy, shape: &BatchShape, now: Instant) -> Option<Vec<u64>> {
+    match form(queue, policy, shape, false, now) {
+        Decision::Run(entries) => Some(entries.iter().map(|entry| entry.call).collect()),
+        Decision::WaitUntil(_) | Decision::Idle => None,
+    }
+}
+
+#[test]
+fn an_idle_worker_takes_all_that_waits_up_to_the_maximum() {
+    let (mut queue, now) = (Queue::default(), start());
+    for call in 0..5 {
+        queue.push(call, vec![part(1, 0)], now, false);
+    }
+    assert_eq!(run(&mut queue, &policy(), &items(4), now), Some(vec![0, 1, 2, 3]));
+    assert_eq!(run(&mut queue, &policy(), &items(4), now), Some(vec![4]), "no wait when the worker is idle");
+    assert_eq!(run(&mut queue, &policy(), &items(4), now), None);
+}
+
+#[test]
+fn a_delay_waits_for_a_preferred_size_and_no_longer() {
+    let (mut queue, now) = (Queue::default(), start());
+    let policy = BatchingPolicy { preferred_sizes: vec![2, 4], max_delay_us: 1000, ..policy() };
+    queue.push(0, vec![part(1, 0)], now, false);
+    assert!(matches!(form(&mut queue, &policy, &items(8), false, now), Decision::WaitUntil(at) if at == now + Duration::from_millis(1)));
+    queue.push(1, vec![part(1, 0)], now, false);
+    queue.push(2, vec![part(1, 0)], now, false);
+    assert_eq!(run(&mut queue, &policy, &items(8), now), Some(vec![0, 1]), "the largest preferred size that is there");
+    assert_eq!(run(&mut queue, &policy, &items(8), now), None, "one is left and waits");
+    assert_eq!(run(&mut queue, &policy, &items(8), now + Duration::from_millis(1)), Some(vec![2]));
+    queue.push(3, vec![part(1, 0)], now, false);
+    assert!(matches!(form(&mut queue, &policy, &items(8), true, now), Decision::Run(_)), "nothing more can come");
+}
+
+#[test]
+fn strangers_share_only_with_dynamic_batching_and_not_with_one_that_runs_alone() {
+    let (mut queue, now) = (Queue::default(), start());
+    queue.push(0, vec![part(1, 5), part(1, 5)], now, false);
+    queue.push(1, vec![part(1, 5)], now, false);
+    let fixed = BatchingPolicy { dynamic: false, ..policy() };
+    assert_eq!(run(&mut queue, &fixed, &items(8), now), Some(vec![0, 0]));
+    queue.push(2, vec![part(1, 5)], now, true);
+    queue.push(3, vec![part(1, 5)], now, false);
+    assert_eq!(run(&mut queue, &policy(), &items(8), now), Some(vec![1, 3]));
+    assert_eq!(run(&mut queue, &policy(), &padded(8, 99.0), now), Some(vec![2]));
+}
+
+#[test]
+fn kinds_do_not_mix() {
+    let (mut queue, now) = (Queue::default(), start());
+    for (call, kind) in [(0, 7), (1, 8), (2, 7)] {
+        queue.push(call, vec![Part { kind, ..part(1, 0) }], now, false);
+    }
+    assert_eq!(run(&mut queue, &policy(), &items(8), now), Some(vec![0, 2]));
+    assert_eq!(run(&mut queue, &policy(), &items(8), now), Some(vec![1]));
+}
+
+#[test]
+fn rows_of_similar_length_meet_and_padding_must_pay() {
+    let (mut queue, now) = (Queue::default(), start());
+    for (call, tokens) in [16, 128, 17, 120, 15, 250].into_iter().enumerate() {
+        queue.push(call as u64, vec![part(1, tokens)], now, false);
+    }
+    let sorted = |batch: Option<Vec<u64>>| {
+        let mut batch = batch.unwrap();
+        batch.sort_unstable();
+        batch
+    };
+    assert_eq!(sorted(run(&mut queue, &policy(), &padded(8, 10.0), now)), [0, 2, 4]);
+    assert_eq!(sorted(run(&mut queue, &policy(), &padded(8, 10.0), now)), [1, 3]);
+    assert_eq!(sorted(run(&mut queue, &policy(), &padded(8, 10.0), now)), [5]);
+}
+
+#[test]
+fn a_full_queue_says_which_limit_and_takes_nothing_of_the_request() {
+    let (mut queue, now) = (Queue::default(), start());
+    let limits = QueueLimits { requests: 2, items: 10, tokens: 100 };
+    assert_eq!(queue.fits(&[part(99, 999)], &limits), Ok(()), "an empty queue takes any size");
+    queue.push(0, vec![part(4, 40)], now, false);
+    assert_eq!(queue.fits(&[part(4, 40), part(4, 0)], &limits), Err(ShedReason::QueueItems));
+    assert_eq!(queue.fits(&[part(1, 61)], &limits), Err(ShedReason::QueueItems));
+    queue.push(1, vec![part(1, 1)], now, false);
+    assert_eq!(queue.fits(&[part(1, 1)], &limits), Err(ShedReason::QueueRequests));
+    assert_eq!((queue.items(), queue.tokens(), queue.requests()), (5, 41, 2));
+}
+
+#[test]
+fn the_overhead_of_a_batch_follows_from_two_measurements() {
+    let line = |size: f64| (size, 2e-3 + 1e-4 * size);
+    assert!((overhead(&[line(128.0), line(16.0)]) - 20.0).abs() < 1e-6);
+    assert_eq!(overhead(&[line(16.0)]), 0.0);
+    assert_eq!(overhead(&[(16.0, 2.0), (128.0, 1.0)]), 0.0);
+}
+
+proptest! {
+    #[test]
+    fn everything_runs_once_within_the_limits_and_the_oldest_first(
+        parts in prop::collection::vec((1u32..5, 1u32..300), 1..60),
+        cost in prop::sample::select(vec![BatchCost::Items, BatchCost::PaddedTokens, BatchCost::Tokens]),
+        overhead_tokens in 0.0f64..400.0,
+    ) {
+        let (mut queue, now) = (Queue::default(), start());
+        let policy = BatchingPolicy { max_tokens: 600, ..policy() };
+        let shape = BatchShape { max_items: 8, cost, overhead_tokens };
+        for (call, (items, tokens)) in parts.iter().enumerate() {
+            let items = if cost == BatchCost::PaddedTokens { 1 } else { *items };
+            queue.push(call as u64, vec![part(items, *tokens)], now, false);
+        }
+        let mut left: std::collections::BTreeSet<u64> = (0..parts.len() as u64).collect();
+        while let Decision::Run(entries) = form(&mut queue, &policy, &shape, false, now) {
+            prop_assert!(entries.iter().any(|entry| Some(&entry.call) == left.first()), "the oldest is in the batch");
+            prop_assert!(entries.iter().map(|entry| entry.part.items).sum::<u32>() <= 8);
+            let tokens = match cost {
+                BatchCost::Items => 0,
+                BatchCost::Tokens => entries.iter().map(|entry| entry.part.tokens).sum::<u32>(),
+                BatchCost::PaddedTokens => entries.iter().map(|e| e.part.tokens).max().unwrap() * entries.len() as u32,
+            };
+            prop_assert!(tokens <= 600 || entries.len() == 1);
+            for entry in entries {
+                prop_assert!(left.remove(&entry.call), "nothing runs twice");
+            }
+        }
+        prop_assert!(left.is_empty());
+        prop_assert_eq!((queue.items(), queue.tokens(), queue.requests()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_removed_request_leaves_nothing_behind(rows in prop::collection::vec(1usize..4, 1..10), gone in 0usize..10) {
+        let (mut queue, now) = (Queue::default(), start());
+        for (call, rows) in rows.iter().enumerate() {
+            queue.push(call as u64, vec![part(2, 3); *rows], now, false);
+        }
+        let gone = gone % rows.len();
+        prop_assert_eq!(queue.remove(gone as u64) as usize, rows[gone]);
+        prop_assert_eq!(queue.remove(gone as u64), 0);
+        let left = (rows.iter().sum::<usize>() - rows[gone]) as u64;
+        prop_assert_eq!((queue.items(), queue.tokens()), (left * 2, left * 3));
+        prop_assert!(queue.in_order().all(|(_, entry)| entry.call != gone as u64));
+    }
+}

@@ -1,0 +1,92 @@
+//! Messages arrive as they were sent, whatever their size and however the stream is cut.
+
+use crate::frame::{Body, CHUNK_BYTES, FrameReader, Outbox, write_frames};
+use bytes::Bytes;
+use penstock_proto::link::{self, header::Kind};
+use proptest::prelude::*;
+
+fn cancel() -> Kind {
+    Kind::Cancel(link::Cancel {})
+}
+
+fn drain() -> Kind {
+    Kind::Drain(link::Drain {})
+}
+
+async fn through(pipe_bytes: usize, bodies: Vec<Vec<usize>>) -> Vec<(u64, usize, u64)> {
+    let (near, far) = tokio::io::duplex(pipe_bytes);
+    let outbox = Outbox::new();
+    for (call, pieces) in bodies.iter().enumerate() {
+        let body: Body = pieces.iter().map(|size| Bytes::from(vec![call as u8; *size])).collect();
+        outbox.send(call as u64, drain(), body);
+    }
+    outbox.close();
+    let writer = tokio::spawn(write_frames(outbox, near));
+    let mut reader = FrameReader::new(far, 1 << 30);
+    let mut seen = Vec::new();
+    while let Some(message) = reader.next().await.unwrap() {
+        let sum = message.body.iter().map(|byte| u64::from(*byte)).sum();
+        seen.push((message.call, message.body.len(), sum));
+    }
+    writer.await.unwrap().unwrap();
+    seen.sort_unstable();
+    seen
+}
+
+#[tokio::test]
+async fn small_and_large_bodies_arrive_whole() {
+    let sizes = [0, 1, 100, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 17];
+    let bodies = sizes.iter().map(|size| vec![*size, 3]).collect();
+    let seen = through(4096, bodies).await;
+    let expected: Vec<_> =
+        sizes.iter().enumerate().map(|(call, size)| (call as u64, size + 3, (call * (size + 3)) as u64)).collect();
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_cancel_does_not_wait_for_a_large_body() {
+    let (near, far) = tokio::io::duplex(CHUNK_BYTES);
+    let outbox = Outbox::new();
+    outbox.send(1, drain(), [Bytes::from(vec![0; 64 * CHUNK_BYTES])].into_iter().collect());
+    tokio::spawn(write_frames(outbox.clone(), near));
+    tokio::task::yield_now().await; // the writer is now held up by the full pipe
+    outbox.send(2, cancel(), Body::new());
+    let mut reader = FrameReader::new(far, 1 << 30);
+    assert_eq!(reader.next().await.unwrap().unwrap().call, 2);
+    assert_eq!(reader.next().await.unwrap().unwrap().call, 1);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_and_nonsense_are_refused() {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let outbox = Outbox::new();
+    outbox.send(1, drain(), [Bytes::from(vec![0; 2000])].into_iter().collect());
+    tokio::spawn(write_frames(outbox, near));
+    assert!(FrameReader::new(far, 1000).next().await.is_err());
+    let nonsense: &[u8] = &[255; 64];
+    assert!(FrameReader::new(nonsense, 1000).next().await.is_err());
+    let cut: &[u8] = &[9, 0, 0];
+    assert!(FrameReader::new(cut, 1000).next().await.is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn any_bodies_through_any_pipe(pipe in 1usize..70_000, bodies in prop::collection::vec(prop::collection::vec(0usize..40_000, 0..3), 0..6)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let seen = runtime.block_on(through(pipe, bodies.clone()));
+        prop_assert_eq!(seen.len(), bodies.len());
+        for (call, pieces) in bodies.iter().enumerate() {
+            prop_assert_eq!(seen[call].1, pieces.iter().sum::<usize>());
+        }
+    }
+
+    #[test]
+    fn nonsense_never_panics(data: Vec<u8>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut reader = FrameReader::new(&data[..], 1000);
+            while let Ok(Some(_)) = reader.next().await {}
+        });
+    }
+}
