@@ -3,31 +3,16 @@
 //! Called by `unary` and `stream`. It does what a load generator needs and no more: one repeated request head, plain
 //! text with prior knowledge, no push, no priorities. Frames of many requests leave in one write.
 
+use super::frame::{END_HEADERS, END_STREAM, FRAME_HEAD, PADDED, PRIORITY, frame, kind, unpadded};
 use super::hpack::{Decoder, HeadError, repeated_head};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const FRAME_HEAD: usize = 9;
 /// The receive window offered, per stream and per connection; the connection's is topped up at half.
 const WINDOW: u32 = (1 << 31) - 1;
 /// A connection is replaced before its stream ids run out.
 const LAST_STREAM: u32 = 1 << 30;
-
-mod kind {
-    pub(super) const DATA: u8 = 0;
-    pub(super) const HEADERS: u8 = 1;
-    pub(super) const RST_STREAM: u8 = 3;
-    pub(super) const SETTINGS: u8 = 4;
-    pub(super) const PING: u8 = 6;
-    pub(super) const GOAWAY: u8 = 7;
-    pub(super) const WINDOW_UPDATE: u8 = 8;
-    pub(super) const CONTINUATION: u8 = 9;
-}
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const PRIORITY: u8 = 32;
 
 /// Why a connection cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +37,14 @@ pub(crate) enum Event<'a> {
     Reset { stream: u32 },
 }
 
+/// A DATA frame that has begun.
+#[derive(Clone, Copy)]
+struct Partial {
+    stream: u32,
+    left: usize,
+    end: bool,
+}
+
 struct Pending {
     stream: u32,
     body: Bytes,
@@ -64,6 +57,7 @@ pub(crate) struct H2 {
     later_head: Vec<u8>,
     decoder: Decoder,
     inbox: Vec<u8>,
+    partial: Option<Partial>,
     block: Vec<u8>,
     block_of: Option<(u32, u8)>,
     /// Bytes to be written to the socket.
@@ -100,6 +94,7 @@ impl H2 {
             later_head,
             decoder: Decoder::new(),
             inbox: Vec::new(),
+            partial: None,
             block: Vec::new(),
             block_of: None,
             out,
@@ -212,15 +207,52 @@ impl H2 {
     }
 
     fn frames(&mut self, bytes: &[u8], each: &mut dyn FnMut(Event<'_>)) -> Result<usize, H2Error> {
-        let mut used = 0;
+        let mut used = self.rest_of_body(bytes, each);
         while let Some(head) = bytes.get(used..used + FRAME_HEAD) {
             let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
             let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
-            let Some(body) = bytes.get(used + FRAME_HEAD..used + FRAME_HEAD + length) else { break };
+            let rest = &bytes[used + FRAME_HEAD..];
+            let Some(body) = rest.get(..length) else {
+                if head[3] == kind::DATA && head[4] & PADDED == 0 {
+                    // A body is handed out as it comes, and never copied to be made whole.
+                    self.partial = Some(Partial { stream, left: length - rest.len(), end: head[4] & END_STREAM != 0 });
+                    self.acknowledge(stream, rest.len(), false);
+                    each(Event::Data { bytes: rest });
+                    used = bytes.len();
+                }
+                break;
+            };
             used += FRAME_HEAD + length;
             self.frame(head[3], head[4], stream, body, each)?;
         }
         Ok(used)
+    }
+
+    /// Hands out what was still to come of a DATA frame; returns the bytes used.
+    fn rest_of_body(&mut self, bytes: &[u8], each: &mut dyn FnMut(Event<'_>)) -> usize {
+        let Some(Partial { stream, left, end }) = self.partial else { return 0 };
+        let used = left.min(bytes.len());
+        let done = used == left;
+        self.partial = (!done).then_some(Partial { stream, left: left - used, end });
+        self.acknowledge(stream, used, done && end);
+        each(Event::Data { bytes: &bytes[..used] });
+        if done && end {
+            each(Event::End { stream });
+        }
+        used
+    }
+
+    /// Gives receive window back, once half of it is used.
+    fn acknowledge(&mut self, stream: u32, count: usize, ended: bool) {
+        self.unacknowledged += count as u32;
+        if self.unacknowledged > WINDOW / 2 {
+            frame(&mut self.out, kind::WINDOW_UPDATE, 0, 0, &self.unacknowledged.to_be_bytes());
+            if !ended {
+                // Only a stream that lives long can have used up its share.
+                frame(&mut self.out, kind::WINDOW_UPDATE, 0, stream, &self.unacknowledged.to_be_bytes());
+            }
+            self.unacknowledged = 0;
+        }
     }
 
     fn frame(
@@ -234,22 +266,14 @@ impl H2 {
         let number = || body.first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).ok_or(H2Error::Frame(kind));
         match kind {
             kind::DATA => {
-                self.unacknowledged += body.len() as u32;
-                if self.unacknowledged > WINDOW / 2 {
-                    frame(&mut self.out, kind::WINDOW_UPDATE, 0, 0, &self.unacknowledged.to_be_bytes());
-                    if flags & END_STREAM == 0 {
-                        // Only a stream that lives long can have used up its share.
-                        frame(&mut self.out, kind::WINDOW_UPDATE, 0, stream, &self.unacknowledged.to_be_bytes());
-                    }
-                    self.unacknowledged = 0;
-                }
-                each(Event::Data { bytes: unpadded(flags, body, kind)? });
+                self.acknowledge(stream, body.len(), flags & END_STREAM != 0);
+                each(Event::Data { bytes: unpadded(flags, body).ok_or(H2Error::Frame(kind))? });
                 if flags & END_STREAM != 0 {
                     each(Event::End { stream });
                 }
             }
             kind::HEADERS => {
-                let mut block = unpadded(flags, body, kind)?;
+                let mut block = unpadded(flags, body).ok_or(H2Error::Frame(kind))?;
                 if flags & PRIORITY != 0 {
                     block = block.get(5..).ok_or(H2Error::Frame(kind))?;
                 }
@@ -325,20 +349,4 @@ impl H2 {
         self.settled = true;
         self.send_pending();
     }
-}
-
-fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, body: &[u8]) {
-    out.extend_from_slice(&(body.len() as u32).to_be_bytes()[1..]);
-    out.extend_from_slice(&[kind, flags]);
-    out.extend_from_slice(&stream.to_be_bytes());
-    out.extend_from_slice(body);
-}
-
-fn unpadded(flags: u8, body: &[u8], kind: u8) -> Result<&[u8], H2Error> {
-    if flags & PADDED == 0 {
-        return Ok(body);
-    }
-    let (&padding, rest) = body.split_first().ok_or(H2Error::Frame(kind))?;
-    let kept = rest.len().checked_sub(usize::from(padding)).ok_or(H2Error::Frame(kind))?;
-    Ok(&rest[..kept])
 }

@@ -3,6 +3,7 @@
 //! Called by `drive`, which owns sockets and time. They exist so that the generator costs little beside the server it
 //! measures: requests are encoded once, heads are repeated, nothing is decoded that is not recorded.
 
+mod frame;
 mod h2;
 mod hpack;
 mod http1;
