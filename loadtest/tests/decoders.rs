@@ -1,4 +1,5 @@
 //! Whatever a server sends, the generator's decoders take it or refuse it: they never panic and never answer twice.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use bytes::Bytes;
 use penstock_loadtest::target::Target;

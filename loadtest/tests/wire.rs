@@ -1,4 +1,5 @@
 //! The generator's HTTP/2 client against hyper's server, over a pipe in memory: no socket, no clock.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use bytes::Bytes;
 use penstock_loadtest::echo;
