@@ -30,7 +30,7 @@ ready() { curl -fs -o /dev/null --max-time 2 "http://$http/v2/$1"; }
 ensure_server() {
     ready health/ready && return
     local penstock=$target/release/penstock
-    [ -x "$penstock" ] || { echo "no server answers on $http and $penstock is not built: make run, or make build" >&2; exit 1; }
+    [ -x "$penstock" ] || { echo "no server answers on $http and $penstock is not built: make loadtest builds it" >&2; exit 1; }
     say "starting $penstock"
     "$penstock" serve ${PENSTOCK_SERVE_ARGS:-} >"$out/server.log" 2>&1 &
     children+=($!)
@@ -96,7 +96,7 @@ if ready models/identity/ready; then
     children+=($!)
     sleep 0.3
     for closed in 1 64; do
-        "$tool" compare --name "identity against a bare tonic echo, $closed in flight" --a "grpc://$grpc" \
+        "$tool" compare --name "identity against a bare tonic echo" --a "grpc://$grpc" \
             --b "grpc://$echo_grpc" --closed $closed --rounds 6 --json "$out/07-echo-$closed.json" || failed=1
     done
 fi
