@@ -4,11 +4,14 @@
 //! outermost layer (`finish`) prints it, so that one place knows the shapes, the overload codes and the headers. The
 //! status comes from the table in `status`, but for what only HTTP knows (405, 408, 415).
 
-use crate::status::{OverloadCodes, http_status, refusal_headers};
+use crate::status::{OverloadCodes, RETRY_AFTER_MS, http_status, refusal_headers};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use penstock_domain::{ErrorCode, Refusal};
+
+/// The wait in milliseconds where the `openai` SDK looks first, before `Retry-After`.
+const OPENAI_RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// Why there is no answer.
 #[derive(Clone, Debug)]
@@ -60,6 +63,9 @@ impl Failure {
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().extend(refusal_headers(&self.refusal));
+        if let (Api::OpenAi, Some(wait)) = (api, response.headers().get(&RETRY_AFTER_MS).cloned()) {
+            response.headers_mut().insert(OPENAI_RETRY_AFTER_MS, wait);
+        }
         response
     }
 }

@@ -1,9 +1,10 @@
 //! Rooms 1 and 8, HTTP door: infer, from the head of the request to the answer's body.
 
 use super::finish::Received;
-use super::infer_request::{InferRequest, WantedOutput, read_raw, read_request};
+use super::infer_request::{InferRequest, WantedOutput, read_request};
 use super::infer_response::{Printed, print_answer};
 use super::inflate::{Coding, deflate};
+use super::raw_request::read_raw;
 use super::{Door, Failure, HeldBody, Share, Target, Upload, deadline_of};
 use crate::classification::classify;
 use crate::convert::read_parameters;

@@ -9,9 +9,7 @@ use super::json_tensor::read_elements;
 use super::parameters::{boolean, read_parameters, read_value, whole};
 use crate::convert::classification_count;
 use bytes::Bytes;
-use penstock_domain::{
-    Datatype, ErrorCode, ParameterValue, Parameters, Refusal, RequestedOutput, Shape, Signature, Tensor,
-};
+use penstock_domain::{Datatype, ErrorCode, ParameterValue, Parameters, Refusal, RequestedOutput, Shape, Tensor};
 
 /// An infer request, read.
 #[derive(Debug, Default, PartialEq)]
@@ -62,52 +60,6 @@ pub(crate) fn read_request(
     read.map_err(|error| error.into_refusal(text))?;
     request.inputs = attach_binary(inputs, body.slice(length..), header_length.is_some())?;
     Ok(request)
-}
-
-/// Reads a body without JSON (`Inference-Header-Content-Length: 0`): it is the one input of the function, batch 1.
-pub(crate) fn read_raw(body: Bytes, signature: &Signature) -> Result<InferRequest, Refusal> {
-    let [input] = &signature.inputs[..] else {
-        return Err(Refusal::invalid(format!(
-            "a body without JSON (Inference-Header-Content-Length 0) needs a function with exactly one input, this one \
-             has {}",
-            signature.inputs.len()
-        )));
-    };
-    let mut shape: Shape = input.shape.iter().copied().collect();
-    if signature.max_batch_size > 0 {
-        shape.insert(0, 1);
-    }
-    let open = shape.iter().filter(|&&size| size < 0).count();
-    let known: i64 = shape.iter().filter(|&&size| size >= 0).product();
-    let data = match input.datatype.element_bytes() {
-        Some(size) => {
-            let elements = (body.len() / size) as i64;
-            match open {
-                0 => {}
-                1 if known > 0 && elements % known == 0 => {
-                    shape.iter_mut().filter(|size| **size < 0).for_each(|size| *size = elements / known);
-                }
-                _ => {
-                    return Err(Refusal::invalid(format!(
-                        "input '{}': the shape {shape:?} cannot be told from a body of {} bytes; send a JSON header",
-                        input.name,
-                        body.len()
-                    )));
-                }
-            }
-            body
-        }
-        None => {
-            // The whole body is one element, as in Triton.
-            shape.iter_mut().filter(|size| **size < 0).for_each(|size| *size = 1);
-            let mut element = bytes::BytesMut::new();
-            penstock_domain::encode_bytes_element(&mut element, &body);
-            element.freeze()
-        }
-    };
-    let tensor = Tensor { name: input.name.clone(), datatype: input.datatype, shape, data };
-    tensor.validate().map_err(|error| Refusal::invalid(error.to_string()))?;
-    Ok(InferRequest { inputs: vec![tensor], binary_data_output: true, ..InferRequest::default() })
 }
 
 fn read_body_object(
@@ -181,10 +133,18 @@ fn read_input(
                     }
                 }
             }
-            // Type and shape may come later: the place is remembered and read when they are known.
             "data" if !cursor.null() => {
-                elements = Some(cursor.offset());
-                cursor.skip()?;
+                elements = Some(match (&name, datatype, &shape) {
+                    (Some(name), Some(datatype), Some(shape)) => {
+                        Elements::Read(read_data(cursor, text, name, (datatype, shape), bytes_max, share)?)
+                    }
+                    // Type or shape come later: the place is remembered and read when they are known.
+                    _ => {
+                        let place = cursor.offset();
+                        cursor.skip()?;
+                        Elements::At(place)
+                    }
+                });
             }
             "parameters" | "data" => {}
             _ => cursor.skip()?,
@@ -195,30 +155,50 @@ fn read_input(
     let name = name.ok_or_else(|| missing("name"))?;
     let datatype = datatype.ok_or_else(|| missing("datatype"))?;
     let shape: Shape = shape.ok_or_else(|| missing("shape"))?;
-    let mut tensor = Tensor { name, datatype, shape, data: Bytes::new() };
-    let count = tensor.element_count().map_err(|error| Refusal::invalid(error.to_string()))?;
-    let Some(elements) = elements else {
-        if binary_bytes.is_none() {
-            return Err(missing("data` or `parameters.binary_data_size").into());
-        }
-        return Ok(ReadInput { tensor, binary_bytes });
-    };
-    if binary_bytes.is_some() {
-        let words = format!("input '{}' has both `data` and `binary_data_size`: one of them is right", tensor.name);
+    if elements.is_none() && binary_bytes.is_none() {
+        return Err(missing("data` or `parameters.binary_data_size").into());
+    }
+    if elements.is_some() && binary_bytes.is_some() {
+        let words = format!("input '{name}' has both `data` and `binary_data_size`: one of them is right");
         return Err(Refusal::invalid(words).into());
     }
+    let data = match elements {
+        None => Bytes::new(),
+        Some(Elements::Read(data)) => data,
+        Some(Elements::At(place)) => {
+            read_data(&mut Cursor::new(text, place), text, &name, (datatype, &shape), bytes_max, share)?
+        }
+    };
+    Ok(ReadInput { tensor: Tensor { name, datatype, shape, data }, binary_bytes })
+}
+
+/// The elements of an input, or where in the text they begin.
+enum Elements {
+    Read(Bytes),
+    At(usize),
+}
+
+/// Reads `data`, exactly as many elements as the shape has. Their bytes are taken out of the budget first.
+fn read_data(
+    cursor: &mut Cursor<'_>,
+    text: &str,
+    name: &str,
+    (datatype, shape): (Datatype, &Shape),
+    bytes_max: usize,
+    share: &mut Share,
+) -> Result<Bytes, ReadError> {
+    let place = cursor.offset();
+    let empty = Tensor { name: name.to_owned(), datatype, shape: shape.clone(), data: Bytes::new() };
+    let count = empty.element_count().map_err(|error| Refusal::invalid(error.to_string()))?;
     let size = count.saturating_mul(datatype.element_bytes().unwrap_or(4) as u64);
-    within(size, bytes_max, &format!("input '{}'", tensor.name))?;
+    within(size, bytes_max, &format!("input '{name}'"))?;
     share.take(size)?;
-    let left = text.len() - elements;
-    let (data, found) = read_elements(&mut Cursor::new(text, elements), &tensor.name, datatype, count, left)?;
+    let (data, found) = read_elements(cursor, name, datatype, count, text.len() - place)?;
     if found != count {
-        let (name, shape) = (&tensor.name, &tensor.shape);
         let message = format!("input '{name}': shape {shape:?} has {count} elements, but `data` has {found}");
-        return Err(JsonError { offset: elements, message }.into());
+        return Err(JsonError { offset: place, message }.into());
     }
-    tensor.data = data;
-    Ok(ReadInput { tensor, binary_bytes })
+    Ok(data)
 }
 
 fn read_datatype(cursor: &mut Cursor<'_>) -> Result<Datatype, JsonError> {

@@ -2,7 +2,6 @@
 
 use super::*;
 use penstock_admission::ByteBudget;
-use penstock_domain::TensorSpec;
 use proptest::prelude::*;
 
 fn read(body: impl Into<Bytes>, header_length: Option<usize>) -> Result<InferRequest, Refusal> {
@@ -63,6 +62,9 @@ fn binary_tensors_are_slices_in_order() {
     let request = binary(json, b"\x01\x02\x01\0\0\0\xff").unwrap();
     let data: Vec<&[u8]> = request.inputs.iter().map(|input| &input.data[..]).collect();
     assert_eq!(data, [&b"\x01\x02"[..], &[9], b"\x01\0\0\0\xff"]);
+    let both =
+        r#"{"inputs":[{"name":"a","shape":[1],"datatype":"UINT8","data":[1],"parameters":{"binary_data_size":1}}]}"#;
+    assert!(binary(both, b"\x01").unwrap_err().message.contains("has both `data` and `binary_data_size`"));
     let missing = binary(json, b"\x01\x02\x01").unwrap_err().message;
     assert_eq!(missing, "input 'b': expected 5 bytes of binary data, only 1 are left");
     let surplus = binary(json, b"\x01\x02\x01\0\0\0\xff\0").unwrap_err().message;
@@ -124,27 +126,6 @@ fn size_and_offers_have_their_own_codes() {
     assert_eq!(json(region).unwrap_err().code, ErrorCode::Unsupported);
     let region = r#"{"inputs":[],"outputs":[{"name":"x","parameters":{"shared_memory_region":"r"}}]}"#;
     assert_eq!(json(region).unwrap_err().code, ErrorCode::Unsupported);
-}
-
-#[test]
-fn a_body_without_json_is_the_one_input() {
-    let signature = |datatype, shape: &[i64], max_batch_size| Signature {
-        inputs: vec![TensorSpec::new("x", datatype, shape)],
-        max_batch_size,
-        ..Signature::default()
-    };
-    let raw = |signature: &Signature, body: &'static [u8]| read_raw(Bytes::from_static(body), signature);
-    let request = raw(&signature(Datatype::Uint8, &[2], 8), &[1, 2]).unwrap();
-    assert_eq!((&request.inputs[0].shape[..], request.binary_data_output), (&[1, 2][..], true));
-    let request = raw(&signature(Datatype::Int16, &[-1, 2], 0), &[0; 8]).unwrap();
-    assert_eq!(&request.inputs[0].shape[..], [2, 2]);
-    let request = raw(&signature(Datatype::Bytes, &[1], 8), b"abc").unwrap();
-    assert_eq!((&request.inputs[0].data[..], &request.inputs[0].shape[..]), (&b"\x03\0\0\0abc"[..], &[1, 1][..]));
-    assert!(raw(&signature(Datatype::Uint8, &[2], 8), &[1]).is_err());
-    assert!(raw(&signature(Datatype::Uint8, &[-1, -1], 8), &[1]).is_err());
-    assert!(raw(&signature(Datatype::Int16, &[-1], 8), &[1]).is_err());
-    assert!(raw(&signature(Datatype::Int16, &[-1, 0], 8), &[]).is_err());
-    assert!(raw(&Signature::default(), &[1]).unwrap_err().message.contains("exactly one input, this one has 0"));
 }
 
 proptest! {

@@ -19,6 +19,7 @@ mod json;
 mod json_tensor;
 mod metadata;
 mod parameters;
+mod raw_request;
 mod repository;
 mod target;
 mod unoffered;
@@ -144,3 +145,7 @@ fn shared_memory_routes(kind: &str) -> Router<Arc<Door>> {
         .route(&format!("{kind}/region/{{region}}/unregister"), post(unoffered::nothing_to_unregister))
         .route(&format!("{kind}/unregister"), post(unoffered::nothing_to_unregister))
 }
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;
