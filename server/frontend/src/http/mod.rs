@@ -16,6 +16,7 @@ mod infer_request;
 mod infer_response;
 mod inflate;
 mod json;
+mod json_number;
 mod json_tensor;
 mod metadata;
 mod parameters;
