@@ -123,8 +123,12 @@ fn batch_items(inputs: &[Tensor], max: u32) -> Result<u32, ExecError> {
         )));
     }
     match u32::try_from(items) {
-        Ok(0) | Err(_) => Err(ExecError::Invalid(format!("input '{}': empty batch, at least one row is needed", first.name))),
-        Ok(items) if items > max => Err(ExecError::Invalid(format!("inference request batch-size must be <= {max}, got {items}"))),
+        Ok(0) | Err(_) => {
+            Err(ExecError::Invalid(format!("input '{}': empty batch, at least one row is needed", first.name)))
+        }
+        Ok(items) if items > max => {
+            Err(ExecError::Invalid(format!("inference request batch-size must be <= {max}, got {items}")))
+        }
         Ok(items) => Ok(items),
     }
 }

@@ -43,7 +43,9 @@ impl DrainRate {
     /// How long until a request behind `ahead` others can be taken.
     pub fn wait(&self, ahead: u64) -> Duration {
         match self.per_second {
-            Some(rate) if rate > 0.0 => Duration::try_from_secs_f64(ahead as f64 / rate).unwrap_or(WAIT_MAX).min(WAIT_MAX),
+            Some(rate) if rate > 0.0 => {
+                Duration::try_from_secs_f64(ahead as f64 / rate).unwrap_or(WAIT_MAX).min(WAIT_MAX)
+            }
             _ => WAIT_UNKNOWN,
         }
     }

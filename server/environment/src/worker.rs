@@ -192,10 +192,14 @@ fn guarded(
     }
 }
 
-/// Runs the model's sample work: the first run of everything pays what only the first pays; a second measures.
+/// Warm-up stops measuring after this long: a cold start is a promise too.
+const MEASURE_MAX: Duration = Duration::from_millis(300);
+
+/// Runs the model's sample work. The first run of everything pays what only the first pays; the two smallest are run
+/// again, as long as there is time, to measure.
 fn warm_up(model: &dyn Model, executor: &mut dyn Executor) -> Result<WarmUp, LoadError> {
     let started = now();
-    let mut measured: Vec<(f64, f64)> = Vec::new();
+    let mut samples: Vec<(f64, Vec<Part>)> = Vec::new();
     for work in model.warmup() {
         let parts = match model.prepare(work) {
             Ok(prepared) => prepared.parts,
@@ -204,25 +208,40 @@ fn warm_up(model: &dyn Model, executor: &mut dyn Executor) -> Result<WarmUp, Loa
                 continue;
             }
         };
-        let size: u64 = parts.iter().map(|part| u64::from(part.tokens.max(part.items))).sum();
-        let mut fastest = Duration::MAX;
-        for _ in 0..3 {
-            let began = now();
-            match executor.execute(Batch { parts: parts.clone() }) {
-                Ok(_) => fastest = fastest.min(began.elapsed()),
-                Err(ExecError::Broken(error)) => return Err(LoadError::Failed(format!("warm-up: {error}"))),
-                // Sample inputs are guesses (zeros): a model may refuse them and still serve real ones.
-                Err(error) => {
-                    tracing::warn!(%error, "a warm-up run failed");
-                    break;
-                }
+        if run_sample(executor, &parts)?.is_some() {
+            let size: u64 = parts.iter().map(|part| u64::from(part.tokens.max(part.items))).sum();
+            samples.push((size as f64, parts));
+        }
+    }
+    samples.sort_by(|a, b| a.0.total_cmp(&b.0));
+    samples.truncate(2);
+    let mut measured: Vec<(f64, f64)> = samples.iter().map(|(size, _)| (*size, f64::MAX)).collect();
+    let measuring = now();
+    for _ in 0..8 {
+        for ((_, parts), (_, fastest)) in samples.iter().zip(&mut measured) {
+            if let Some(took) = run_sample(executor, parts)? {
+                *fastest = fastest.min(took.as_secs_f64());
             }
         }
-        if fastest < Duration::MAX {
-            measured.push((size as f64, fastest.as_secs_f64()));
+        if measuring.elapsed() >= MEASURE_MAX {
+            break;
         }
     }
     Ok(WarmUp { took: started.elapsed(), overhead: overhead(&measured) })
+}
+
+/// One run and how long it took; `None` if the model did not accept the sample: sample inputs are guesses, and a
+/// model may refuse them and still serve real ones.
+fn run_sample(executor: &mut dyn Executor, parts: &[Part]) -> Result<Option<Duration>, LoadError> {
+    let began = now();
+    match executor.execute(Batch { parts: parts.to_vec() }) {
+        Ok(_) => Ok(Some(began.elapsed())),
+        Err(ExecError::Broken(error)) => Err(LoadError::Failed(format!("warm-up: {error}"))),
+        Err(error) => {
+            tracing::warn!(%error, "a warm-up run failed");
+            Ok(None)
+        }
+    }
 }
 
 /// Fixed cost of a batch in units of size, from the smallest two measurements: with `t = a + b·size` it is `a / b`.

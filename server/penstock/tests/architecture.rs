@@ -1,0 +1,93 @@
+//! The rules of the house that a test can keep: which crate may know which, who may have which library, file sizes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// Dependencies of each of our crates, by package name.
+fn dependencies() -> BTreeMap<String, Vec<String>> {
+    let root = root();
+    let manifest: toml::Table = std::fs::read_to_string(root.join("Cargo.toml")).unwrap().parse().unwrap();
+    let members = manifest["workspace"]["members"].as_array().unwrap().clone();
+    let mut all = BTreeMap::new();
+    for member in members {
+        let file = root.join(member.as_str().unwrap()).join("Cargo.toml");
+        let manifest: toml::Table = std::fs::read_to_string(file).unwrap().parse().unwrap();
+        let name = manifest["package"]["name"].as_str().unwrap().to_owned();
+        let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table).cloned().unwrap_or_default();
+        all.insert(name, dependencies.keys().cloned().collect());
+    }
+    all
+}
+
+#[test]
+fn imports_point_one_way() {
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("penstock-proto", &[][..]),
+        ("penstock-domain", &[]),
+        ("penstock-admission", &["penstock-domain"]),
+        ("penstock-router", &["penstock-domain"]),
+        ("penstock-executor", &["penstock-domain"]),
+        ("penstock-telemetry", &["penstock-domain"]),
+        ("penstock-registry", &["penstock-domain", "penstock-proto"]),
+        ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),
+        ("penstock-identity", &["penstock-domain", "penstock-executor"]),
+        ("penstock-onnx", &["penstock-domain", "penstock-executor"]),
+        ("penstock-bert", &["penstock-domain", "penstock-executor", "penstock-onnx"]),
+    ]);
+    for (name, dependencies) in dependencies() {
+        let Some(allowed) = allowed.get(name.as_str()) else { continue };
+        for ours in dependencies.iter().filter(|other| other.starts_with("penstock")) {
+            assert!(allowed.contains(&ours.as_str()), "{name} must not depend on {ours}");
+        }
+    }
+}
+
+#[test]
+fn heavy_libraries_stay_in_their_crates() {
+    let owners: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("tonic-health", &["penstock-frontend"][..]),
+        ("tonic-reflection", &["penstock-frontend"]),
+        ("ort", &["penstock-onnx", "penstock-bert"]),
+        ("candle-core", &["penstock-bert"]),
+        ("tokenizers", &["penstock-bert"]),
+        ("seccompiler", &["penstock-environment"]),
+        ("landlock", &["penstock-environment"]),
+        ("clap", &["penstock", "penstock-loadtest"]),
+    ]);
+    for (name, dependencies) in dependencies() {
+        for (library, owners) in &owners {
+            let has = dependencies.iter().any(|dependency| dependency == library);
+            assert!(!has || owners.contains(&name.as_str()), "{name} must not depend on {library}");
+        }
+        let pure = ["penstock-domain", "penstock-admission", "penstock-router", "penstock-executor"];
+        if pure.contains(&name.as_str()) {
+            assert!(!dependencies.iter().any(|dependency| dependency.starts_with("tokio")), "{name} is pure");
+        }
+    }
+}
+
+#[test]
+fn files_open_with_their_room_and_stay_readable() {
+    let mut waiting = vec![root()];
+    let mut seen = 0;
+    while let Some(folder) = waiting.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                waiting.push(path);
+            } else if name.ends_with(".rs") {
+                seen += 1;
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(text.starts_with("//!"), "{}: a file opens with `//!`: which room it is", path.display());
+                let lines = text.lines().count();
+                assert!(lines <= 500, "{}: {lines} lines, over 500 wants a split", path.display());
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} files were looked at");
+}
