@@ -178,6 +178,7 @@ where
                 limits.admit(head).map(|share| sink.put(share))
             });
             if let Err(refusal) = read {
+                penstock_telemetry::unrouted(refusal.outcome());
                 return Poll::Ready(Some(Err(refusal_to_status(&refusal, this.limits.overload_codes))));
             }
         }

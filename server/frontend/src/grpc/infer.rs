@@ -16,7 +16,9 @@ pub(super) async fn infer(
     deadline: Option<std::time::Instant>,
     response_bytes_max: usize,
 ) -> Result<(ModelInferResponse, StageTimes), Refusal> {
-    let invocation = invocation_from_request(request, received.into_std(), deadline)?;
+    // What never enters the house is counted here; everything else is counted there.
+    let invocation = invocation_from_request(request, received.into_std(), deadline)
+        .inspect_err(|refusal| penstock_telemetry::unrouted(refusal.outcome()))?;
     let (id, function) = (invocation.id.clone(), invocation.function.clone());
     let wanted = classes_wanted(&invocation.outputs);
     let mut answer = house.invoke(invocation, received).await?;

@@ -22,18 +22,19 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep};
 use tonic::{Status, Streaming};
 
-type InFlight = FuturesUnordered<Pin<Box<dyn Future<Output = ModelStreamInferResponse> + Send>>>;
+type Answering = Pin<Box<dyn Future<Output = ModelStreamInferResponse> + Send>>;
+type Start = Box<dyn Fn(ModelInferRequest) -> Answering + Send>;
 
 /// The responses of one stream.
 pub(crate) struct InferStream<R = Streaming<ModelInferRequest>> {
     /// `None` once the client has sent its last request.
     incoming: Option<R>,
-    in_flight: InFlight,
+    in_flight: FuturesUnordered<Answering>,
     /// Why the stream ends, after what is in flight is answered.
     failed: Option<Status>,
     /// The stream's own deadline.
     expires: Option<Pin<Box<Sleep>>>,
-    start: Box<dyn Fn(ModelInferRequest) -> Pin<Box<dyn Future<Output = ModelStreamInferResponse> + Send>> + Send>,
+    start: Start,
     options: Arc<FrontendOptions>,
 }
 
@@ -64,19 +65,14 @@ impl<R> InferStream<R> {
                     }
                     Err(refusal) => error_message(id, refusal, &options),
                 }
-            }) as Pin<Box<dyn Future<Output = _> + Send>>
+            }) as Answering
         };
         Self::with(options, deadline, incoming, Box::new(start))
     }
 
-    fn with(
-        options: Arc<FrontendOptions>,
-        deadline: Option<std::time::Instant>,
-        incoming: R,
-        start: Box<dyn Fn(ModelInferRequest) -> Pin<Box<dyn Future<Output = ModelStreamInferResponse> + Send>> + Send>,
-    ) -> Self {
+    fn with(options: Arc<FrontendOptions>, deadline: Option<std::time::Instant>, incoming: R, start: Start) -> Self {
         let expires = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-        Self { incoming: Some(incoming), in_flight: InFlight::new(), failed: None, expires, start, options }
+        Self { incoming: Some(incoming), in_flight: FuturesUnordered::new(), failed: None, expires, start, options }
     }
 }
 
