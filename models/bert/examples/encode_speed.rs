@@ -3,7 +3,8 @@
 //! usage: `cargo run --release -p penstock-bert --example encode_speed -- MODEL_FOLDER LIBONNXRUNTIME [SECONDS]`
 //!
 //! Every case is run in slices that alternate with those of all other cases, so that a noisy minute falls on all of
-//! them; printed are the median and the best tenth of all calls, as sentences per second of wall clock.
+//! them; printed are the median and the best tenth of all calls, as sentences per second of wall clock, and the median per
+//! second of CPU time of all threads, which says more where the machine is shared (Linux only).
 #![allow(clippy::disallowed_methods)] // measures, so it reads the clock
 
 use penstock_bert::{BertModel, BertOptions, Engine};
@@ -18,6 +19,7 @@ struct Case {
     batches: Vec<Vec<Part>>,
     rows: usize,
     seconds: Vec<f64>,
+    cpu_seconds: Vec<f64>,
 }
 
 struct Setup {
@@ -60,8 +62,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{}", setup.name);
         for case in &mut setup.cases {
             case.seconds.sort_by(f64::total_cmp);
-            let at = |share: f64| case.rows as f64 / case.seconds[(case.seconds.len() as f64 * share) as usize];
-            println!("  {:42} {:7.1} median {:7.1} best tenth", case.name, at(0.5), at(0.1));
+            case.cpu_seconds.sort_by(f64::total_cmp);
+            let at = |seconds: &[f64], share: f64| case.rows as f64 / seconds[(seconds.len() as f64 * share) as usize];
+            let (median, best, cpu) = (at(&case.seconds, 0.5), at(&case.seconds, 0.1), at(&case.cpu_seconds, 0.5));
+            println!("  {:50} {median:7.1} median {best:7.1} best tenth {cpu:7.1} per CPU second", case.name);
         }
     }
     Ok(())
@@ -70,20 +74,35 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn measure(executor: &mut dyn Executor, case: &mut Case, slice: Duration) -> Result<(), Box<dyn std::error::Error>> {
     let begin = Instant::now();
     while begin.elapsed() < slice {
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), cpu_seconds());
         for parts in &case.batches {
             executor.execute(Batch { parts: parts.clone() })?;
         }
         case.seconds.push(start.elapsed().as_secs_f64());
+        case.cpu_seconds.push(cpu_seconds() - cpu);
     }
     Ok(())
+}
+
+/// CPU time of all threads of this process so far; 0 where there is no /proc.
+fn cpu_seconds() -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let running = |text: String| text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok());
+    let times = tasks.filter_map(|task| running(std::fs::read_to_string(task.path().join("schedstat")).ok()?));
+    times.sum::<f64>() / 1e9
 }
 
 fn cases(model: &BertModel) -> Result<Vec<Case>, Box<dyn std::error::Error>> {
     let mut cases = Vec::new();
     for (rows, tokens) in [(1, 16), (8, 16), (32, 16), (1, 128), (8, 128), (32, 128)] {
         let batches = vec![parts(model, &vec![tokens; rows])?];
-        cases.push(Case { name: format!("{rows} x {tokens} tokens"), batches, rows, seconds: Vec::new() });
+        cases.push(Case {
+            name: format!("{rows} x {tokens} tokens"),
+            batches,
+            rows,
+            seconds: Vec::new(),
+            cpu_seconds: Vec::new(),
+        });
     }
     let lengths = lognormal(64);
     let mut sorted = lengths.clone();
@@ -92,7 +111,7 @@ fn cases(model: &BertModel) -> Result<Vec<Case>, Box<dyn std::error::Error>> {
         for size in [8, 32] {
             let batches = lengths.chunks(size).map(|chunk| parts(model, chunk)).collect::<Result<_, _>>()?;
             let name = format!("64 rows of 8-256, {name}, batches of {size}");
-            cases.push(Case { name, batches, rows: lengths.len(), seconds: Vec::new() });
+            cases.push(Case { name, batches, rows: lengths.len(), seconds: Vec::new(), cpu_seconds: Vec::new() });
         }
     }
     Ok(cases)
