@@ -47,13 +47,16 @@ pub(crate) struct WarmUp {
     pub(crate) overhead: f64,
 }
 
+/// Tells once when a worker has its executor and is warm, or why it cannot be.
+pub(crate) type Started = oneshot::Receiver<Result<WarmUp, LoadError>>;
+
 /// Starts worker `index`. The second half tells when it has its executor and is warm; after that it sends one
 /// [`Event::BatchDone`] for each assignment. It ends when the sender is dropped.
 pub(crate) fn start(
     index: usize,
     model: Arc<dyn Model>,
     events: UnboundedSender<Event>,
-) -> std::io::Result<(SyncSender<Assignment>, oneshot::Receiver<Result<WarmUp, LoadError>>)> {
+) -> std::io::Result<(SyncSender<Assignment>, Started)> {
     let (assign, assigned) = sync_channel(1);
     let (started, starting) = oneshot::channel();
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {

@@ -5,7 +5,7 @@ use crate::{EXIT_FAILED, runtime};
 use penstock_admission::ByteBudget;
 use penstock_dispatch::{ControlMode, House, HouseOptions};
 use penstock_environment::Launcher;
-use penstock_frontend::grpc::grpc_router;
+use penstock_frontend::grpc_service;
 use penstock_frontend::host::{self, HostLimits};
 use penstock_frontend::http::{HttpOptions, http_router};
 use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES};
@@ -165,14 +165,12 @@ impl Doors {
         };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let limits = HostLimits::default();
-        let doors = [
-            (http, http_router(house.clone(), http_options)),
-            (grpc, grpc_router(house.clone(), grpc_options)),
-            (metrics, metrics_router(scrape.clone())),
-        ];
-        for (listener, router) in doors {
-            tasks.spawn(host::serve(listener, router, limits.clone(), shutdown.clone()));
-        }
+        let http_door = http_router(house.clone(), http_options);
+        let grpc_door = grpc_service(house.clone(), grpc_options);
+        let metrics_door = metrics_router(scrape.clone());
+        tasks.spawn(host::serve(http, http_door, limits.clone(), shutdown.clone()));
+        tasks.spawn(host::serve(grpc, grpc_door, limits.clone(), shutdown.clone()));
+        tasks.spawn(host::serve(metrics, metrics_door, limits, shutdown.clone()));
         let scrape = scrape.clone();
         tokio::spawn(async move {
             loop {
