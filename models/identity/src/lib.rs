@@ -32,6 +32,10 @@ pub struct IdentityOptions {
     pub delay_kind: DelayKind,
     /// Most items in a batch; 0 for no batching.
     pub max_batch_size: u32,
+    /// For tests of faults: a batch in which a tensor's first byte has this value ends the process, after its delay,
+    /// as a crash in a model or a driver would.
+    #[serde(default)]
+    pub crash_on_first_byte: Option<u8>,
 }
 
 /// A loaded identity.
@@ -141,9 +145,21 @@ impl Executor for Echo {
         let delay = Duration::from_micros(self.0.execute_delay_us + items * self.0.execute_delay_us_per_item);
         let started = now();
         spend(delay, self.0.delay_kind, started);
+        if let Some(value) = self.0.crash_on_first_byte
+            && batch.parts.iter().any(|part| begins_with(part, value))
+        {
+            std::process::abort();
+        }
         let parts = batch.parts.into_iter().map(|part| Ok(echo(part))).collect();
         let compute_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Ok(Outputs { parts, compute_input_ns: 0, compute_ns, compute_output_ns: 0, padded_tokens: 0 })
+    }
+}
+
+fn begins_with(part: &Part, value: u8) -> bool {
+    match &part.input {
+        PartInput::Tensors(tensors) => tensors.iter().any(|tensor| tensor.data.first() == Some(&value)),
+        PartInput::Tokens(_) => false,
     }
 }
 
@@ -200,6 +216,14 @@ mod tests {
         let outputs = model.executor(0).unwrap().execute(Batch { parts: prepared.parts }).unwrap();
         let tensor = &outputs.parts[0].as_ref().unwrap()[0];
         assert_eq!((tensor.name.as_str(), &tensor.data[..]), ("OUTPUT0", &[7u8, 7, 7][..]));
+    }
+
+    #[test]
+    fn only_the_configured_byte_is_deadly() {
+        let part = |rows| model(8).prepare(work(rows)).unwrap().parts.remove(0);
+        assert!(begins_with(&part(1), 7));
+        assert!(!begins_with(&part(1), 8));
+        assert_eq!(IdentityOptions::default().crash_on_first_byte, None);
     }
 
     #[test]

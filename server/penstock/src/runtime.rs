@@ -88,6 +88,7 @@ pub(crate) fn specify(
                     penstock_registry::DelayKind::Spin => DelayKind::Spin,
                 },
                 max_batch_size: settings.max_batch_size.unwrap_or_default(),
+                crash_on_first_byte: delays.crash_on_first_byte,
             },
             inputs: declare(settings.inputs.as_deref().unwrap_or_default()),
             outputs: declare(settings.outputs.as_deref().unwrap_or_default()),

@@ -14,6 +14,8 @@ pub struct IdentityDelays {
     pub execute_delay_us_per_item: u64,
     /// How the time passes.
     pub kind: DelayKind,
+    /// For tests of faults: the first byte of a tensor that ends the environment's process when its batch has run.
+    pub crash_on_first_byte: Option<u8>,
 }
 
 /// How an identity batch spends its time.
@@ -47,6 +49,8 @@ impl IdentityDelays {
             execute_delay_us: delay_us("execute_delay_us")?.or(in_ms.map(|ms| ms * 1000)).unwrap_or(0),
             execute_delay_us_per_item: delay_us("execute_delay_us_per_item")?.unwrap_or(0),
             kind,
+            crash_on_first_byte: parameter(parameters, "crash_on_first_byte", 0, u8::MAX.into())?
+                .map(|value| value as u8),
         })
     }
 }

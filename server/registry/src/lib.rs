@@ -28,6 +28,7 @@
 //! | `execute_delay_us` | what a batch costs, in microseconds |
 //! | `execute_delay_us_per_item` | what each item adds to that, in microseconds |
 //! | `delay_kind` | `sleep` (the core is free, default) or `spin` (the core is taken) |
+//! | `crash_on_first_byte` | for tests of faults: a batch in which a tensor's first byte has this value (0 to 255) ends the process |
 
 pub mod control;
 mod descriptors;

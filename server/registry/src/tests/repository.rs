@@ -79,7 +79,12 @@ fn identity_needs_no_files() {
         .with("wrong/config.pbtxt", &identity("parameters { key: \"delay_kind\" value { string_value: \"nap\" } }"));
     assert_eq!(numbers(&repository.function("bare")), [1]);
     assert_eq!(numbers(&repository.function("numbered")), [4]);
-    let delays = IdentityDelays { execute_delay_us: 500, execute_delay_us_per_item: 7, kind: DelayKind::Spin };
+    let delays = IdentityDelays {
+        execute_delay_us: 500,
+        execute_delay_us_per_item: 7,
+        kind: DelayKind::Spin,
+        crash_on_first_byte: None,
+    };
     assert_eq!(repository.function("numbered").versions[0].runtime, RuntimeSource::Identity { delays });
     let RuntimeSource::Identity { delays } = repository.function("ms").versions[0].runtime else { panic!() };
     assert_eq!(delays.execute_delay_us, 3000);
