@@ -13,6 +13,7 @@ use penstock_registry::{FunctionSource, VersionSource};
 use penstock_telemetry::VersionMetrics;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +79,8 @@ pub struct ServedVersion {
     /// One request that has already cost an environment may run at a time.
     pub(crate) retry_lane: tokio::sync::Semaphore,
     pub(crate) stop: CancellationToken,
+    /// Tasks that keep an environment of this version alive; 0 once every process is gone for good.
+    pub(crate) supervisors: AtomicU32,
 }
 
 impl ServedVersion {
@@ -96,12 +99,20 @@ impl ServedVersion {
             statistics: StatisticsCell::default(),
             retry_lane: tokio::sync::Semaphore::new(1),
             stop: CancellationToken::new(),
+            supervisors: AtomicU32::new(0),
         }
     }
 
     /// Where it stands now.
     pub fn state(&self) -> VersionState {
         self.state.borrow().clone()
+    }
+
+    /// Completes once the version was stopped and all its processes are gone; bounded by the supervisors' own timeouts.
+    pub(crate) async fn ended(&self) {
+        let mut state = self.state.subscribe();
+        // The last supervisor counts down, then tells the state.
+        while self.supervisors.load(Ordering::Acquire) > 0 && state.changed().await.is_ok() {}
     }
 
     /// What it takes and gives; `None` until it was loaded once.

@@ -13,10 +13,11 @@ use penstock_environment::{Launcher, Specification};
 use penstock_registry::{Change, FunctionSource, VersionSource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -89,11 +90,16 @@ impl House {
 
     /// Runs one invocation: admission, router, link, environment and back. Dropping the future cancels it.
     /// `received` is when the request was read. Every end is counted here, once.
-    pub async fn invoke(&self, invocation: Invocation, received: Instant) -> Result<Answer, Refusal> {
+    pub async fn invoke(&self, mut invocation: Invocation, received: Instant) -> Result<Answer, Refusal> {
         let resolved = self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
         let version = resolved.as_ref().ok().cloned();
         let batches = version.as_ref().and_then(|v| v.signature.load().as_ref().map(|s| s.max_batch_size > 0));
         let items = invoke::items(&invocation.inputs, batches.unwrap_or(true));
+        if let Some(version) = &version {
+            let default = version.source.settings.queue_policy.default_timeout_us.filter(|timeout| *timeout > 0);
+            let default = default.map(|timeout| received.into_std() + Duration::from_micros(timeout));
+            invocation.deadline = invocation.deadline.or(default);
+        }
         let account = Account::open(&self.in_flight, version, received, items);
         let result = match resolved {
             Err(refusal) => Err(refusal),
@@ -197,7 +203,8 @@ impl House {
                 format!("nothing in the model repository is called '{}'", unknown.join("', '")),
             )
         })?;
-        settled(&self.change(functions).await).await;
+        let changed = self.change(&mut *self.control.lock().await, functions);
+        settled(&changed.opened).await;
         self.started.store(true, Ordering::Relaxed);
         self.changed.send_modify(|count| *count += 1);
         Ok(())
@@ -206,7 +213,7 @@ impl House {
     /// Looks at the repositories again, once, and follows what changed (poll mode).
     pub async fn poll(&self) -> Result<(), Refusal> {
         let functions = self.scan().await?;
-        drop(self.change(functions).await);
+        drop(self.change(&mut *self.control.lock().await, functions));
         Ok(())
     }
 
@@ -226,16 +233,24 @@ impl House {
             let text = format!("failed to load '{function}', no such model in the repository");
             return Err(Refusal::new(ErrorCode::NotFound, text));
         };
-        let mut wanted = self.control.lock().await.clone();
-        wanted.retain(|other| other.name != source.name);
         let unavailable = source.unavailable.clone();
-        wanted.push(source);
-        let opened = self.change(wanted).await;
+        let changed = {
+            // Held from reading to writing: another load at the same time must not be undone.
+            let mut control = self.control.lock().await;
+            let mut wanted = control.clone();
+            wanted.retain(|other| other.name != source.name);
+            wanted.push(source);
+            self.change(&mut control, wanted)
+        };
         if let Some(reason) = unavailable {
             return Err(Refusal::new(ErrorCode::Unavailable, format!("failed to load '{function}': {reason}")));
         }
-        settled(&opened).await;
-        for version in opened {
+        settled(&changed.opened).await;
+        for switch in changed.switches {
+            // From now on the new content answers; a task that was cancelled means that the server ends.
+            let _ = switch.await;
+        }
+        for version in changed.opened {
             if let VersionState::Unavailable(reason) = version.state() {
                 let text = format!("failed to load '{function}' version {}: {reason}", version.number);
                 return Err(Refusal::new(ErrorCode::Unavailable, text));
@@ -248,13 +263,14 @@ impl House {
     pub async fn unload(&self, function: &str) -> Result<(), Refusal> {
         self.controllable(function)?;
         let served = self.functions.load().get(function).cloned();
-        let mut wanted = self.control.lock().await.clone();
-        wanted.retain(|other| other.name.as_str() != function);
-        drop(self.change(wanted).await);
+        {
+            let mut control = self.control.lock().await;
+            let mut wanted = control.clone();
+            wanted.retain(|other| other.name.as_str() != function);
+            self.change(&mut control, wanted);
+        }
         for version in served.iter().flat_map(|served| served.versions.values()) {
-            let mut state = version.state.subscribe();
-            // Bounded by the supervisor's own drain and exit timeouts.
-            let _ = state.wait_for(|state| matches!(state, VersionState::Unavailable(_))).await;
+            version.ended().await;
         }
         Ok(())
     }
@@ -304,35 +320,33 @@ impl House {
         Ok(scan.functions)
     }
 
-    /// Makes what is served what is wanted. Returns the versions whose environments were started; they are loading.
-    async fn change(&self, wanted: Vec<FunctionSource>) -> Vec<Arc<ServedVersion>> {
-        let mut control = self.control.lock().await;
-        let changes = penstock_registry::plan(&control, &wanted);
-        let settled = penstock_registry::settle(&control, &wanted);
+    /// Makes what is served what is wanted. `control` is the locked list of what is served by source.
+    fn change(&self, control: &mut Vec<FunctionSource>, wanted: Vec<FunctionSource>) -> Changed {
+        let changes = penstock_registry::plan(control, &wanted);
+        let settled = penstock_registry::settle(control, &wanted);
         let mut versions: BTreeMap<(FunctionName, VersionNumber), Arc<ServedVersion>> = BTreeMap::new();
         for function in self.functions.load().values() {
             for (number, version) in &function.versions {
                 versions.insert((function.name.clone(), *number), version.clone());
             }
         }
-        let mut opened = Vec::new();
+        let mut changed = Changed::default();
         for change in changes {
             match change {
                 Change::Load { function, version } => {
                     let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
                     let new = self.open(source, version);
                     versions.insert((function, new.number), new.clone());
-                    opened.push(new);
+                    changed.opened.push(new);
                 }
                 Change::Replace { function, version, .. } => {
                     let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
                     let new = self.open(source, version);
                     // The old content serves until the new one is ready, and stays if it never is.
-                    let old = versions.get(&(function, new.number));
-                    if let (Some(old), Some(house)) = (old, self.this.upgrade()) {
-                        self.tasks.spawn(house.switch(old.clone(), new.clone()));
+                    if let Some(house) = self.this.upgrade() {
+                        changed.switches.push(self.tasks.spawn(house.switch(new.clone())));
                     }
-                    opened.push(new);
+                    changed.opened.push(new);
                 }
                 Change::Unload { function, number } => {
                     if let Some(old) = versions.get(&(function, number)) {
@@ -360,14 +374,16 @@ impl House {
         self.functions.store(Arc::new(functions));
         *control = settled;
         self.changed.send_modify(|count| *count += 1);
-        opened
+        changed
     }
 
     /// Starts a version's environments.
     fn open(&self, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
         let specification = (self.options.specify)(function, &version);
         let served = Arc::new(ServedVersion::new(function.name.clone(), version, self.options.function_concurrency));
-        for _ in 0..self.options.environments.max(1) {
+        let environments = self.options.environments.max(1);
+        served.supervisors.store(environments, Ordering::Release);
+        for _ in 0..environments {
             let supervisor = Supervisor {
                 version: served.clone(),
                 specification: specification.clone(),
@@ -381,13 +397,25 @@ impl House {
         served
     }
 
-    /// Serves with `old` until `new` is ready.
-    async fn switch(self: Arc<Self>, old: Arc<ServedVersion>, new: Arc<ServedVersion>) {
+    /// Serves with what there is until `new` is ready.
+    async fn switch(self: Arc<Self>, new: Arc<ServedVersion>) {
         settled(std::slice::from_ref(&new)).await;
+        let control = self.control.lock().await;
+        let of_version =
+            |version: &VersionSource| version.number == new.number && version.revision == new.source.revision;
+        let mut wanted = control.iter().filter(|source| source.name == new.function);
         match new.state() {
+            _ if !wanted.any(|source| source.versions.iter().any(of_version)) => {
+                tracing::info!(function = %new.function, "new content was unloaded or replaced before it was ready");
+                new.stop.cancel();
+            }
             VersionState::Ready => {
+                let old = self.functions.load().get(new.function.as_str()).cloned();
+                let old = old.and_then(|function| function.versions.get(&new.number).cloned());
                 self.put(new);
-                old.stop.cancel();
+                if let Some(old) = old {
+                    old.stop.cancel();
+                }
             }
             state => {
                 tracing::warn!(function = %new.function, reason = state.reason(), "new content is not served");
@@ -410,6 +438,15 @@ impl House {
             functions
         });
     }
+}
+
+/// What a change has set going.
+#[derive(Default)]
+struct Changed {
+    /// Versions whose environments were started; they are loading.
+    opened: Vec<Arc<ServedVersion>>,
+    /// Tasks that put new content in the place of old once it is ready.
+    switches: Vec<JoinHandle<()>>,
 }
 
 /// Waits until none of these is loading any more; bounded by the load timeout of each.

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often a request that has not begun to run is sent on when its environment is lost or refuses: enough to get
-/// past one restart and one full neighbour, few enough that a storm cannot grow.
+/// How often a request is sent on because its environment refused it or had no slot left: enough to get past a full
+/// neighbour, few enough that a storm cannot grow.
 const REROUTES_MAX: u32 = 2;
+/// How often a request that has not begun to run is sent on because its environment was lost. Each loss takes at
+/// least a restart, so this does not add load; one deadly request costs two environments, and this outlives four.
+const LOSSES_MAX: u32 = 8;
 /// What a client is told to wait while environments start, when nothing better is known.
 const START_WAIT: Duration = Duration::from_secs(1);
 
@@ -37,7 +40,10 @@ pub(crate) async fn invoke(
             Err(_) => Err(expired()),
         },
     };
-    version.drain_rate.lock().finished(Instant::now().into_std(), version.slots.taken() > 1);
+    // A refusal frees no slot that anybody waits for.
+    if !result.as_ref().is_err_and(|refusal| refusal.shed.is_some()) {
+        version.drain_rate.lock().finished(Instant::now().into_std(), version.slots.taken() > 1);
+    }
     result
 }
 
@@ -46,24 +52,38 @@ async fn run(
     invocation: Invocation,
     random: impl Fn() -> u64,
 ) -> Result<CallAnswer, Refusal> {
-    for reroute in 0..=REROUTES_MAX {
+    let (mut reroutes, mut losses) = (0, 0);
+    loop {
         let environment = pick(version, &random)?;
-        let Some(_slot) = environment.slots().try_take() else {
-            continue; // taken by another since it was picked
+        let Some(slot) = environment.slots().try_take() else {
+            // Taken by another since it was picked.
+            reroutes += 1;
+            if reroutes > REROUTES_MAX {
+                return Err(full(version));
+            }
+            continue;
         };
         let now = Instant::now();
-        match environment.call(invocation.clone(), false, now.into_std()).await {
+        let end = environment.call(invocation.clone(), false, now.into_std()).await;
+        drop(slot);
+        match end {
             Ok(answer) => return Ok(answer),
-            Err(CallEnd::Refused(refusal))
-                if may_go_elsewhere(&refusal) && reroute < REROUTES_MAX && has_others(version) => {}
-            Err(CallEnd::Refused(refusal)) => return Err(refusal),
+            Err(CallEnd::Refused(refusal)) => {
+                reroutes += 1;
+                if reroutes > REROUTES_MAX || !may_go_elsewhere(&refusal) || !has_others(version, &environment) {
+                    return Err(refusal);
+                }
+            }
             Err(CallEnd::Lost { begun: true }) => return retry_alone(version, invocation, &random).await,
             Err(CallEnd::Lost { begun: false }) => {
+                losses += 1;
+                if losses > LOSSES_MAX {
+                    return Err(not_ready(version));
+                }
                 wait_for_environment(version, invocation.deadline).await?;
             }
         }
     }
-    Err(full(version))
 }
 
 /// A request that was running when its environment was lost may be what killed it: it runs once more, alone in its
@@ -75,7 +95,7 @@ async fn retry_alone(
 ) -> Result<CallAnswer, Refusal> {
     // The semaphore is never closed.
     let _lane = version.retry_lane.acquire().await;
-    for _ in 0..=REROUTES_MAX {
+    for _ in 0..=LOSSES_MAX {
         wait_for_environment(version, invocation.deadline).await?;
         let environment = pick(version, random)?;
         match environment.call(invocation.clone(), true, Instant::now().into_std()).await {
@@ -106,8 +126,8 @@ fn pick(version: &ServedVersion, random: &impl Fn() -> u64) -> Result<Arc<Enviro
     }
 }
 
-fn has_others(version: &ServedVersion) -> bool {
-    version.environments.load().iter().filter(|environment| environment.is_open()).count() > 1
+fn has_others(version: &ServedVersion, than: &Arc<EnvironmentHandle>) -> bool {
+    version.environments.load().iter().any(|other| other.is_open() && !Arc::ptr_eq(other, than))
 }
 
 fn may_go_elsewhere(refusal: &Refusal) -> bool {
@@ -116,18 +136,17 @@ fn may_go_elsewhere(refusal: &Refusal) -> bool {
 
 /// Waits until an environment is ready. Without a deadline it does not wait: the caller can, and is told how long.
 async fn wait_for_environment(version: &ServedVersion, deadline: Option<std::time::Instant>) -> Result<(), Refusal> {
-    if version.environments.load().iter().any(|environment| environment.is_open()) {
-        return Ok(());
-    }
-    if deadline.is_none() {
-        return Err(not_ready(version));
-    }
     let mut state = version.state.subscribe();
-    // The caller's timeout bounds this wait.
-    let settled = state.wait_for(|state| !matches!(state, VersionState::Loading)).await;
-    match settled.map(|state| state.clone()) {
-        Ok(VersionState::Ready) => Ok(()),
-        _ => Err(not_ready(version)),
+    loop {
+        // The state follows the environments: right after a loss it may still say ready, so they are asked.
+        let hopeless = matches!(*state.borrow_and_update(), VersionState::Unloading | VersionState::Unavailable(_));
+        if version.environments.load().iter().any(|environment| environment.is_open()) {
+            return Ok(());
+        }
+        // The caller's timeout bounds this wait.
+        if hopeless || deadline.is_none() || state.changed().await.is_err() {
+            return Err(not_ready(version));
+        }
     }
 }
 
@@ -136,6 +155,11 @@ pub(crate) fn not_ready(version: &ServedVersion) -> Refusal {
     match version.state() {
         VersionState::Unloading => {
             Refusal::shed(ShedReason::Draining, format!("{name} is being unloaded"), Some(START_WAIT))
+        }
+        VersionState::Unavailable(_) if version.stop.is_cancelled() => {
+            // In Triton's words: its clients look for them.
+            let text = format!("Request for unknown model: '{}' has no available versions", version.function);
+            Refusal::new(ErrorCode::NotFound, text)
         }
         VersionState::Unavailable(reason) => {
             Refusal::new(ErrorCode::Unavailable, format!("{name} is not available: {reason}"))

@@ -6,6 +6,7 @@ use crate::function::{ServedVersion, VersionState};
 use penstock_environment::{BatchReport, EnvironmentHandle, Launcher, OnBatch, Specification, StartError};
 use penstock_telemetry::{BatchSample, LoadSample};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr};
@@ -52,11 +53,9 @@ impl Supervisor {
             match self.live().await {
                 Life::Stopped => break,
                 Life::Lost(lived) => {
-                    self.version.metrics.environment_restarted();
                     if lived >= HEALTHY_AFTER {
                         pause = BACKOFF_FIRST;
                     }
-                    self.set_state(VersionState::Loading);
                 }
                 Life::Failed(reason, permanent) => {
                     self.set_state(VersionState::Unavailable(reason));
@@ -70,9 +69,11 @@ impl Supervisor {
                 () = sleep(pause) => pause = (pause * 2).min(BACKOFF_MAX),
                 () = self.version.stop.cancelled() => break,
             }
+            self.version.metrics.environment_restarted();
         }
-        self.version.metrics.retired();
-        if self.version.environments.load().is_empty() {
+        // The last of the version's supervisors: all its processes are gone.
+        if self.version.supervisors.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.version.metrics.retired();
             self.set_state(VersionState::Unavailable("unloaded".into()));
         }
     }
@@ -120,7 +121,7 @@ impl Supervisor {
         self.add(&environment);
         self.set_state(VersionState::Ready);
         tokio::select! {
-            () = self.watch_load(&environment) => {}
+            () = self.watch_load() => {}
             () = environment.lost() => {}
             () = self.version.stop.cancelled() => {
                 self.set_state(VersionState::Unloading);
@@ -134,6 +135,7 @@ impl Supervisor {
             }
         }
         self.remove(&environment);
+        self.set_state(VersionState::Loading);
         let status = end(&mut child, EXIT_TIMEOUT).await;
         tracing::warn!(function = name, pid, status, "environment lost");
         Life::Lost(ready.elapsed())
@@ -154,19 +156,26 @@ impl Supervisor {
         })
     }
 
-    /// Passes the environment's load on for as long as it lives.
-    async fn watch_load(&self, environment: &EnvironmentHandle) {
+    /// Passes the version's load on for as long as this environment lives.
+    async fn watch_load(&self) {
         loop {
-            let load = environment.load();
-            self.version.metrics.load(&LoadSample {
-                queued_requests: load.queued_requests,
-                queued_items: load.queued_items,
-                queued_tokens: load.queued_tokens,
-                busy_workers: load.busy_workers,
-                resident_bytes: load.resident_bytes,
-            });
+            self.tell_load();
             sleep(LOAD_INTERVAL).await;
         }
+    }
+
+    /// Tells the metrics the load of the version: of all its environments together.
+    fn tell_load(&self) {
+        let mut sum =
+            LoadSample { queued_requests: 0, queued_items: 0, queued_tokens: 0, busy_workers: 0, resident_bytes: 0 };
+        for load in self.version.environments.load().iter().map(|environment| environment.load()) {
+            sum.queued_requests += load.queued_requests;
+            sum.queued_items += load.queued_items;
+            sum.queued_tokens += load.queued_tokens;
+            sum.busy_workers += load.busy_workers;
+            sum.resident_bytes += load.resident_bytes;
+        }
+        self.version.metrics.load(&sum);
     }
 
     fn add(&self, environment: &Arc<EnvironmentHandle>) {
@@ -183,12 +192,15 @@ impl Supervisor {
             .environments
             .rcu(|list| list.iter().filter(|other| !Arc::ptr_eq(other, environment)).cloned().collect::<Vec<_>>());
         self.version.metrics.environments(self.version.environments.load().len());
+        self.tell_load();
     }
 
     fn set_state(&self, state: VersionState) {
         // Another environment of the version may still be ready.
         let state = match state {
-            VersionState::Loading if !self.version.environments.load().is_empty() => VersionState::Ready,
+            VersionState::Loading | VersionState::Unavailable(_) if !self.version.environments.load().is_empty() => {
+                VersionState::Ready
+            }
             state => state,
         };
         self.version.state.send_replace(state);

@@ -272,6 +272,8 @@ impl EnvironmentHandle {
     }
 
     fn end(&self) {
+        // First, so that whoever hears that a call is lost does not pick this environment again.
+        self.lost.send_replace(true);
         let open = {
             let mut calls = self.calls.lock();
             calls.lost = true;
@@ -281,7 +283,6 @@ impl EnvironmentHandle {
         for (_, open) in open {
             let _ = open.answer.send(Err(CallEnd::Lost { begun: open.begun }));
         }
-        self.lost.send_replace(true);
     }
 }
 
