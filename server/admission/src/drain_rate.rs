@@ -11,33 +11,36 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Advised when nothing has been measured yet.
 const WAIT_UNKNOWN: Duration = Duration::from_secs(1);
 
-/// Finished requests per second, an exponentially weighted average over windows in which something finished.
+/// Finished requests per second, an exponentially weighted average over windows. A window goes from one end to another,
+/// with work in flight throughout: what passed while nothing was there to finish says nothing about how fast work leaves.
 #[derive(Debug)]
 pub struct DrainRate {
     window_started: Instant,
+    /// A window is open. Not so while nothing is in flight, and since then until something has ended.
+    open: bool,
     finished: u64,
     per_second: Option<f64>,
 }
 
 impl DrainRate {
-    /// Starts measuring at `now`.
+    /// Nothing is measured yet.
     pub fn new(now: Instant) -> Self {
-        Self { window_started: now, finished: 0, per_second: None }
+        Self { window_started: now, open: false, finished: 0, per_second: None }
     }
 
-    /// Counts one finished request. `busy` says whether others were in flight: an idle server's rate is its clients'.
+    /// Counts one finished request; a shed is none. `busy` says whether others are still in flight.
     pub fn finished(&mut self, now: Instant, busy: bool) {
-        self.finished += 1;
         let elapsed = now.saturating_duration_since(self.window_started);
-        if elapsed < WINDOW {
-            return;
+        if self.open {
+            self.finished += 1;
+            if elapsed >= WINDOW {
+                let rate = self.finished as f64 / elapsed.as_secs_f64();
+                self.per_second = Some(self.per_second.map_or(rate, |old| old + SMOOTHING * (rate - old)));
+            }
         }
-        if busy {
-            let rate = self.finished as f64 / elapsed.as_secs_f64();
-            self.per_second = Some(self.per_second.map_or(rate, |old| old + SMOOTHING * (rate - old)));
+        if !self.open || !busy || elapsed >= WINDOW {
+            (self.window_started, self.open, self.finished) = (now, busy, 0);
         }
-        self.window_started = now;
-        self.finished = 0;
     }
 
     /// How long until a request behind `ahead` others can be taken.

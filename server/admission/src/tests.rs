@@ -30,6 +30,27 @@ fn the_wait_follows_the_measured_rate() {
     assert_eq!(rate.wait(u64::MAX), Duration::from_secs(30));
 }
 
+#[test]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+fn time_without_work_is_not_measured() {
+    let start = Instant::now();
+    let mut rate = DrainRate::new(start);
+    let at = |second: u64, ms: u64| start + Duration::from_millis(1000 * second + ms);
+    // A burst of ten, 100 ms each, after a minute of nothing; and another after an hour.
+    for burst in [60, 3600] {
+        for n in 1..=10 {
+            rate.finished(at(burst, 100 * n), n < 10);
+        }
+        let wait = rate.wait(1).as_secs_f64();
+        assert!((0.09..0.11).contains(&wait), "one every 100 ms, not every {wait} s");
+    }
+    // One at a time, far apart: the rate of the client, which says nothing.
+    for second in 4000..4010 {
+        rate.finished(at(second, 0), false);
+    }
+    assert!(rate.wait(1).as_secs_f64() < 0.11);
+}
+
 proptest! {
     #[test]
     fn shares_never_exceed_the_budget_and_all_return(limit in 0u64..1000, takes in prop::collection::vec((0u64..400, 0u64..400), 0..40)) {
