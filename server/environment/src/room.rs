@@ -13,7 +13,7 @@ use crate::queue::Queue;
 use crate::specification::Specification;
 use crate::worker::{Assignment, BatchDone};
 use penstock_admission::DrainRate;
-use penstock_domain::{ErrorCode, Refusal, ShedReason};
+use penstock_domain::{ErrorCode, Refusal, ShedReason, Tensor};
 use penstock_executor::{ExecError, Model, Prepared, Work};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::{BTreeSet, HashMap};
@@ -181,16 +181,8 @@ impl Room {
         let deadline = invoke.deadline_us.map(|left| now + Duration::from_micros(left));
         let outputs = message::wanted_in(invoke.outputs);
         let parameters = message::parameters_in(invoke.parameters);
-        if !invoke.splittable
-            && self.shape.max_items > 0
-            && let Some(rows) = inputs.iter().filter_map(|tensor| tensor.shape.first()).max()
-            && *rows > i64::from(self.shape.max_items)
-        {
-            let text = format!(
-                "inference request batch-size must be <= {} for '{}', got {rows}",
-                self.shape.max_items, self.specification.function
-            );
-            return self.refuse(call, Refusal::invalid(text));
+        if let Err(refusal) = self.judge(&inputs, invoke.splittable) {
+            return self.refuse(call, refusal);
         }
         self.calls.insert(call, Call::new(now, deadline, invoke.alone, outputs.clone()));
         if let Some(deadline) = deadline {
@@ -202,6 +194,39 @@ impl Room {
             None => self.prepared(call, self.model.prepare(work), now),
         }
         self.load.changed = true;
+    }
+
+    /// What holds for every model, before any work is put into the request: no name twice, and as many rows as one
+    /// batch may have, or any number that is not 0 where it may be split.
+    fn judge(&self, inputs: &[Tensor], splittable: bool) -> Result<(), Refusal> {
+        for (index, input) in inputs.iter().enumerate() {
+            if inputs[..index].iter().any(|earlier| earlier.name == input.name) {
+                return Err(Refusal::invalid(format!("input '{}' is given twice, expected once", input.name)));
+            }
+        }
+        let max = self.shape.max_items;
+        for Tensor { name, shape, .. } in inputs.iter().filter(|_| max > 0) {
+            match shape.first() {
+                Some(0) => {
+                    let text = format!(
+                        "input '{name}' has an empty batch: found shape {:?}, expected 1 row or more",
+                        shape.as_slice()
+                    );
+                    return Err(Refusal::invalid(text));
+                }
+                Some(rows) if !splittable && *rows > i64::from(max) => {
+                    let text = format!(
+                        "inference request batch-size must be <= {max} for '{}', got {rows}: input '{name}' has shape \
+                         {:?}, and the first dimension is the batch",
+                        self.specification.function,
+                        shape.as_slice()
+                    );
+                    return Err(Refusal::invalid(text));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn prepared(&mut self, number: u64, prepared: Result<Prepared, ExecError>, now: Instant) {

@@ -19,5 +19,7 @@ mod trailers;
 
 pub use call::{CallBody, CallFuture, CallService};
 pub use context::CallContext;
+pub(crate) use metadata::EXTENSIONS;
+pub(crate) use repository::index;
 pub use routes::{Routed, grpc_router, grpc_service};
 pub use trailers::TimedBody;

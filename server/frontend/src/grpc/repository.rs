@@ -9,8 +9,8 @@ use penstock_proto::inference::{
     RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
 };
 
-/// Every version with its state, and the reason of what cannot be served.
-pub(super) fn index(house: &House, request: &RepositoryIndexRequest) -> RepositoryIndexResponse {
+/// Every version with its state, and the reason of what cannot be served. The HTTP door tells the same.
+pub(crate) fn index(house: &House, request: &RepositoryIndexRequest) -> RepositoryIndexResponse {
     let functions = house.functions();
     let models = functions.values().flat_map(|function| entries(function));
     RepositoryIndexResponse { models: models.filter(|model| !request.ready || model.state == "READY").collect() }

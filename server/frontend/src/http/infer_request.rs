@@ -151,8 +151,9 @@ fn read_input(
         }
         Ok(())
     })?;
-    let missing = |what: &str| JsonError { offset: begin, message: format!("an input has no `{what}`") };
-    let name = name.ok_or_else(|| missing("name"))?;
+    let nameless = || JsonError { offset: begin, message: "an input has no `name`".into() };
+    let name = name.ok_or_else(nameless)?;
+    let missing = |what: &str| JsonError { offset: begin, message: format!("input '{name}' has no `{what}`") };
     let datatype = datatype.ok_or_else(|| missing("datatype"))?;
     let shape: Shape = shape.ok_or_else(|| missing("shape"))?;
     if elements.is_none() && binary_bytes.is_none() {

@@ -82,7 +82,7 @@ fn what_is_wrong_is_named() {
     let table = [
         ("", "line 1 column 1: expected a JSON object (the infer request), found the end"),
         ("{}", "has no `inputs`"),
-        (r#"{"inputs":[{"name":"x"}]}"#, "line 1 column 12: an input has no `datatype`"),
+        (r#"{"inputs":[{"name":"x"}]}"#, "line 1 column 12: input 'x' has no `datatype`"),
         (
             r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP31","data":[1]}]}"#,
             "datatype 'FP31' is not one of BOOL,",
@@ -99,7 +99,7 @@ fn what_is_wrong_is_named() {
         ),
         (
             r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#,
-            "an input has no `data` or `parameters.binary_data_size`",
+            "input 'x' has no `data` or `parameters.binary_data_size`",
         ),
         (r#"{"id":7,"inputs":[]}"#, "expected a string as `id`, found `7`"),
         (r#"{"inputs":[],"parameters":{"triton_x":1}}"#, "names that begin with `triton_` are reserved"),

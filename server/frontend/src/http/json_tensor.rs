@@ -27,13 +27,17 @@ pub(crate) fn read_elements(
         Datatype::Bool => walk(cursor, name, count_max, |cursor| {
             let value = match cursor.peek() {
                 Some(b'0' | b'1') => integer::<u8>(cursor, name, "BOOL", (0, 1))?,
-                _ => u8::from(cursor.boolean("true or false for BOOL")?),
+                Some(b't' | b'f') => u8::from(cursor.boolean("true or false")?),
+                _ => return Err(cursor.wrong(format_args!("true or false (BOOL) in `data` of input '{name}'"))),
             };
             out.put_u8(value);
             Ok(())
         }),
         Datatype::Bytes => walk(cursor, name, count_max, |cursor| {
-            let text = cursor.string("a string for BYTES")?;
+            if cursor.peek() != Some(b'"') {
+                return Err(cursor.wrong(format_args!("a string (BYTES) in `data` of input '{name}'")));
+            }
+            let text = cursor.string("a string")?;
             encode_bytes_element(&mut out, text.as_bytes());
             Ok(())
         }),

@@ -62,7 +62,7 @@ fn what_does_not_fit_is_named() {
         (Datatype::Fp64, "[1e400]", "FP64"),
         (Datatype::Fp32, "[null]", "found `null`"),
         (Datatype::Bool, "[2]", "true or false"),
-        (Datatype::Bytes, "[1]", "expected a string for BYTES, found `1`"),
+        (Datatype::Bytes, "[1]", "expected a string (BYTES) in `data` of input 'x', found `1`"),
         (Datatype::Fp32, "5", "expected an array as `data` of input 'x', found `5`"),
         (Datatype::Fp32, "[1 2]", "expected `,` or `]`"),
         (Datatype::Fp32, "[1,]", "found `]`"),

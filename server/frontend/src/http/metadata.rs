@@ -1,6 +1,7 @@
 //! Rooms 1 and 8, HTTP door: health, metadata, configuration and statistics.
 
 use super::{Door, Failure, Target, json_response};
+use crate::grpc::EXTENSIONS;
 use axum::extract::{RawPathParams, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -8,17 +9,6 @@ use penstock_dispatch::{ServedVersion, StatisticDuration, VersionState, VersionS
 use penstock_domain::{ErrorCode, Refusal, Signature, TensorSpec};
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// Triton's names of the extensions that are truly here.
-const EXTENSIONS: [&str; 7] = [
-    "classification",
-    "model_repository",
-    "schedule_policy",
-    "model_configuration",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-];
 
 /// `GET /v2`
 pub(crate) async fn server() -> Response {

@@ -9,9 +9,10 @@ use axum::extract::{RawPathParams, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
-use penstock_dispatch::{LoadOverride, VersionState};
+use penstock_dispatch::LoadOverride;
 use penstock_domain::{ErrorCode, ParameterValue, Refusal};
-use serde_json::json;
+use penstock_proto::inference::RepositoryIndexRequest;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// `POST /v2/repository[/{repository}]/index`, optionally `{"ready": true}`: only what can be served now.
@@ -22,30 +23,18 @@ pub(crate) async fn index(State(door): State<Arc<Door>>, request: Request) -> Re
         _ => Ok(cursor.skip().map(|()| None)?),
     })?;
     let only_ready = only_ready.into_iter().flatten().next_back().unwrap_or(false);
-    let functions = door.house.functions();
-    let mut entries = Vec::new();
-    for version in functions.values().flat_map(|function| function.versions.values()) {
-        let state = version.state();
-        if only_ready && state != VersionState::Ready {
-            continue;
-        }
-        let mut entry = json!({
-            "name": version.function.as_str(),
-            "version": version.number.to_string(),
-            "state": state.name(),
-        });
-        if !state.reason().is_empty() {
-            entry["reason"] = state.reason().into();
-        }
-        entries.push(entry);
-    }
-    if !only_ready {
-        for function in functions.values().filter(|function| function.versions.is_empty()) {
-            let reason = function.source.unavailable.as_deref().unwrap_or_default();
-            let name = function.name.as_str();
-            entries.push(json!({ "name": name, "version": "", "state": "UNAVAILABLE", "reason": reason }));
-        }
-    }
+    let request = RepositoryIndexRequest { ready: only_ready, ..RepositoryIndexRequest::default() };
+    let entries: Vec<Value> = crate::grpc::index(&door.house, &request)
+        .models
+        .into_iter()
+        .map(|model| {
+            let mut entry = json!({ "name": model.name, "version": model.version, "state": model.state });
+            if !model.reason.is_empty() {
+                entry["reason"] = model.reason.into();
+            }
+            entry
+        })
+        .collect();
     Ok(json_response(StatusCode::OK, &entries))
 }
 
