@@ -1,0 +1,147 @@
+"""Full is said early, fast, in every protocol's own words, and counted by reason."""
+
+import http.client
+import json
+import socket
+import time
+
+import grpc
+import pytest
+
+from callers import body, details, percentile, post, reason, request, settled_books, stub, total, until_in_flight
+from conftest import identity_repository
+
+REFUSALS = 60
+
+
+def repository(folder):
+    options = {"penstock.max_concurrency": 2, "max_batch_size": 1, "execute_delay_us": 600_000}
+    return identity_repository(folder, "full", **options)
+
+
+@pytest.fixture
+def full(start, tmp_path):
+    """Both slots taken."""
+    server = start("--model-repository", repository(tmp_path))
+    server.taken = [stub(server).ModelInfer.future(request("full")) for _ in range(2)]
+    until_in_flight(server, "full", 2)
+    return server
+
+
+def test_slots_over_grpc(full):
+    caller = stub(full)
+    latencies = []
+    for _ in range(REFUSALS):
+        began = time.perf_counter()
+        error = caller.ModelInfer.future(request("full")).exception(timeout=5)
+        latencies.append((time.perf_counter() - began) * 1000)
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+    trailers = dict(error.trailing_metadata())
+    assert int(trailers["grpc-retry-pushback-ms"]) >= 1
+    assert trailers["x-penstock-shed-reason"] == reason(error) == "environment_concurrency"
+    assert details(error)["ErrorInfo"][2] == b"penstock"
+    wait = details(error)["RetryInfo"]
+    assert wait.get(1), wait
+    print(f"gRPC refusals: p50 {percentile(latencies, 0.5):.2f} ms, p99 {percentile(latencies, 0.99):.2f} ms")
+    assert [taken.exception(timeout=10) for taken in full.taken] == [None, None]
+    expected = {("done", ""): 2, ("shed", "environment_concurrency"): REFUSALS}
+    assert settled_books(full, "full").outcomes == expected
+    assert total(full, "nv_inference_request_failure", model="full", reason="REJECTED") == REFUSALS
+
+
+def test_slots_over_http(full):
+    latencies = []
+    for _ in range(REFUSALS):
+        began = time.perf_counter()
+        status, headers, text = post(full, "full", body())
+        latencies.append((time.perf_counter() - began) * 1000)
+        assert status == 429, text
+    assert int(headers["Retry-After"]) >= 1
+    assert 1 <= int(headers["x-amz-retry-after"]) <= int(headers["Retry-After"]) * 1000
+    assert headers["x-penstock-shed-reason"] == "environment_concurrency"
+    assert "2" in json.loads(text)["error"]
+    print(f"HTTP refusals: p50 {percentile(latencies, 0.5):.2f} ms, p99 {percentile(latencies, 0.99):.2f} ms")
+    assert [taken.exception(timeout=10) for taken in full.taken] == [None, None]
+    assert settled_books(full, "full").outcomes["shed", "environment_concurrency"] == REFUSALS
+
+
+def test_function_concurrency(start, tmp_path):
+    identity_repository(tmp_path, "full", execute_delay_us=300_000)
+    server = start("--model-repository", tmp_path, "--set", "functions.concurrency=1")
+    first = stub(server).ModelInfer.future(request("full"))
+    until_in_flight(server, "full", 1)
+    error = stub(server).ModelInfer.future(request("full")).exception(timeout=5)
+    assert (error.code(), reason(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "function_concurrency")
+    assert first.exception(timeout=5) is None
+
+
+def test_overload_codes_as_triton_has_them(start, tmp_path):
+    """The code changes, the reason does not."""
+    server = start("--model-repository", repository(tmp_path), "--set", "overload_codes=triton")
+    taken = [stub(server).ModelInfer.future(request("full")) for _ in range(2)]
+    until_in_flight(server, "full", 2)
+    error = stub(server).ModelInfer.future(request("full")).exception(timeout=5)
+    assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "environment_concurrency")
+    status, headers, _ = post(server, "full", body())
+    assert (status, headers["x-penstock-shed-reason"]) == (503, "environment_concurrency")
+    assert [call.exception(timeout=10) for call in taken] == [None, None]
+
+
+@pytest.fixture
+def small(start, tmp_path):
+    """A budget of two messages, and a function that holds what it is given for a while."""
+    identity_repository(tmp_path, "held", execute_delay_us=600_000)
+    limits = ["--set", f"limits.message_bytes={1 << 20}", "--set", f"limits.memory_budget_bytes={1 << 20}"]
+    server = start("--model-repository", tmp_path, *limits)
+    server.holder = stub(server).ModelInfer.future(request("held", raw=bytes(700_000)))
+    until_in_flight(server, "held", 1)
+    return server
+
+
+def test_memory_budget_over_http_before_the_body_is_read(small):
+    host, port = small.http.split(":")
+    connection = socket.create_connection((host, int(port)), timeout=5)
+    head = f"POST /v2/models/held/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {900_000}\r\n\r\n"
+    connection.sendall(head.encode())  # and not a byte of the body
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    assert response.status == 429
+    assert response.headers["x-penstock-shed-reason"] == "memory_budget"
+    assert int(response.headers["Retry-After"]) >= 1
+    connection.close()
+    assert small.holder.exception(timeout=10) is None
+    counted = total(small, "penstock_requests_total", outcome="shed", reason="memory_budget")
+    assert counted == 1, "every refusal is counted"
+    # Everything came back: the same bytes fit now.
+    assert stub(small).ModelInfer.future(request("held", raw=bytes(700_000))).exception(timeout=10) is None
+
+
+def test_memory_budget_over_grpc(small):
+    error = stub(small).ModelInfer.future(request("held", raw=bytes(700_000))).exception(timeout=5)
+    assert (error.code(), reason(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "memory_budget"), error
+    assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1
+    # A small request still fits beside it.
+    assert stub(small).ModelInfer.future(request("held")).exception(timeout=10) is None
+    assert small.holder.exception(timeout=10) is None
+    assert total(small, "penstock_requests_total", outcome="shed", reason="memory_budget") == 1
+
+
+def test_the_advised_wait_is_the_measured_one(start, tmp_path):
+    """With one slot and runs of 100 ms, a slot is free after about 100 ms: that is what is said, not a constant."""
+    options = {"penstock.max_concurrency": 2, "max_batch_size": 1, "execute_delay_us": 100_000}
+    server = start("--model-repository", identity_repository(tmp_path, "steady", **options))
+    caller = stub(server)
+    waits = []
+    deadline = time.monotonic() + 2
+    calls = []
+    while time.monotonic() < deadline:
+        call = caller.ModelInfer.future(request("steady"))
+        calls.append(call)
+        time.sleep(0.02)
+        if call.done() and call.exception() is not None:
+            waits.append(int(dict(call.exception().trailing_metadata())["grpc-retry-pushback-ms"]))
+    for call in calls:
+        call.exception(timeout=5)
+    late = waits[len(waits) // 2 :]
+    print(f"advised waits: p50 {percentile(late, 0.5)} ms of {len(waits)} refusals")
+    assert 50 <= percentile(late, 0.5) <= 200
