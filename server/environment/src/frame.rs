@@ -113,6 +113,9 @@ pub(crate) async fn write_frames<W: AsyncWrite + Unpin>(outbox: Outbox, mut to: 
                 break to.shutdown().await;
             }
             outbox.0.wake.notified().await;
+            // Whoever woke this task may be one of many about to send: let them, and write once for all. (The runtime
+            // would run this task right after the first of them.)
+            tokio::task::yield_now().await;
             continue;
         }
         for message in taken.drain(..) {

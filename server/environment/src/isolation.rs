@@ -60,7 +60,9 @@ pub fn enter(policy: &IsolationPolicy) -> Vec<Measure> {
 /// A measure counts as in force only if what it forbids was tried and refused.
 fn proven(measure: Measure, refused: bool) -> Measure {
     match measure.in_force && !refused {
-        true => Measure { in_force: false, detail: "it was set, and what it forbids is still possible".into(), ..measure },
+        true => {
+            Measure { in_force: false, detail: "it was set, and what it forbids is still possible".into(), ..measure }
+        }
         false => measure,
     }
 }

@@ -12,6 +12,11 @@ use clap::{Args, Parser, Subcommand};
 use config::{Config, ConfigError, Sources};
 use std::process::ExitCode;
 
+/// A request makes some thirty small allocations in the protocol stack, freed on another thread than they were made
+/// on; the C library's allocator pays for that with locks.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code for a wrong configuration or command line (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 /// Exit code when the configuration is right and the machine says no.

@@ -54,7 +54,9 @@ fn a_delay_waits_for_a_preferred_size_and_no_longer() {
     let (mut queue, now) = (Queue::default(), start());
     let policy = BatchingPolicy { preferred_sizes: vec![2, 4], max_delay_us: 1000, ..policy() };
     queue.push(0, vec![part(1, 0)], now, false);
-    assert!(matches!(form(&mut queue, &policy, &items(8), false, now), Decision::WaitUntil(at) if at == now + Duration::from_millis(1)));
+    assert!(
+        matches!(form(&mut queue, &policy, &items(8), false, now), Decision::WaitUntil(at) if at == now + Duration::from_millis(1))
+    );
     queue.push(1, vec![part(1, 0)], now, false);
     queue.push(2, vec![part(1, 0)], now, false);
     assert_eq!(run(&mut queue, &policy, &items(8), now), Some(vec![0, 1]), "the largest preferred size that is there");

@@ -5,9 +5,7 @@ use crate::specification::{BatchingPolicy, IsolationPolicy, QueueLimits, Specifi
 use bytes::Bytes;
 use parking_lot::Mutex;
 use penstock_domain::{Datatype, ErrorCode, FunctionName, Invocation, ShedReason, Signature, Tensor};
-use penstock_executor::{
-    Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartInput, Prepared, Work,
-};
+use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartInput, Prepared, Work};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
