@@ -1,4 +1,5 @@
 //! The rules of the house that a test can keep: which crate may know which, who may have which library, file sizes.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! What an environment says of its isolation is seen from outside, on the real process.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use penstock_environment::{
     BatchingPolicy, EnvironmentHandle, IsolationPolicy, Launched, Launcher, QueueLimits, Specification,
