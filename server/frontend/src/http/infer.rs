@@ -31,13 +31,43 @@ pub(crate) async fn infer(
     request: Request,
 ) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let upload = Upload::new(&head.headers, body);
-    let target = Target::of_route(&params)?;
+    // What never enters the house is counted here; everything else is counted there.
+    let (invocation, wishes, share) = read(&door, &head.headers, body, &params, received)
+        .await
+        .inspect_err(|failure| penstock_telemetry::unrouted(failure.refusal.outcome()))?;
+    let (function, id) = (invocation.function.clone(), wishes.id.clone());
+    let mut answer = door.house.invoke(invocation, received).await?;
+
+    put_classes(&door, &function, &mut answer, &wishes)?;
+    let printed_bytes = wishes.printed_bytes(&answer.outputs);
+    let function_printed = function.clone();
+    let outputs = std::mem::take(&mut answer.outputs);
+    let (answered, parameters) = (answer.version, std::mem::take(&mut answer.parameters));
+    let printed = off_thread(printed_bytes, move || {
+        print_answer(id.as_deref(), &function_printed, answered, &parameters, outputs, |name| wishes.binary(name))
+    })
+    .await??;
+    answer.timing.total_ns = u64::try_from(received.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let mut response = respond(&door, &head.headers, printed, share).await?;
+    response.headers_mut().insert(SERVER_TIMING, timing_value(&answer.timing));
+    Ok(response)
+}
+
+/// From the body to what the house takes; the share of memory stays with the request until it is answered.
+async fn read(
+    door: &Door,
+    headers: &HeaderMap,
+    body: Body,
+    params: &RawPathParams,
+    received: Instant,
+) -> Result<(Invocation, Wishes, Share), Failure> {
+    let upload = Upload::new(headers, body);
+    let target = Target::of_route(params)?;
     let version = door.house.resolve(target.function.as_str(), target.number())?;
-    let header_length = header_length(&head.headers)?;
-    let deadline = deadline_of(&head.headers, received)?;
+    let header_length = header_length(headers)?;
+    let deadline = deadline_of(headers, received)?;
     let mut share = Share::new(&door.options.budget);
-    let body = upload.read(&head.headers, door.options.body_limits(), &mut share).await?;
+    let body = upload.read(headers, door.options.body_limits(), &mut share).await?;
 
     let bytes_max = door.options.tensor_bytes_max;
     let (request, share) = match header_length {
@@ -58,22 +88,7 @@ pub(crate) async fn infer(
         }
     };
     let (invocation, wishes) = invocation(request, target, received, deadline)?;
-    let (function, id) = (invocation.function.clone(), wishes.id.clone());
-    let mut answer = door.house.invoke(invocation, received).await?;
-
-    put_classes(&door, &function, &mut answer, &wishes)?;
-    let printed_bytes = wishes.printed_bytes(&answer.outputs);
-    let function_printed = function.clone();
-    let outputs = std::mem::take(&mut answer.outputs);
-    let (answered, parameters) = (answer.version, std::mem::take(&mut answer.parameters));
-    let printed = off_thread(printed_bytes, move || {
-        print_answer(id.as_deref(), &function_printed, answered, &parameters, outputs, |name| wishes.binary(name))
-    })
-    .await??;
-    answer.timing.total_ns = u64::try_from(received.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    let mut response = respond(&door, &head.headers, printed, share).await?;
-    response.headers_mut().insert(SERVER_TIMING, timing_value(&answer.timing));
-    Ok(response)
+    Ok((invocation, wishes, share))
 }
 
 /// What the printing of the answer needs to know of the request.

@@ -23,6 +23,41 @@ pub(crate) async fn embeddings(
     Extension(Received(received)): Extension<Received>,
     request: Request,
 ) -> Result<Response, Failure> {
+    // What never enters the house is counted here; everything else is counted there.
+    let Asked { invocation, share, model, base64, rows, given_tokens } = read(&door, request, received)
+        .await
+        .inspect_err(|failure| penstock_telemetry::unrouted(failure.refusal.outcome()))?;
+    let mut answer = door.house.invoke(invocation, received).await.map_err(|refusal| match refusal.code {
+        // What the model found wrong can only be the inputs: the rest is checked above.
+        ErrorCode::InvalidArgument => Failure::from(refusal).with_param("input"),
+        _ => refusal.into(),
+    })?;
+
+    let missing = || Refusal::new(ErrorCode::Internal, format!("the model gave no output `{OUTPUT}`"));
+    let embedding = answer.outputs.into_iter().find(|output| output.name == OUTPUT).ok_or_else(missing)?;
+    let tokens = prompt_tokens(&answer.parameters).unwrap_or(given_tokens);
+    let printing = move || print_embeddings(&embedding, rows, base64, &model, tokens);
+    let json = off_thread(rows * 4096, printing).await??;
+    let mut response = Response::new(Body::new(HeldBody::new([Bytes::from(json)], share)));
+    answer.timing.total_ns = u64::try_from(received.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(SERVER_TIMING, timing_value(&answer.timing));
+    Ok(response)
+}
+
+/// A request, read and checked as far as that goes without running it.
+struct Asked {
+    invocation: Invocation,
+    /// Stays with the request until it is answered.
+    share: Share,
+    model: String,
+    base64: bool,
+    rows: usize,
+    /// Token ids in the request; 0 for texts.
+    given_tokens: u64,
+}
+
+async fn read(door: &Door, request: Request, received: Instant) -> Result<Asked, Failure> {
     let (head, body) = request.into_parts();
     let upload = Upload::new(&head.headers, body);
     let deadline = deadline_of(&head.headers, received)?;
@@ -58,18 +93,7 @@ pub(crate) async fn embeddings(
         priority: 0,
         splittable: true,
     };
-    let mut answer = door.house.invoke(invocation, received).await?;
-
-    let missing = || Refusal::new(ErrorCode::Internal, format!("the model gave no output `{OUTPUT}`"));
-    let embedding = answer.outputs.into_iter().find(|output| output.name == OUTPUT).ok_or_else(missing)?;
-    let tokens = prompt_tokens(&answer.parameters).unwrap_or(given_tokens);
-    let printing = move || print_embeddings(&embedding, rows, base64, &model, tokens);
-    let json = off_thread(rows * 4096, printing).await??;
-    let mut response = Response::new(Body::new(HeldBody::new([Bytes::from(json)], share)));
-    answer.timing.total_ns = u64::try_from(received.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(SERVER_TIMING, timing_value(&answer.timing));
-    Ok(response)
+    Ok(Asked { invocation, share, model, base64, rows, given_tokens })
 }
 
 /// Whether the function gives embeddings of such inputs, of the size asked for.
