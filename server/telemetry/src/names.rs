@@ -105,9 +105,10 @@ declare! {
     BATCH_ITEMS = histogram("penstock_batch_items", Buckets::Items, Unit::Count, "Items of each batch that ran.");
     BATCH_TOKENS = histogram("penstock_batch_tokens", Buckets::Tokens, Unit::Count,
         "Tokens of each batch that ran, padding not counted; only for functions that count tokens.");
-    BATCH_BUSY = counter("penstock_batch_busy_microseconds_total", Unit::Microseconds,
-        "Time of runtime workers spent on batches, by stage (compute_input, compute, compute_output); each batch is \
-         counted once, however many requests it held.");
+    // Labels: function, version, stage.
+    BATCH_DURATION = histogram("penstock_batch_duration_seconds", Buckets::Stage, Unit::Seconds,
+        "Time of a runtime worker spent on each batch that ran, by stage (compute_input, compute, compute_output). The \
+         sum is how long workers were busy: a batch counts once, however many requests it held.");
     TOKENS = counter("penstock_tokens_total", Unit::Count, "Tokens computed, padding not counted.");
     PADDED_TOKENS = counter("penstock_padded_tokens_total", Unit::Count,
         "Tokens computed, padding counted. The padding waste is 1 - penstock_tokens_total / this.");

@@ -6,7 +6,7 @@
 
 use crate::names;
 use crate::outcome::OutcomeCounters;
-use crate::share::{Microseconds, Share};
+use crate::share::Share;
 use crate::triton::Triton;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use penstock_domain::{Outcome, StageTimes};
@@ -186,25 +186,25 @@ struct Batches {
     tokens: Histogram,
     tokens_total: Counter,
     padded_tokens_total: Counter,
-    compute_input: Microseconds,
-    compute: Microseconds,
-    compute_output: Microseconds,
+    compute_input: Histogram,
+    compute: Histogram,
+    compute_output: Histogram,
 }
 
 impl Batches {
     fn new(function: &str, version: &str) -> Self {
-        let busy = |stage: &'static str| {
-            Microseconds::new(counter!(names::BATCH_BUSY.name, "function" => function.to_owned(),
-                "version" => version.to_owned(), "stage" => stage))
+        let duration = |stage: &'static str| {
+            histogram!(names::BATCH_DURATION.name, "function" => function.to_owned(),
+                "version" => version.to_owned(), "stage" => stage)
         };
         Self {
             items: labelled_histogram(names::BATCH_ITEMS, function, version),
             tokens: labelled_histogram(names::BATCH_TOKENS, function, version),
             tokens_total: labelled_counter(names::TOKENS, function, version),
             padded_tokens_total: labelled_counter(names::PADDED_TOKENS, function, version),
-            compute_input: busy("compute_input"),
-            compute: busy("compute"),
-            compute_output: busy("compute_output"),
+            compute_input: duration("compute_input"),
+            compute: duration("compute"),
+            compute_output: duration("compute_output"),
         }
     }
 
@@ -215,9 +215,9 @@ impl Batches {
             self.tokens_total.increment(sample.tokens);
             self.padded_tokens_total.increment(sample.padded_tokens);
         }
-        self.compute_input.add(sample.compute_input_ns);
-        self.compute.add(sample.compute_ns);
-        self.compute_output.add(sample.compute_output_ns);
+        self.compute_input.record(seconds(sample.compute_input_ns));
+        self.compute.record(seconds(sample.compute_ns));
+        self.compute_output.record(seconds(sample.compute_output_ns));
     }
 }
 
