@@ -13,7 +13,14 @@ class Scraped:
         with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=10) as response:
             self.text = response.read().decode()
         self.families = {family.name: family for family in text_string_to_metric_families(self.text)}
-        self.samples = [sample for family in self.families.values() for sample in family.samples]
+        self.samples = [
+            sample._replace(name=self._as_served(sample.name)) for family in self.families.values() for sample in family.samples
+        ]
+
+    def _as_served(self, name):
+        """The parser gives every counter the ending that OpenMetrics wants; Triton's have none."""
+        short = name.removesuffix("_total")
+        return short if f"\n# TYPE {short} counter\n" in self.text else name
 
     def matching(self, name, **labels):
         wanted = labels.items()
