@@ -34,6 +34,8 @@ impl Launcher {
     pub fn launch(&self) -> io::Result<Launched> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
+        // What this process opens itself does not pass on; what a shell or a service manager left open would.
+        close_fds::set_fds_cloexec(3, &[]);
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .env_clear()

@@ -207,6 +207,14 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "Request and answer bytes in flight, taken before they are buffered. At least one message.",
     },
     Field {
+        key: "limits.body_stall_s",
+        variable: "PENSTOCK_BODY_STALL_S",
+        kind: Kind::Integer(1, 3_600),
+        default: "30",
+        unit: "seconds",
+        meaning: "How long a request that has begun may stand still before it is given up. Lower frees memory sooner.",
+    },
+    Field {
         key: "overload_codes",
         variable: "PENSTOCK_OVERLOAD_CODES",
         kind: Kind::Choice(&["lambda", "triton"]),

@@ -81,8 +81,6 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    // Whatever a shell or a supervisor left open is no business of the environments this process starts.
-    close_fds::set_fds_cloexec(3, &[]);
     match cli.command {
         Command::Environment => environment(),
         Command::Config { settings } => with_config(&settings, Vec::new(), |config| {

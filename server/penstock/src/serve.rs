@@ -150,16 +150,19 @@ impl Doors {
         };
         let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
         let message_bytes = config.integer("limits.message_bytes") as usize;
+        let body_stall = Duration::from_secs(config.integer("limits.body_stall_s"));
         let seed = std::process::id();
         let request_ids = Arc::new(RequestIds::new(seed));
         let http_options = HttpOptions {
             overload: codes,
             body_bytes_max: message_bytes,
+            body_stall_max: body_stall,
             ..HttpOptions::new(budget.clone(), request_ids, epoch_seconds())
         };
         let grpc_options = FrontendOptions {
             overload_codes: codes,
             message_bytes_max: message_bytes.saturating_sub(MESSAGE_HEAD_BYTES),
+            message_stall_timeout: body_stall,
             request_id_seed: seed,
             ..FrontendOptions::new(budget)
         };

@@ -65,14 +65,17 @@ async fn every_measure_said_to_be_in_force_is() {
         assert_eq!(fields[16], "3", "niceness");
     }
     // Descriptor 0 and its owned copy are the link; the runtime adds its own; no file and no foreign socket is there.
-    let mut sockets = 0;
+    let mut sockets = std::collections::BTreeSet::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
         let target = std::fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned();
-        sockets += usize::from(target.starts_with("socket:"));
+        if target.starts_with("socket:") {
+            sockets.insert(target.clone());
+        }
         let known = ["socket:", "anon_inode:", "pipe:", "/dev/null"].iter().any(|prefix| target.starts_with(prefix));
         assert!(known, "an environment holds {target}");
     }
-    assert!(in_force("one_descriptor") && sockets <= 4, "{sockets} sockets");
+    // The link, and the pair by which the runtime hears of signals.
+    assert!(in_force("one_descriptor") && sockets.len() <= 3, "{sockets:?}");
 }
 
 #[tokio::test]
