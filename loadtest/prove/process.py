@@ -1,0 +1,34 @@
+"""What the kernel says of a process."""
+
+import pathlib
+
+MIB = 2**20
+
+
+def status(pid, field):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    return 0
+
+
+def resident_mib(pid):
+    return status(pid, "VmRSS") / 1024
+
+
+def private_mib(pid):
+    """Memory that is this process's alone: without the pages of files it shares with others."""
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    kib = sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+    return kib / 1024
+
+
+def threads(pid):
+    return status(pid, "Threads")
+
+
+def descriptors(pid):
+    return len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir()))
