@@ -4,7 +4,7 @@
 
 use super::body::Share;
 use super::failure::Failure;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::{HeaderMap, StatusCode, header};
 use penstock_domain::{ErrorCode, Refusal};
@@ -79,14 +79,14 @@ pub(crate) async fn inflate(
         Coding::Deflate if has_zlib_head(&body) => Box::new(ZlibDecoder::new(&body[..])),
         Coding::Deflate => Box::new(DeflateDecoder::new(&body[..])),
     };
-    let mut out = BytesMut::new();
+    let mut out = Vec::new();
     let mut step = vec![0; STEP_BYTES];
     loop {
         let read = decoder.read(&mut step).map_err(|error| {
             Refusal::invalid(format!("request body is not valid {}: {error}, after {} bytes", coding.name(), out.len()))
         })?;
         if read == 0 {
-            return Ok(out.freeze());
+            return Ok(out.into());
         }
         if out.len() + read > bytes_max {
             let message =
@@ -94,6 +94,11 @@ pub(crate) async fn inflate(
             return Err(Refusal::new(ErrorCode::TooLarge, message));
         }
         share.take(read as u64)?;
+        if out.capacity() < out.len() + read {
+            // Twice as much each time, but never past the limit: the last copy would hold three times as much.
+            let wanted = (out.capacity() * 2).min(bytes_max).max(out.len() + read);
+            out.reserve_exact(wanted - out.len());
+        }
         out.extend_from_slice(&step[..read]);
         tokio::task::yield_now().await;
     }
