@@ -237,6 +237,7 @@ impl House {
         let changed = {
             // Held from reading to writing: another load at the same time must not be undone.
             let mut control = self.control.lock().await;
+            self.forget_failures(&mut control, &source.name);
             let mut wanted = control.clone();
             wanted.retain(|other| other.name != source.name);
             wanted.push(source);
@@ -246,9 +247,12 @@ impl House {
             return Err(Refusal::new(ErrorCode::Unavailable, format!("failed to load '{function}': {reason}")));
         }
         settled(&changed.opened).await;
-        for switch in changed.switches {
-            // From now on the new content answers; a task that was cancelled means that the server ends.
-            let _ = switch.await;
+        for (number, switch) in changed.switches {
+            // Now the new content answers, or it is known why not; a task that was cancelled means that the server ends.
+            if let Ok(Err(reason)) = switch.await {
+                let text = format!("failed to load '{function}' version {number}: {reason}; the old content goes on");
+                return Err(Refusal::new(ErrorCode::Unavailable, text));
+            }
         }
         for version in changed.opened {
             if let VersionState::Unavailable(reason) = version.state() {
@@ -257,6 +261,26 @@ impl House {
             }
         }
         Ok(())
+    }
+
+    /// Makes `control` say what truly is served of a function: a version that failed to load is not, and one whose new
+    /// content failed still has its old content. So loading tries again, even if the files are as they were.
+    fn forget_failures(&self, control: &mut [FunctionSource], function: &FunctionName) {
+        let functions = self.functions.load();
+        let Some(served) = functions.get(function.as_str()) else { return };
+        for known in control.iter_mut().filter(|known| known.name == *function) {
+            known.versions.retain_mut(|known| match served.versions.get(&known.number) {
+                Some(version) if matches!(version.state(), VersionState::Unavailable(_)) => {
+                    version.stop.cancel();
+                    false
+                }
+                Some(version) => {
+                    known.clone_from(&version.source);
+                    true
+                }
+                None => false,
+            });
+        }
     }
 
     /// Unloads a function: drains its environments and ends their processes. Unknown names are fine.
@@ -344,7 +368,7 @@ impl House {
                     let new = self.open(source, version);
                     // The old content serves until the new one is ready, and stays if it never is.
                     if let Some(house) = self.this.upgrade() {
-                        changed.switches.push(self.tasks.spawn(house.switch(new.clone())));
+                        changed.switches.push((new.number, self.tasks.spawn(house.switch(new.clone()))));
                     }
                     changed.opened.push(new);
                 }
@@ -397,17 +421,18 @@ impl House {
         served
     }
 
-    /// Serves with what there is until `new` is ready.
-    async fn switch(self: Arc<Self>, new: Arc<ServedVersion>) {
+    /// Serves with what there is until `new` is ready; the reason if it never is.
+    async fn switch(self: Arc<Self>, new: Arc<ServedVersion>) -> Result<(), String> {
         settled(std::slice::from_ref(&new)).await;
         let control = self.control.lock().await;
         let of_version =
             |version: &VersionSource| version.number == new.number && version.revision == new.source.revision;
         let mut wanted = control.iter().filter(|source| source.name == new.function);
-        match new.state() {
+        let switched = match new.state() {
             _ if !wanted.any(|source| source.versions.iter().any(of_version)) => {
                 tracing::info!(function = %new.function, "new content was unloaded or replaced before it was ready");
                 new.stop.cancel();
+                Err("it was unloaded or replaced before it was ready".to_owned())
             }
             VersionState::Ready => {
                 let old = self.functions.load().get(new.function.as_str()).cloned();
@@ -416,13 +441,16 @@ impl House {
                 if let Some(old) = old {
                     old.stop.cancel();
                 }
+                Ok(())
             }
             state => {
                 tracing::warn!(function = %new.function, reason = state.reason(), "new content is not served");
                 new.stop.cancel();
+                Err(state.reason().to_owned())
             }
-        }
+        };
         self.changed.send_modify(|count| *count += 1);
+        switched
     }
 
     /// Puts one version into the snapshot.
@@ -446,7 +474,7 @@ struct Changed {
     /// Versions whose environments were started; they are loading.
     opened: Vec<Arc<ServedVersion>>,
     /// Tasks that put new content in the place of old once it is ready.
-    switches: Vec<JoinHandle<()>>,
+    switches: Vec<(VersionNumber, JoinHandle<Result<(), String>>)>,
 }
 
 /// Waits until none of these is loading any more; bounded by the load timeout of each.
