@@ -345,13 +345,13 @@ def test_gzip_both_ways(server):
 
 
 def test_a_deadline_that_cannot_be_met(start, tmp_path):
-    running = start("--model-repository", identity_repository(tmp_path, execute_delay_us=3_000_000))
+    running = start("--model-repository", identity_repository(tmp_path, execute_delay_us=500_000))
     with grpc.insecure_channel(running.grpc) as channel:
-        # The server's own word: a raw header it reads, without the client's timer.
+        # By the parameter, so that it is the server that answers and not the client's own timer.
         call = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer", pb.ModelInferRequest.SerializeToString
         )
-        made = with_parameter(request(), "timeout", int64_param=100_000)
+        made = with_parameter(request(), "timeout", int64_param=50_000)
         with pytest.raises(grpc.RpcError) as failed:
             call(made, timeout=TIMEOUT_S)
         assert failed.value.code() == Code.DEADLINE_EXCEEDED and "deadline" in failed.value.details()
@@ -382,7 +382,7 @@ def google_rpc():
 
 
 def test_full_says_so_and_when_to_come_back(start, tmp_path):
-    repository = identity_repository(tmp_path, execute_delay_us=1_000_000, max_batch_size=1)
+    repository = identity_repository(tmp_path, execute_delay_us=400_000, max_batch_size=1)
     running = start("--model-repository", repository, "--set", "environments.concurrency=2")
     with grpc.insecure_channel(running.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -249,7 +249,7 @@ def test_only_the_outputs_asked_for(triton):
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
 def test_a_timeout_the_function_cannot_meet(start, tmp_path, kind):
-    running = start("--model-repository", identity_repository(tmp_path, execute_delay_us=2_000_000))
+    running = start("--model-repository", identity_repository(tmp_path, execute_delay_us=500_000))
     triton = Triton(kind, running)
     status = "StatusCode.DEADLINE_EXCEEDED" if triton.is_grpc else "504"
     with pytest.raises(InferenceServerException) as failed:
