@@ -1,5 +1,6 @@
 """kill -9 of one environment of two, every two seconds for a minute, under unary calls and streams: every request is
-answered or refused, and the metrics count each exactly once. A function beside it notices nothing."""
+answered or refused, and the metrics count each exactly once. A function beside it notices nothing. While the
+pauses before restarts grow (to 10 s) there may be nothing to kill, and requests are refused."""
 
 import os
 import signal

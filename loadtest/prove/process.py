@@ -1,5 +1,6 @@
 """What the kernel says of a process."""
 
+import os
 import pathlib
 
 MIB = 2**20
@@ -31,4 +32,15 @@ def threads(pid):
 
 
 def descriptors(pid):
-    return len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir()))
+    return len(named_descriptors(pid))
+
+
+def named_descriptors(pid):
+    """Number to what it is, such as `pipe:[1234]`."""
+    found = {}
+    for link in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found[int(link.name)] = os.readlink(link)
+        except FileNotFoundError:
+            pass  # closed since it was listed
+    return found

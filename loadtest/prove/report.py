@@ -32,7 +32,8 @@ def program():
     profile = next((part for part in ("release", "debug") if part in path.parts), "as given by PENSTOCK_PROGRAM")
     version = subprocess.run([str(path), "--version"], capture_output=True, text=True).stdout.strip() or "penstock"
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return f"{version}, build: {profile}, sources near {revision.stdout.strip() or 'unknown'}"
+    built = datetime.datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    return f"{version}, build: {profile}, built {built}; the checkout was at {revision.stdout.strip() or 'unknown'}"
 
 
 class Report:
@@ -65,7 +66,7 @@ class Report:
             self.broken.append(text)
 
     def write(self, path, chosen, all_parts):
-        command = "make prove" if chosen == all_parts else "loadtest/prove.py " + " ".join(chosen)
+        command = " ".join(["loadtest/prove.py", *([] if chosen == all_parts else chosen)])
         head = [
             "# What `make prove` found",
             "",
