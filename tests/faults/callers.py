@@ -126,16 +126,20 @@ def executions(server, function):
 
 
 def environment_pids(server, function):
-    """Living environments of a function, oldest first, as the server's log names them."""
-    alive = set(server.environments())
-    pids = []
-    for line in list(server.log):
-        if "environment ready" in line:
-            fields = json.loads(line)
-            fields = fields.get("fields", fields)
-            if str(fields["function"]).split(":")[0] == function and int(fields["pid"]) in alive:
-                pids.append(int(fields["pid"]))
-    return pids
+    """Living environments of a function, oldest first, as the server's log names them. The log comes by another way
+    than what made the test ask, so it is given a moment to name every process that lives."""
+    deadline = time.monotonic() + 2
+    while True:
+        alive = set(server.environments())
+        ready = []
+        for line in list(server.log):
+            if "environment ready" in line:
+                fields = json.loads(line)
+                fields = fields.get("fields", fields)
+                ready.append((str(fields["function"]).split(":")[0], int(fields["pid"])))
+        if alive <= {pid for _, pid in ready} or time.monotonic() > deadline:
+            return [pid for name, pid in ready if name == function and pid in alive]
+        time.sleep(0.005)
 
 
 def log_count(server, text):
