@@ -84,7 +84,7 @@ pub struct ServedVersion {
 }
 
 impl ServedVersion {
-    pub(crate) fn new(function: FunctionName, source: VersionSource, slots: u32) -> Self {
+    pub(crate) fn new(function: FunctionName, source: VersionSource, slots: u32, stop: CancellationToken) -> Self {
         let number = source.number;
         Self {
             metrics: VersionMetrics::new(function.as_str(), number.0),
@@ -98,7 +98,7 @@ impl ServedVersion {
             drain_rate: Mutex::new(DrainRate::new(tokio::time::Instant::now().into_std())),
             statistics: StatisticsCell::default(),
             retry_lane: tokio::sync::Semaphore::new(1),
-            stop: CancellationToken::new(),
+            stop,
             supervisors: AtomicU32::new(0),
         }
     }

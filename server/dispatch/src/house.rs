@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Turns a version's source into what an environment is told. Given by the composition root, which knows the runtimes.
@@ -68,6 +69,8 @@ pub struct House {
     started: AtomicBool,
     random: AtomicU64,
     changed: watch::Sender<u64>,
+    /// Parent of every version's own.
+    stop: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -84,6 +87,7 @@ impl House {
             draining: AtomicBool::new(false),
             started: AtomicBool::new(false),
             changed: watch::Sender::new(0),
+            stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
     }
@@ -308,9 +312,8 @@ impl House {
         while self.in_flight() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        for version in self.functions.load().values().flat_map(|function| function.versions.values()) {
-            version.stop.cancel();
-        }
+        // Of all versions, those that are just being loaded too.
+        self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -404,7 +407,8 @@ impl House {
     /// Starts a version's environments.
     fn open(&self, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
         let specification = (self.options.specify)(function, &version);
-        let served = Arc::new(ServedVersion::new(function.name.clone(), version, self.options.function_concurrency));
+        let slots = self.options.function_concurrency;
+        let served = Arc::new(ServedVersion::new(function.name.clone(), version, slots, self.stop.child_token()));
         let environments = self.options.environments.max(1);
         served.supervisors.store(environments, Ordering::Release);
         for _ in 0..environments {

@@ -201,13 +201,21 @@ pub(crate) struct FrameReader<R> {
     from: R,
     buffer: BytesMut,
     assembling: HashMap<u64, Assembling>,
+    /// Bytes still to come of bodies whose call was cancelled meanwhile.
+    unwanted: HashMap<u64, usize>,
     body_bytes_max: u64,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// `body_bytes_max` bounds what a peer can make this side allocate for one message.
     pub(crate) fn new(from: R, body_bytes_max: u64) -> Self {
-        Self { from, buffer: BytesMut::with_capacity(READ_BYTES), assembling: HashMap::new(), body_bytes_max }
+        Self {
+            from,
+            buffer: BytesMut::with_capacity(READ_BYTES),
+            assembling: HashMap::new(),
+            unwanted: HashMap::new(),
+            body_bytes_max,
+        }
     }
 
     /// The next message; `None` at the end of the stream.
@@ -280,6 +288,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if matches!(kind, header::Kind::Chunk(_)) {
             return self.accept_chunk(call, &body);
         }
+        if matches!(kind, header::Kind::Cancel(_))
+            && let Some(open) = self.assembling.remove(&call)
+        {
+            self.unwanted.insert(call, open.body_bytes - open.body.len());
+        }
         if body_bytes > self.body_bytes_max {
             return Err(broken(format!("a body of {body_bytes} bytes, at most {} are taken", self.body_bytes_max)));
         }
@@ -294,6 +307,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     fn accept_chunk(&mut self, call: u64, chunk: &[u8]) -> io::Result<Option<Incoming>> {
+        if let Some(left) = self.unwanted.get_mut(&call) {
+            *left = left.saturating_sub(chunk.len());
+            if *left == 0 {
+                self.unwanted.remove(&call);
+            }
+            return Ok(None);
+        }
         let Some(assembling) = self.assembling.get_mut(&call) else {
             return Err(broken(format!("a chunk for call {call}, which has no open body")));
         };

@@ -4,7 +4,7 @@
 //! call hears whether it had begun to run, because that decides whether it may simply be sent elsewhere.
 
 use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
-use crate::message;
+use crate::message::{self, fits};
 use crate::specification::{ReadyReport, Specification};
 use parking_lot::Mutex;
 use penstock_admission::Slots;
@@ -117,6 +117,7 @@ pub struct EnvironmentHandle {
     draining: AtomicBool,
     load: Mutex<LoadReport>,
     lost: watch::Sender<bool>,
+    body_bytes_max: u64,
 }
 
 impl EnvironmentHandle {
@@ -155,6 +156,7 @@ impl EnvironmentHandle {
             draining: AtomicBool::new(false),
             load: Mutex::default(),
             lost: watch::Sender::new(false),
+            body_bytes_max: specification.body_bytes_max,
         });
         tokio::spawn(read(handle.clone(), reader, on_batch));
         Ok(handle)
@@ -200,16 +202,6 @@ impl EnvironmentHandle {
 
     /// Runs one invocation there. `alone` keeps strangers out of its batch. Dropping the future cancels it.
     pub async fn call(&self, invocation: Invocation, alone: bool, now: Instant) -> Result<CallAnswer, CallEnd> {
-        let number = self.next_call.fetch_add(1, Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
-        {
-            let mut calls = self.calls.lock();
-            if calls.lost {
-                return Err(CallEnd::Lost { begun: false });
-            }
-            calls.open.insert(number, Open { answer, begun: false });
-        }
-        let guard = CancelOnDrop { handle: self, number };
         let (inputs, body) = message::tensors_out(invocation.inputs);
         let invoke = link::Invoke {
             inputs,
@@ -220,6 +212,18 @@ impl EnvironmentHandle {
             splittable: invocation.splittable,
             alone,
         };
+        let body_bytes: u64 = body.iter().map(|piece| piece.len() as u64).sum();
+        fits(&invoke, body_bytes, self.body_bytes_max).map_err(CallEnd::Refused)?;
+        let number = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut calls = self.calls.lock();
+            if calls.lost {
+                return Err(CallEnd::Lost { begun: false });
+            }
+            calls.open.insert(number, Open { answer, begun: false });
+        }
+        let guard = CancelOnDrop { handle: self, number };
         self.outbox.send(number, Kind::Invoke(invoke), body);
         let end = answered.await.unwrap_or(Err(CallEnd::Lost { begun: true }));
         drop(guard);

@@ -32,7 +32,7 @@ const READABLE_ALWAYS: [&str; 9] = [
     "/sys/devices/system",
 ];
 /// Device files that may be read and written.
-const WRITABLE_ALWAYS: [&str; 2] = ["/dev/null", "/dev/shm"];
+const WRITABLE_ALWAYS: [&str; 1] = ["/dev/null"];
 /// Threads, model files and libraries stay far below; a leak does not take the machine's descriptors.
 const OPEN_FILES_MAX: u64 = 256;
 

@@ -15,6 +15,24 @@ pub(crate) enum MessageError {
     Body(u64, usize),
 }
 
+/// Most bytes of names, shapes and parameters in one message: far below what a frame's header may have.
+const HEAD_BYTES_MAX: usize = 1 << 20;
+
+/// Whether a message may cross the link. A larger one would end the link, and with it everyone who shares it.
+pub(crate) fn fits(head: &impl prost::Message, body_bytes: u64, body_bytes_max: u64) -> Result<(), Refusal> {
+    if body_bytes > body_bytes_max {
+        let text =
+            format!("the tensors have {body_bytes} bytes, at most {body_bytes_max} (limits.message_bytes) are taken");
+        return Err(Refusal::new(ErrorCode::TooLarge, text));
+    }
+    let head_bytes = head.encoded_len();
+    if head_bytes > HEAD_BYTES_MAX {
+        let text = format!("names, shapes and parameters have {head_bytes} bytes, at most {HEAD_BYTES_MAX} are taken");
+        return Err(Refusal::new(ErrorCode::TooLarge, text));
+    }
+    Ok(())
+}
+
 /// Splits tensors into heads and body.
 pub(crate) fn tensors_out(tensors: Vec<Tensor>) -> (Vec<link::TensorHead>, Body) {
     let mut body = Body::new();

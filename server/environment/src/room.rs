@@ -13,7 +13,7 @@ use crate::queue::Queue;
 use crate::specification::Specification;
 use crate::worker::{Assignment, BatchDone};
 use penstock_admission::DrainRate;
-use penstock_domain::{ErrorCode, Refusal, ShedReason, Tensor};
+use penstock_domain::{ErrorCode, Refusal, RequestedOutput, ShedReason, Tensor};
 use penstock_executor::{ExecError, Model, Prepared, Work};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::{BTreeSet, HashMap};
@@ -33,6 +33,8 @@ pub(crate) enum Event {
     Prepared(u64, Result<Prepared, ExecError>),
     /// A worker has finished its batch.
     BatchDone(BatchDone),
+    /// A worker's thread has ended by a panic outside the model's run.
+    WorkerGone(usize),
 }
 
 /// Why the room ended.
@@ -123,9 +125,10 @@ impl Room {
                     }
                 }
                 event = events.recv() => {
-                    if let Some(event) = event {
-                        self.event(event, now())?;
-                    }
+                    let Some(event) = event else {
+                        return Err(RoomError::Broken("every runtime worker has ended".into()));
+                    };
+                    self.event(event, now())?;
                 }
                 () = until(timer) => {}
             }
@@ -162,6 +165,7 @@ impl Room {
         match event {
             Event::Prepared(call, prepared) => self.prepared(call, prepared, now),
             Event::BatchDone(done) => return self.batch_done(done, now),
+            Event::WorkerGone(worker) => return Err(RoomError::Broken(format!("runtime worker {worker} has ended"))),
         }
         Ok(())
     }
@@ -181,7 +185,7 @@ impl Room {
         let deadline = invoke.deadline_us.map(|left| now + Duration::from_micros(left));
         let outputs = message::wanted_in(invoke.outputs);
         let parameters = message::parameters_in(invoke.parameters);
-        if let Err(refusal) = self.judge(&inputs, invoke.splittable) {
+        if let Err(refusal) = self.judge(&inputs, &outputs, invoke.splittable) {
             return self.refuse(call, refusal);
         }
         self.calls.insert(call, Call::new(now, deadline, invoke.alone, outputs.clone()));
@@ -198,7 +202,12 @@ impl Room {
 
     /// What holds for every model, before any work is put into the request: no name twice, and as many rows as one
     /// batch may have, or any number that is not 0 where it may be split.
-    fn judge(&self, inputs: &[Tensor], splittable: bool) -> Result<(), Refusal> {
+    fn judge(&self, inputs: &[Tensor], outputs: &[RequestedOutput], splittable: bool) -> Result<(), Refusal> {
+        for (index, output) in outputs.iter().enumerate() {
+            if outputs[..index].iter().any(|earlier| earlier.name == output.name) {
+                return Err(Refusal::invalid(format!("output '{}' is asked for twice, expected once", output.name)));
+            }
+        }
         for (index, input) in inputs.iter().enumerate() {
             if inputs[..index].iter().any(|earlier| earlier.name == input.name) {
                 return Err(Refusal::invalid(format!("input '{}' is given twice, expected once", input.name)));
@@ -309,7 +318,11 @@ impl Room {
                     compute_output_ns: timing.compute_output_ns,
                     batch_items: timing.batch_items,
                 };
-                self.outbox.send(number, Kind::Result(result), body);
+                let body_bytes = body.iter().map(|piece| piece.len() as u64).sum();
+                match message::fits(&result, body_bytes, self.specification.body_bytes_max) {
+                    Ok(()) => self.outbox.send(number, Kind::Result(result), body),
+                    Err(error) => self.refuse(number, error),
+                }
             }
             Err(error) => self.refuse(number, error),
         }

@@ -60,7 +60,12 @@ pub(crate) fn start(
     let (assign, assigned) = sync_channel(1);
     let (started, starting) = oneshot::channel();
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        run(index, &*model, started, &assigned, &events);
+        let gone = events.clone();
+        let ran = catch_unwind(AssertUnwindSafe(|| run(index, &*model, started, &assigned, &events)));
+        if ran.is_err() {
+            // The room may be gone as well.
+            let _ = gone.send(Event::WorkerGone(index));
+        }
     })?;
     Ok((assign, starting))
 }

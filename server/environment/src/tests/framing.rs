@@ -57,6 +57,26 @@ async fn a_cancel_does_not_wait_for_a_large_body() {
 }
 
 #[tokio::test]
+async fn a_message_cancelled_while_its_body_crosses_never_arrives() {
+    let (near, far) = tokio::io::duplex(CHUNK_BYTES);
+    let outbox = Outbox::new();
+    outbox.send(1, drain(), [Bytes::from(vec![0; 64 * CHUNK_BYTES])].into_iter().collect());
+    let writer = tokio::spawn(write_frames(outbox.clone(), near));
+    tokio::task::yield_now().await;
+    outbox.send(1, cancel(), Body::new());
+    outbox.send(2, cancel(), Body::new());
+    outbox.close();
+    let mut reader = FrameReader::new(far, 1 << 30);
+    let mut calls = Vec::new();
+    while let Some(message) = reader.next().await.unwrap() {
+        assert!(matches!(message.kind, Kind::Cancel(_)));
+        calls.push(message.call);
+    }
+    assert_eq!(calls, [1, 2]);
+    writer.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_and_nonsense_are_refused() {
     let (near, far) = tokio::io::duplex(1 << 20);
     let outbox = Outbox::new();

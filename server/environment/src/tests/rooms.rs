@@ -4,7 +4,9 @@ use crate::handle::{CallEnd, EnvironmentHandle};
 use crate::specification::{BatchingPolicy, IsolationPolicy, QueueLimits, Specification};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use penstock_domain::{Datatype, ErrorCode, FunctionName, Invocation, ShedReason, Signature, Tensor};
+use penstock_domain::{
+    Datatype, ErrorCode, FunctionName, Invocation, ParameterValue, RequestedOutput, ShedReason, Signature, Tensor,
+};
 use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartInput, Prepared, Work};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -253,6 +255,26 @@ async fn a_bad_input_fails_alone_and_a_panic_costs_no_worker() {
         let refusal = refused(results.swap_remove(1));
         assert_eq!((refusal.code, refusal.reason), (ErrorCode::Internal, Some("execution_failed")), "{refusal}");
     }
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_the_link_is_refused_and_hurts_nobody() {
+    let world = world(|_| {}).await;
+    let neighbour = world.send(invocation(&[1])).await;
+    let large = Invocation { splittable: true, ..invocation(&vec![0; (1 << 20) + 1]) };
+    let refusal = refused(world.send(large).await.await.unwrap());
+    assert_eq!(refusal.code, ErrorCode::TooLarge);
+    let wordy = Invocation {
+        id: String::new(),
+        parameters: vec![("p".repeat(2 << 20), ParameterValue::Bool(true))],
+        ..invocation(&[1])
+    };
+    assert_eq!(refused(world.send(wordy).await.await.unwrap()).code, ErrorCode::TooLarge);
+    let twice = vec![RequestedOutput { name: "out".into(), classification: 0 }; 2];
+    let refusal = refused(world.send(Invocation { outputs: twice, ..invocation(&[1]) }).await.await.unwrap());
+    assert!(refusal.message.contains("'out' is asked for twice"), "{refusal}");
+    world.open.send(()).unwrap();
+    assert_eq!(neighbour.await.unwrap().unwrap(), [1]);
 }
 
 #[tokio::test]
