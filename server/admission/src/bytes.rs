@@ -52,6 +52,12 @@ impl ByteShare {
         grown
     }
 
+    /// Holds `other` too: from now on both are given back together. Both must be of the same budget.
+    pub fn join(&mut self, mut other: ByteShare) {
+        debug_assert!(Arc::ptr_eq(&self.budget, &other.budget), "shares of two budgets cannot be joined");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.bytes

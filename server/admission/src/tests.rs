@@ -64,7 +64,13 @@ proptest! {
             prop_assert_eq!(budget.taken(), held.iter().map(ByteShare::bytes).sum::<u64>());
             prop_assert!(budget.taken() <= limit);
         }
-        held.clear();
+        let taken = budget.taken();
+        let joined = held.into_iter().reduce(|mut all, share| {
+            all.join(share);
+            all
+        });
+        prop_assert_eq!((joined.as_ref().map_or(0, ByteShare::bytes), budget.taken()), (taken, taken));
+        drop(joined);
         prop_assert_eq!(budget.taken(), 0);
     }
 }

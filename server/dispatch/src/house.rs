@@ -4,20 +4,20 @@
 //! lock on a request's way: what is served is a snapshot behind one atomic pointer.
 
 use crate::accounting::{Account, InFlight};
+use crate::changes::settled;
 use crate::function::{Health, ServedFunction, ServedVersion, VersionState};
 use crate::invoke;
-use crate::supervisor::Supervisor;
 use arc_swap::ArcSwap;
+use penstock_admission::{ByteBudget, ByteShare};
 use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Refusal, ShedReason, VersionNumber};
 use penstock_environment::{Launcher, Specification};
-use penstock_registry::{Change, FunctionSource, VersionSource};
+use penstock_registry::{FunctionSource, VersionSource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +45,8 @@ pub struct HouseOptions {
     pub load_timeout: Duration,
     /// How long finishing may take at unload and at shut-down.
     pub drain_timeout: Duration,
+    /// `memory_budget_bytes`, shared with the doors: large answers take their share before they are read.
+    pub budget: ByteBudget,
     /// Where the router's random numbers start.
     pub seed: u64,
 }
@@ -56,22 +58,31 @@ pub struct LoadOverride {
     pub config_json: Option<String>,
 }
 
+/// An answer, with what it holds of the memory budget until it is sent or dropped.
+#[derive(Debug)]
+pub struct Reply {
+    /// The answer.
+    pub answer: Answer,
+    /// The share of a large one.
+    pub share: Option<ByteShare>,
+}
+
 /// The house.
 pub struct House {
     /// Itself, for the tasks it starts.
-    this: Weak<House>,
-    options: HouseOptions,
-    functions: ArcSwap<BTreeMap<String, Arc<ServedFunction>>>,
+    pub(crate) this: Weak<House>,
+    pub(crate) options: HouseOptions,
+    pub(crate) functions: ArcSwap<BTreeMap<String, Arc<ServedFunction>>>,
     /// What is served by source; its lock orders all changes.
-    control: tokio::sync::Mutex<Vec<FunctionSource>>,
+    pub(crate) control: tokio::sync::Mutex<Vec<FunctionSource>>,
     in_flight: InFlight,
     draining: AtomicBool,
     started: AtomicBool,
     random: AtomicU64,
-    changed: watch::Sender<u64>,
+    pub(crate) changed: watch::Sender<u64>,
     /// Parent of every version's own.
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl House {
@@ -94,7 +105,7 @@ impl House {
 
     /// Runs one invocation: admission, router, link, environment and back. Dropping the future cancels it.
     /// `received` is when the request was read. Every end is counted here, once.
-    pub async fn invoke(&self, mut invocation: Invocation, received: Instant) -> Result<Answer, Refusal> {
+    pub async fn invoke(&self, mut invocation: Invocation, received: Instant) -> Result<Reply, Refusal> {
         let resolved = self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
         let version = resolved.as_ref().ok().cloned();
         let batches = version.as_ref().and_then(|v| v.signature.load().as_ref().map(|s| s.max_batch_size > 0));
@@ -120,7 +131,9 @@ impl House {
         match result {
             Ok((version, answer)) => {
                 let timing = account.close(Outcome::Done, answer.timing);
-                Ok(Answer { version, outputs: answer.outputs, parameters: answer.parameters, timing })
+                let share = answer.share;
+                let answer = Answer { version, outputs: answer.outputs, parameters: answer.parameters, timing };
+                Ok(Reply { answer, share })
             }
             Err(refusal) => {
                 account.close(refusal.outcome(), invoke::untimed());
@@ -345,147 +358,5 @@ impl House {
             tracing::warn!(path = %rejected.path.display(), reason = rejected.reason, "not a function");
         }
         Ok(scan.functions)
-    }
-
-    /// Makes what is served what is wanted. `control` is the locked list of what is served by source.
-    fn change(&self, control: &mut Vec<FunctionSource>, wanted: Vec<FunctionSource>) -> Changed {
-        let changes = penstock_registry::plan(control, &wanted);
-        let settled = penstock_registry::settle(control, &wanted);
-        let mut versions: BTreeMap<(FunctionName, VersionNumber), Arc<ServedVersion>> = BTreeMap::new();
-        for function in self.functions.load().values() {
-            for (number, version) in &function.versions {
-                versions.insert((function.name.clone(), *number), version.clone());
-            }
-        }
-        let mut changed = Changed::default();
-        for change in changes {
-            match change {
-                Change::Load { function, version } => {
-                    let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
-                    let new = self.open(source, version);
-                    versions.insert((function, new.number), new.clone());
-                    changed.opened.push(new);
-                }
-                Change::Replace { function, version, .. } => {
-                    let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
-                    let new = self.open(source, version);
-                    // The old content serves until the new one is ready, and stays if it never is.
-                    if let Some(house) = self.this.upgrade() {
-                        changed.switches.push((new.number, self.tasks.spawn(house.switch(new.clone()))));
-                    }
-                    changed.opened.push(new);
-                }
-                Change::Unload { function, number } => {
-                    if let Some(old) = versions.get(&(function, number)) {
-                        old.stop.cancel();
-                    }
-                }
-            }
-        }
-        let mut functions = BTreeMap::new();
-        // A function that is no longer wanted stays in the index, with its reason.
-        let gone: Vec<Arc<FunctionSource>> = self
-            .functions
-            .load()
-            .values()
-            .filter(|old| !settled.iter().any(|source| source.name == old.name))
-            .map(|old| old.source.clone())
-            .collect();
-        for source in settled.iter().cloned().map(Arc::new).chain(gone) {
-            let of = |number: &VersionNumber| versions.get(&(source.name.clone(), *number)).cloned();
-            let all = versions.keys().filter(|(name, _)| *name == source.name).map(|(_, number)| *number);
-            let versions = all.filter_map(|number| Some((number, of(&number)?))).collect();
-            let served = ServedFunction { name: source.name.clone(), source: source.clone(), versions };
-            functions.insert(source.name.as_str().to_owned(), Arc::new(served));
-        }
-        self.functions.store(Arc::new(functions));
-        *control = settled;
-        self.changed.send_modify(|count| *count += 1);
-        changed
-    }
-
-    /// Starts a version's environments.
-    fn open(&self, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
-        let specification = (self.options.specify)(function, &version);
-        let slots = self.options.function_concurrency;
-        let served = Arc::new(ServedVersion::new(function.name.clone(), version, slots, self.stop.child_token()));
-        let environments = self.options.environments.max(1);
-        served.supervisors.store(environments, Ordering::Release);
-        for _ in 0..environments {
-            let supervisor = Supervisor {
-                version: served.clone(),
-                specification: specification.clone(),
-                launcher: self.options.launcher.clone(),
-                load_timeout: self.options.load_timeout,
-                drain_timeout: self.options.drain_timeout,
-                changed: self.changed.clone(),
-            };
-            self.tasks.spawn(supervisor.run());
-        }
-        served
-    }
-
-    /// Serves with what there is until `new` is ready; the reason if it never is.
-    async fn switch(self: Arc<Self>, new: Arc<ServedVersion>) -> Result<(), String> {
-        settled(std::slice::from_ref(&new)).await;
-        let control = self.control.lock().await;
-        let of_version =
-            |version: &VersionSource| version.number == new.number && version.revision == new.source.revision;
-        let mut wanted = control.iter().filter(|source| source.name == new.function);
-        let switched = match new.state() {
-            _ if !wanted.any(|source| source.versions.iter().any(of_version)) => {
-                tracing::info!(function = %new.function, "new content was unloaded or replaced before it was ready");
-                new.stop.cancel();
-                Err("it was unloaded or replaced before it was ready".to_owned())
-            }
-            VersionState::Ready => {
-                let old = self.functions.load().get(new.function.as_str()).cloned();
-                let old = old.and_then(|function| function.versions.get(&new.number).cloned());
-                self.put(new);
-                if let Some(old) = old {
-                    old.stop.cancel();
-                }
-                Ok(())
-            }
-            state => {
-                tracing::warn!(function = %new.function, reason = state.reason(), "new content is not served");
-                new.stop.cancel();
-                Err(state.reason().to_owned())
-            }
-        };
-        self.changed.send_modify(|count| *count += 1);
-        switched
-    }
-
-    /// Puts one version into the snapshot.
-    fn put(&self, version: Arc<ServedVersion>) {
-        self.functions.rcu(|functions| {
-            let mut functions = BTreeMap::clone(functions);
-            if let Some(served) = functions.get(version.function.as_str()) {
-                let mut versions = served.versions.clone();
-                versions.insert(version.number, version.clone());
-                let served = ServedFunction { name: served.name.clone(), source: served.source.clone(), versions };
-                functions.insert(version.function.as_str().to_owned(), Arc::new(served));
-            }
-            functions
-        });
-    }
-}
-
-/// What a change has set going.
-#[derive(Default)]
-struct Changed {
-    /// Versions whose environments were started; they are loading.
-    opened: Vec<Arc<ServedVersion>>,
-    /// Tasks that put new content in the place of old once it is ready.
-    switches: Vec<(VersionNumber, JoinHandle<Result<(), String>>)>,
-}
-
-/// Waits until none of these is loading any more; bounded by the load timeout of each.
-async fn settled(versions: &[Arc<ServedVersion>]) {
-    for version in versions {
-        let mut state = version.state.subscribe();
-        // The sender lives in the version, so the only end of the wait is the value.
-        let _ = state.wait_for(|state| !matches!(state, VersionState::Loading)).await;
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Called by the front end, which hands in an [`Invocation`](penstock_domain::Invocation) and gets an answer or a
 //! refusal. Never parses a protocol and never runs a model. A request goes `house` → `invoke` → an
-//! [`EnvironmentHandle`](penstock_environment::EnvironmentHandle); `accounting` records how it ended; `supervisor`
-//! keeps the environments alive; `function` and `statistics` are what people see.
+//! [`EnvironmentHandle`](penstock_environment::EnvironmentHandle); `accounting` records how it ended; `changes` opens
+//! and stops versions; `supervisor` keeps their environments alive; `function` and `statistics` are what people see.
 
 mod accounting;
+mod changes;
 mod function;
 mod house;
 mod invoke;
@@ -13,6 +14,6 @@ mod statistics;
 mod supervisor;
 
 pub use function::{Health, ServedFunction, ServedVersion, VersionState};
-pub use house::{House, HouseOptions, LoadOverride, Specify};
+pub use house::{House, HouseOptions, LoadOverride, Reply, Specify};
 pub use penstock_registry::ControlMode;
 pub use statistics::{BatchStatistics, Duration as StatisticDuration, VersionStatistics};

@@ -3,6 +3,7 @@
 //! Called by the house when a version is loaded; ends when the version is stopped. Never inside a request.
 
 use crate::function::{ServedVersion, VersionState};
+use penstock_admission::ByteBudget;
 use penstock_environment::{BatchReport, EnvironmentHandle, Launcher, OnBatch, Specification, StartError};
 use penstock_telemetry::{BatchSample, LoadSample};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(crate) struct Supervisor {
     pub(crate) launcher: Launcher,
     pub(crate) load_timeout: Duration,
     pub(crate) drain_timeout: Duration,
+    /// Where large answers take their shares.
+    pub(crate) budget: ByteBudget,
     /// Told when the version's state changes.
     pub(crate) changed: watch::Sender<u64>,
 }
@@ -89,7 +92,8 @@ impl Supervisor {
             tokio::spawn(pass_log_on(stderr, name.clone()));
         }
         let (from, to) = launched.link.into_split();
-        let starting = EnvironmentHandle::start(from, to, &self.specification, self.on_batch());
+        let starting =
+            EnvironmentHandle::start(from, to, &self.specification, Some(self.budget.clone()), self.on_batch());
         let started = tokio::select! {
             started = timeout(self.load_timeout, starting) => started,
             () = self.version.stop.cancelled() => {
@@ -116,7 +120,7 @@ impl Supervisor {
         let ready = Instant::now();
         let report = environment.report();
         let (pid, load_ms, warmup_ms) = (report.pid, report.load_ms, report.warmup_ms);
-        tracing::info!(function = name, pid, load_ms, warmup_ms, overhead = report.batch_overhead, "environment ready");
+        tracing::info!(function = name, pid, load_ms, warmup_ms, "environment ready");
         self.version.signature.store(Some(Arc::new(report.signature())));
         self.add(&environment);
         self.set_state(VersionState::Ready);

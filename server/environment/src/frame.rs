@@ -6,6 +6,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
+use penstock_admission::{ByteBudget, ByteShare};
+use penstock_domain::{Refusal, ShedReason};
 use penstock_proto::link::{BodyChunk, Header, header};
 use prost::Message;
 use smallvec::SmallVec;
@@ -188,12 +190,15 @@ pub(crate) struct Incoming {
     pub(crate) call: u64,
     pub(crate) kind: header::Kind,
     pub(crate) body: Bytes,
+    /// What a large body holds of the reader's budget.
+    pub(crate) share: Option<ByteShare>,
 }
 
 struct Assembling {
     kind: header::Kind,
     body: BytesMut,
     body_bytes: usize,
+    share: Option<ByteShare>,
 }
 
 /// Reads messages off a byte stream. [`FrameReader::next`] may be dropped and called again without loss.
@@ -204,6 +209,7 @@ pub(crate) struct FrameReader<R> {
     /// Bytes still to come of bodies whose call was cancelled meanwhile.
     unwanted: HashMap<u64, usize>,
     body_bytes_max: u64,
+    budget: Option<ByteBudget>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -215,7 +221,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             assembling: HashMap::new(),
             unwanted: HashMap::new(),
             body_bytes_max,
+            budget: None,
         }
+    }
+
+    /// Bodies that travel in chunks take a share of `budget` before a byte of them is kept; one that does not fit is
+    /// thrown away, and its call hears that it was shed. Smaller ones are bounded by the slots.
+    pub(crate) fn with_budget(mut self, budget: Option<ByteBudget>) -> Self {
+        self.budget = budget;
+        self
     }
 
     /// The next message; `None` at the end of the stream.
@@ -298,11 +312,23 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
         let body_bytes = body_bytes as usize;
         if body_bytes == body.len() {
-            return Ok(Some(Incoming { call, kind, body }));
+            return Ok(Some(Incoming { call, kind, body, share: None }));
         }
+        let share = match &self.budget {
+            None => None,
+            Some(budget) => match budget.try_take(body_bytes as u64) {
+                Some(share) => Some(share),
+                None => {
+                    let refusal = no_memory(body_bytes, budget);
+                    self.unwanted.insert(call, body_bytes - body.len());
+                    let kind = header::Kind::Refused(crate::message::refusal_out(refusal));
+                    return Ok(Some(Incoming { call, kind, body: Bytes::new(), share: None }));
+                }
+            },
+        };
         let mut whole = BytesMut::with_capacity(body_bytes);
         whole.put_slice(&body);
-        self.assembling.insert(call, Assembling { kind, body: whole, body_bytes });
+        self.assembling.insert(call, Assembling { kind, body: whole, body_bytes, share });
         Ok(None)
     }
 
@@ -325,8 +351,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             return Ok(None);
         }
         let done = self.assembling.remove(&call);
-        Ok(done.map(|done| Incoming { call, kind: done.kind, body: done.body.freeze() }))
+        Ok(done.map(|done| Incoming { call, kind: done.kind, body: done.body.freeze(), share: done.share }))
     }
+}
+
+/// The refusal of an answer that there is no memory for.
+fn no_memory(body_bytes: usize, budget: &ByteBudget) -> Refusal {
+    let (taken, limit) = (budget.taken(), budget.limit());
+    let text = format!("an answer of {body_bytes} bytes does not fit: {taken} of {limit} bytes of memory are taken");
+    Refusal::shed(ShedReason::MemoryBudget, text, None)
 }
 
 fn broken(what: String) -> io::Error {

@@ -7,7 +7,7 @@ use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
 use crate::message::{self, fits};
 use crate::specification::{ReadyReport, Specification};
 use parking_lot::Mutex;
-use penstock_admission::Slots;
+use penstock_admission::{ByteBudget, ByteShare, Slots};
 use penstock_domain::{Invocation, Parameters, Refusal, StageTimes, Tensor};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::HashMap;
@@ -26,6 +26,8 @@ pub struct CallAnswer {
     pub parameters: Parameters,
     /// Where its time went inside the environment.
     pub timing: StageTimes,
+    /// What a large answer holds of the memory budget.
+    pub share: Option<ByteShare>,
 }
 
 /// Why a call has no answer.
@@ -122,11 +124,12 @@ pub struct EnvironmentHandle {
 
 impl EnvironmentHandle {
     /// Starts the environment at the other end of the link and waits until it is ready. `slots` bounds the calls in
-    /// flight. The link's tasks run until it ends.
+    /// flight; `budget` bounds the bytes of large answers. The link's tasks run until it ends.
     pub async fn start<R, W>(
         from: R,
         to: W,
         specification: &Specification,
+        budget: Option<ByteBudget>,
         on_batch: OnBatch,
     ) -> Result<Arc<Self>, StartError>
     where
@@ -137,7 +140,7 @@ impl EnvironmentHandle {
         tokio::spawn(write_frames(outbox.clone(), to));
         let text = serde_json::to_string(specification).map_err(|error| StartError::Report(error.to_string()))?;
         outbox.send(0, Kind::Start(link::Start { specification: text }), Body::new());
-        let mut reader = FrameReader::new(from, specification.body_bytes_max);
+        let mut reader = FrameReader::new(from, specification.body_bytes_max).with_budget(budget);
         let report: ReadyReport = match reader.next().await {
             Ok(Some(Incoming { kind: Kind::Ready(ready), .. })) => {
                 serde_json::from_str(&ready.report).map_err(|error| StartError::Report(error.to_string()))?
@@ -239,7 +242,7 @@ impl EnvironmentHandle {
             Kind::Result(result) => {
                 let Some(open) = self.take(incoming.call) else { return };
                 // A caller that has just left does not mind.
-                let _ = open.answer.send(answer(result, incoming.body));
+                let _ = open.answer.send(answer(result, incoming.body, incoming.share));
             }
             Kind::Refused(refused) => {
                 let Some(open) = self.take(incoming.call) else { return };
@@ -290,7 +293,7 @@ impl EnvironmentHandle {
     }
 }
 
-fn answer(result: link::Result, body: bytes::Bytes) -> Result<CallAnswer, CallEnd> {
+fn answer(result: link::Result, body: bytes::Bytes, share: Option<ByteShare>) -> Result<CallAnswer, CallEnd> {
     let timing = StageTimes {
         prepare_ns: result.prepare_ns,
         queue_ns: result.queue_ns,
@@ -301,7 +304,10 @@ fn answer(result: link::Result, body: bytes::Bytes) -> Result<CallAnswer, CallEn
         batch_items: result.batch_items,
     };
     match message::tensors_in(result.outputs, body) {
-        Ok(outputs) => Ok(CallAnswer { outputs, parameters: message::parameters_in(result.parameters), timing }),
+        Ok(outputs) => {
+            let parameters = message::parameters_in(result.parameters);
+            Ok(CallAnswer { outputs, parameters, timing, share })
+        }
         Err(error) => {
             let text = format!("the environment's answer cannot be read: {error}");
             Err(CallEnd::Refused(Refusal::new(penstock_domain::ErrorCode::Internal, text)))

@@ -6,6 +6,7 @@
 mod connection;
 mod guarded;
 mod limits;
+mod sending;
 
 pub use limits::HostLimits;
 
@@ -35,7 +36,7 @@ pub async fn serve<S, B>(listener: TcpListener, router: S, limits: HostLimits, s
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let connections = TaskTracker::new();

@@ -1,6 +1,6 @@
 //! Room 1, front end: gRPC messages are measured by their heads, before a byte of them is buffered. A message over the
 //! limit is refused with the limit and its size; one that fits takes its share of the byte budget; one that stands
-//! still is given up.
+//! still or trickles is given up.
 //!
 //! Wraps the request body of every gRPC call, below tonic's own decoder, which would answer OUT_OF_RANGE after
 //! reserving the memory. Never looks into a message.
@@ -77,6 +77,8 @@ pub struct MessageLimits {
     pub byte_budget: ByteBudget,
     /// How long a message that has begun may stand still.
     pub stall_timeout: Duration,
+    /// Slowest average of a message, in bytes per second, once that time has passed.
+    pub bytes_per_second_min: u64,
     /// How refusals are coded.
     pub overload_codes: OverloadCodes,
 }
@@ -123,6 +125,8 @@ pub struct LimitedBody<B, K> {
     message_owed: bool,
     stall: Option<Pin<Box<Sleep>>>,
     stall_armed: bool,
+    /// When the message under way was first waited for, and bytes that came since.
+    waiting: Option<(Instant, u64)>,
 }
 
 impl<B, K> LimitedBody<B, K> {
@@ -130,7 +134,7 @@ impl<B, K> LimitedBody<B, K> {
     /// timeout (unary calls); streams may wait as long as they like before a message begins.
     pub fn new(inner: B, limits: MessageLimits, sink: K, message_owed: bool) -> Self {
         let scanner = HeadScanner::default();
-        Self { inner, limits, sink, scanner, message_owed, stall: None, stall_armed: false }
+        Self { inner, limits, sink, scanner, message_owed, stall: None, stall_armed: false, waiting: None }
     }
 
     /// Nothing came: once the stall timeout has passed, the answer is an error.
@@ -138,14 +142,21 @@ impl<B, K> LimitedBody<B, K> {
         if !self.message_owed && !self.scanner.inside_message() {
             return Poll::Pending;
         }
-        let timeout = self.limits.stall_timeout;
+        let (timeout, rate) = (self.limits.stall_timeout, self.limits.bytes_per_second_min);
+        let (begun, received) = *self.waiting.get_or_insert_with(|| (Instant::now(), 0));
         let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         if !self.stall_armed {
-            stall.as_mut().reset(Instant::now() + timeout);
+            let earned = Duration::from_millis(received.saturating_mul(1000) / rate.max(1));
+            stall.as_mut().reset((Instant::now() + timeout).min(begun + timeout + earned));
             self.stall_armed = true;
         }
         ready!(stall.as_mut().poll(cx));
-        let words = format!("the request message stood still for {} ms", timeout.as_millis());
+        let words = format!(
+            "the request message came too slowly: {received} bytes in {} ms; its next piece may take {} ms, and the \
+             average must be {rate} bytes per second or more",
+            begun.elapsed().as_millis(),
+            timeout.as_millis()
+        );
         Poll::Ready(refusal_to_status(
             &Refusal::new(ErrorCode::DeadlineExceeded, words).with_reason("request_stalled"),
             self.limits.overload_codes,
@@ -180,6 +191,10 @@ where
             if let Err(refusal) = read {
                 penstock_telemetry::unrouted(refusal.outcome());
                 return Poll::Ready(Some(Err(refusal_to_status(&refusal, this.limits.overload_codes))));
+            }
+            match &mut this.waiting {
+                Some((_, received)) if this.scanner.inside_message() => *received += chunk.len() as u64,
+                waiting => *waiting = None,
             }
         }
         Poll::Ready(Some(Ok(frame)))

@@ -27,6 +27,7 @@ fn limits(message_bytes_max: usize, budget: u64) -> MessageLimits {
         message_bytes_max,
         byte_budget: ByteBudget::new(budget),
         stall_timeout: Duration::from_secs(30),
+        bytes_per_second_min: 1000,
         overload_codes: OverloadCodes::Lambda,
     }
 }
@@ -107,4 +108,23 @@ async fn a_message_that_stands_still_is_given_up() {
     assert_eq!(run(vec![], true).await.unwrap().code(), Code::DeadlineExceeded);
     assert_eq!(run(message(0, b"abcd")[..7].to_vec(), false).await.unwrap().code(), Code::DeadlineExceeded);
     assert!(run(message(0, b"abcd"), false).await.is_err(), "a stream may rest between messages");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_trickles_is_given_up() {
+    let trickle = |pause: Duration, bytes: usize| {
+        let pieces = futures_util::stream::unfold(message(0, &[0; 60_000]), move |mut left| async move {
+            tokio::time::sleep(pause).await;
+            let rest = left.split_off(bytes.min(left.len()));
+            (!left.is_empty()).then(|| (Ok::<_, Infallible>(Frame::data(Bytes::from(left))), rest))
+        });
+        let limited =
+            LimitedBody::new(StreamBody::new(Box::pin(pieces)), limits(60_000, 60_000), Shares::default(), true);
+        limited.collect()
+    };
+    let started = Instant::now();
+    let status = trickle(Duration::from_secs(20), 1).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(started.elapsed() < Duration::from_secs(31), "{:?}", started.elapsed());
+    assert!(trickle(Duration::from_secs(20), 20_000).await.is_ok());
 }

@@ -23,6 +23,8 @@ pub struct FrontendOptions {
     pub stream_requests_max: usize,
     /// How long a message that has begun may stand still before its stream is given up.
     pub message_stall_timeout: Duration,
+    /// Slowest average of a message, in bytes per second, once that time has passed.
+    pub message_bytes_per_second_min: u64,
     /// Tells this process's request ids from those of others.
     pub request_id_seed: u32,
 }
@@ -36,6 +38,7 @@ impl FrontendOptions {
             byte_budget,
             stream_requests_max: 256,
             message_stall_timeout: Duration::from_secs(30),
+            message_bytes_per_second_min: 16 << 10,
             request_id_seed: 0,
         }
     }

@@ -75,8 +75,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let metrics = listen(&config, "listen.metrics").await?;
     let addresses = (http.local_addr()?, grpc.local_addr()?, metrics.local_addr()?);
 
-    let house = House::new(house_options(config.clone())?);
-    let doors = Doors::open(&config, &house, &scrape, http, grpc, metrics);
+    let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
+    let house = House::new(house_options(config.clone(), budget.clone())?);
+    let doors = Doors::open(&config, &house, &scrape, budget, http, grpc, metrics);
     let mut stop = Stop::new()?;
     tokio::select! {
         started = house.start() => started?,
@@ -99,7 +100,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn house_options(config: Arc<Config>) -> io::Result<HouseOptions> {
+fn house_options(config: Arc<Config>, budget: ByteBudget) -> io::Result<HouseOptions> {
     let mut repositories: Vec<PathBuf> = config.list("models.repository").iter().map(PathBuf::from).collect();
     if repositories.is_empty() {
         repositories.push(PathBuf::from(config.text("cache_dir")).join("models"));
@@ -116,6 +117,7 @@ fn house_options(config: Arc<Config>) -> io::Result<HouseOptions> {
         environments: config.integer_u32("environments.per_version"),
         load_timeout: seconds("models.load_timeout_s"),
         drain_timeout: seconds("drain_timeout_s"),
+        budget,
         seed: u64::from(std::process::id()),
         specify: {
             let config = config.clone();
@@ -140,6 +142,7 @@ impl Doors {
         config: &Config,
         house: &Arc<House>,
         scrape: &Arc<Scrape>,
+        budget: ByteBudget,
         http: TcpListener,
         grpc: TcpListener,
         metrics: TcpListener,
@@ -148,7 +151,6 @@ impl Doors {
             "triton" => OverloadCodes::Triton,
             _ => OverloadCodes::Lambda,
         };
-        let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
         let message_bytes = config.integer("limits.message_bytes") as usize;
         let body_stall = Duration::from_secs(config.integer("limits.body_stall_s"));
         let seed = std::process::id();

@@ -25,7 +25,7 @@ async fn start() -> (Arc<EnvironmentHandle>, tokio::process::Child) {
     };
     let Launched { child, link } = launcher.launch().unwrap();
     let (from, to) = link.into_split();
-    (EnvironmentHandle::start(from, to, &specification, Box::new(|_| {})).await.unwrap(), child)
+    (EnvironmentHandle::start(from, to, &specification, None, Box::new(|_| {})).await.unwrap(), child)
 }
 
 fn proc(pid: u32, file: &str) -> String {

@@ -18,6 +18,7 @@ fn limits() -> MessageLimits {
         message_bytes_max: 1 << 20,
         byte_budget: ByteBudget::new(1 << 20),
         stall_timeout: Duration::from_secs(1),
+        bytes_per_second_min: 1,
         overload_codes: OverloadCodes::Lambda,
     }
 }

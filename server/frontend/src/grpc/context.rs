@@ -47,6 +47,11 @@ impl CallContext {
         }
     }
 
+    /// Keeps a share until the answer is sent or dropped.
+    pub(super) fn hold(&self, share: ByteShare) {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).push(share);
+    }
+
     /// The share of the oldest message whose share was not taken yet: streams take one with each message.
     pub(super) fn take_share(&self) -> Option<ByteShare> {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,6 +61,6 @@ impl CallContext {
 
 impl ShareSink for Arc<CallContext> {
     fn put(&self, share: ByteShare) {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner).push(share);
+        self.hold(share);
     }
 }

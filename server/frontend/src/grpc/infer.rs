@@ -3,25 +3,27 @@
 use crate::classification::classify;
 use crate::convert::{invocation_from_request, response_from_answer};
 use crate::limits::too_large;
-use penstock_dispatch::House;
+use penstock_admission::ByteShare;
+use penstock_dispatch::{House, Reply};
 use penstock_domain::{Answer, FunctionName, Refusal, RequestedOutput, StageTimes};
 use penstock_proto::inference::{ModelInferRequest, ModelInferResponse};
 use tokio::time::Instant;
 
-/// The response, and where the time went. Dropping the future cancels the request.
+/// The response, where the time went, and what a large answer holds of the memory budget. Dropping the future cancels
+/// the request.
 pub(super) async fn infer(
     house: &House,
     request: ModelInferRequest,
     received: Instant,
     deadline: Option<std::time::Instant>,
     response_bytes_max: usize,
-) -> Result<(ModelInferResponse, StageTimes), Refusal> {
+) -> Result<(ModelInferResponse, StageTimes, Option<ByteShare>), Refusal> {
     // What never enters the house is counted here; everything else is counted there.
     let invocation = invocation_from_request(request, received.into_std(), deadline)
         .inspect_err(|refusal| penstock_telemetry::unrouted(refusal.outcome()))?;
     let (id, function) = (invocation.id.clone(), invocation.function.clone());
     let wanted = classes_wanted(&invocation.outputs);
-    let mut answer = house.invoke(invocation, received).await?;
+    let Reply { mut answer, share } = house.invoke(invocation, received).await?;
     if let Some(wanted) = wanted {
         put_classes(house, &function, &mut answer, &wanted)?;
     }
@@ -30,7 +32,7 @@ pub(super) async fn infer(
         return Err(too_large("response", bytes as u64, response_bytes_max as u64));
     }
     let times = answer.timing;
-    Ok((response_from_answer(&function, id, answer), times))
+    Ok((response_from_answer(&function, id, answer), times, share))
 }
 
 /// The outputs wanted as classes; `None`, which costs nothing, if there are none.

@@ -32,6 +32,7 @@ pub fn grpc_service(house: Arc<House>, options: FrontendOptions) -> CallService<
         message_bytes_max: options.message_limit(),
         byte_budget: options.byte_budget.clone(),
         stall_timeout: options.message_stall_timeout,
+        bytes_per_second_min: options.message_bytes_per_second_min,
         overload_codes: options.overload_codes,
     };
     let seed = options.request_id_seed;

@@ -54,8 +54,9 @@ impl GrpcInferenceService for InferenceService {
         let (received, deadline) = (Instant::now(), context.deadline);
         let limit = self.options.message_limit();
         match infer(&self.house, request.into_inner(), received, deadline, limit).await {
-            Ok((response, times)) => {
+            Ok((response, times, share)) => {
                 context.set_times(times);
+                share.into_iter().for_each(|share| context.hold(share));
                 Ok(Response::new(response))
             }
             Err(refusal) => Err(self.status(&refusal)),

@@ -2,8 +2,9 @@
 //! ready, so they may overtake one another and are told apart by `id`. An error of one request is its message, not
 //! the end of the stream.
 //!
-//! One task per stream: every request is a future of the stream itself, so that dropping it (client gone, deadline)
-//! cancels them all. When the client has sent its last request, what is in flight is still answered.
+//! Each request is a task of its own, so that it ends, and gives back its slots, whether or not the client reads; the
+//! answer then waits in the stream's bounded set. Dropping the stream (client gone, deadline) cancels them all. When
+//! the client has sent its last request, what is in flight is still answered.
 
 use super::context::CallContext;
 use super::infer::infer;
@@ -11,7 +12,7 @@ use crate::options::FrontendOptions;
 use crate::status::{SHED_REASON_TRAILER, grpc_code, refusal_to_status};
 use crate::timing::{GRPC_TIMING, timing_text};
 use futures_util::Stream;
-use futures_util::stream::FuturesUnordered;
+use penstock_admission::ByteShare;
 use penstock_dispatch::House;
 use penstock_domain::{ErrorCode, Refusal};
 use penstock_proto::inference::infer_parameter::ParameterChoice;
@@ -19,17 +20,21 @@ use penstock_proto::inference::{InferParameter, ModelInferRequest, ModelInferRes
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Sleep};
 use tonic::{Status, Streaming};
 
-type Answering = Pin<Box<dyn Future<Output = ModelStreamInferResponse> + Send>>;
-type Start = Box<dyn Fn(ModelInferRequest) -> Answering + Send>;
+/// A message of the stream, and what it holds of the memory budget.
+type Answered = (ModelStreamInferResponse, Option<ByteShare>);
+type Start = Box<dyn Fn(ModelInferRequest) -> Pin<Box<dyn Future<Output = Answered> + Send>> + Send>;
 
 /// The responses of one stream.
 pub(crate) struct InferStream<R = Streaming<ModelInferRequest>> {
     /// `None` once the client has sent its last request.
     incoming: Option<R>,
-    in_flight: FuturesUnordered<Answering>,
+    in_flight: JoinSet<Answered>,
+    /// Share of the answer handed out last: asked for another, it has been taken by the connection.
+    handed: Option<ByteShare>,
     /// Why the stream ends, after what is in flight is answered.
     failed: Option<Status>,
     /// The stream's own deadline.
@@ -57,22 +62,31 @@ impl<R> InferStream<R> {
                 let answered = infer(&house, request, received, context.deadline, options.message_limit()).await;
                 drop(share);
                 match answered {
-                    Ok((response, times)) => {
+                    Ok((response, times, share)) => {
                         let timing = ParameterChoice::StringParam(timing_text(&times));
                         let mut response = last_response(response);
                         response.parameters.insert(GRPC_TIMING.as_str().to_owned(), parameter(timing));
-                        ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
+                        let error_message = String::new();
+                        (ModelStreamInferResponse { error_message, infer_response: Some(response) }, share)
                     }
-                    Err(refusal) => error_message(id, refusal, &options),
+                    Err(refusal) => (error_message(id, refusal, &options), None),
                 }
-            }) as Answering
+            }) as Pin<Box<dyn Future<Output = Answered> + Send>>
         };
         Self::with(options, deadline, incoming, Box::new(start))
     }
 
     fn with(options: Arc<FrontendOptions>, deadline: Option<std::time::Instant>, incoming: R, start: Start) -> Self {
         let expires = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
-        Self { incoming: Some(incoming), in_flight: FuturesUnordered::new(), failed: None, expires, start, options }
+        Self {
+            incoming: Some(incoming),
+            in_flight: JoinSet::new(),
+            handed: None,
+            failed: None,
+            expires,
+            start,
+            options,
+        }
     }
 }
 
@@ -81,27 +95,39 @@ impl<R: Stream<Item = Result<ModelInferRequest, Status>> + Unpin> Stream for Inf
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
+        this.handed = None;
         if this.expires.as_mut().is_some_and(|expires| expires.as_mut().poll(cx).is_ready()) {
             (this.expires, this.incoming, this.failed) = (None, None, None);
-            this.in_flight.clear();
+            this.in_flight = JoinSet::new();
             let refusal = Refusal::new(ErrorCode::DeadlineExceeded, "the stream's deadline has passed");
             return Poll::Ready(Some(Err(refusal_to_status(&refusal, this.options.overload_codes))));
         }
         while this.in_flight.len() < this.options.stream_requests_max {
             let Some(incoming) = &mut this.incoming else { break };
             match Pin::new(incoming).poll_next(cx) {
-                Poll::Ready(Some(Ok(request))) => this.in_flight.push((this.start)(request)),
+                Poll::Ready(Some(Ok(request))) => {
+                    this.in_flight.spawn((this.start)(request));
+                }
                 Poll::Ready(Some(Err(status))) => (this.incoming, this.failed) = (None, Some(status)),
                 Poll::Ready(None) => this.incoming = None,
                 Poll::Pending => break,
             }
         }
-        match Pin::new(&mut this.in_flight).poll_next(cx) {
-            Poll::Ready(Some(response)) => Poll::Ready(Some(Ok(response))),
+        match this.in_flight.poll_join_next(cx) {
+            Poll::Ready(Some(Ok((response, share)))) => {
+                this.handed = share;
+                Poll::Ready(Some(Ok(response)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(lost(&error)))),
             Poll::Ready(None) if this.incoming.is_none() => Poll::Ready(this.failed.take().map(Err)),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
+}
+
+/// A request's task that did not answer: a defect here, which ends the stream because nobody knows whose it was.
+fn lost(error: &JoinError) -> Status {
+    Status::internal(format!("a request of the stream was lost: {error}"))
 }
 
 /// Every response here is its request's last, and says so, as Triton's do.

@@ -39,7 +39,7 @@ fn streaming<R: Stream<Item = Result<ModelInferRequest, Status>> + Unpin>(
             let _guard = guard;
             tokio::time::sleep(Duration::from_millis(request.id.parse().unwrap())).await;
             let response = ModelInferResponse { id: request.id, ..Default::default() };
-            ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
+            (ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }, None)
         }) as Pin<Box<dyn Future<Output = _> + Send>>
     });
     (InferStream::with(options(stream_requests_max), deadline, incoming, start), alive)
@@ -86,7 +86,17 @@ async fn dropping_the_stream_cancels_all() {
     assert!(stream.next().now_or_never().is_none());
     assert_eq!(alive.load(Ordering::Relaxed), 10);
     drop(stream);
+    tokio::task::yield_now().await;
     assert_eq!(alive.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_end_even_if_nobody_reads_their_answers() {
+    let (mut stream, alive) = streaming(stream::iter((50..60).map(request)).chain(stream::pending()), 16, None);
+    assert!(stream.next().now_or_never().is_none());
+    tokio::time::sleep(Duration::from_millis(70)).await;
+    assert_eq!(alive.load(Ordering::Relaxed), 0);
+    assert_eq!(stream.by_ref().take(10).map(Result::unwrap).collect::<Vec<_>>().await.len(), 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,6 +107,7 @@ async fn the_streams_deadline_ends_it() {
     let responses: Vec<_> = stream.collect().await;
     assert_eq!(id(responses[0].as_ref().unwrap()), "10");
     assert_eq!(responses[1].as_ref().unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    tokio::task::yield_now().await;
     assert_eq!((responses.len(), alive.load(Ordering::Relaxed)), (2, 0));
 }
 

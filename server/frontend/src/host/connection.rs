@@ -2,11 +2,12 @@
 
 use super::guarded::GuardedStream;
 use super::limits::HostLimits;
+use super::sending::{Patience, SentBody, StreamExecutor};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
+use tower::{Service, ServiceExt};
 
 /// What one connection needs to know.
 pub(super) struct Connection {
@@ -29,12 +30,13 @@ impl Connection {
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let limits = &self.limits;
         let stream = GuardedStream::new(stream, limits.head_timeout, limits.write_stall_timeout);
         let builder = builder(limits);
+        let router = router.map_response(|response: Response<B>| response.map(SentBody::new));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
         tokio::select! {
             ended = connection.as_mut() => return log_end(ended),
@@ -75,8 +77,12 @@ fn log_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
 }
 
 /// hyper, with every limit set on purpose.
-fn builder(limits: &HostLimits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(limits: &HostLimits) -> Builder<StreamExecutor> {
+    let patience = Patience {
+        stall_timeout: limits.write_stall_timeout,
+        bytes_per_second_min: limits.answer_bytes_per_second_min,
+    };
+    let mut builder = Builder::new(StreamExecutor(patience));
     builder
         .http1()
         .timer(TokioTimer::new())

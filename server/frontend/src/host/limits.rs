@@ -43,6 +43,9 @@ pub struct HostLimits {
     pub head_timeout: Duration,
     /// A client that reads nothing for so long while answers wait for it is cut.
     pub write_stall_timeout: Duration,
+    /// Slowest average at which an HTTP/2 answer may be read, in bytes per second, on top of that time; a slower one is
+    /// dropped alone, its connection goes on. Below the slowest modem, so that only a client that stands still is meant.
+    pub answer_bytes_per_second_min: u64,
 }
 
 impl Default for HostLimits {
@@ -65,6 +68,7 @@ impl Default for HostLimits {
             shutdown_grace: Duration::from_secs(5),
             head_timeout: Duration::from_secs(75),
             write_stall_timeout: Duration::from_secs(30),
+            answer_bytes_per_second_min: 16 << 10,
         }
     }
 }

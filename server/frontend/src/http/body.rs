@@ -43,6 +43,15 @@ impl Share {
         Self { budget: budget.clone(), held: None }
     }
 
+    /// Holds another share of the same budget too.
+    pub(crate) fn hold(&mut self, other: Option<ByteShare>) {
+        match (&mut self.held, other) {
+            (Some(held), Some(other)) => held.join(other),
+            (None, other) => self.held = other,
+            (Some(_), None) => {}
+        }
+    }
+
     /// Takes `more` bytes, or sheds the request.
     pub(crate) fn take(&mut self, more: u64) -> Result<(), Refusal> {
         let granted = match &mut self.held {

@@ -14,6 +14,7 @@ use axum::extract::{Extension, RawPathParams, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use penstock_dispatch::Reply;
 use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, ParameterValue, Refusal};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ use tokio::time::Instant;
 pub(crate) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 /// Above this many bytes, reading or printing JSON or compressing takes milliseconds and leaves the reactor's thread.
 pub(crate) const INLINE_BYTES_MAX: usize = 512 << 10;
+/// Bytes of JSON for a byte of a tensor: an FP32 of four bytes is printed in ten to twelve.
+pub(crate) const PRINTED_BYTES_PER_BYTE: u64 = 3;
 
 /// `POST /v2/models/{model}[/versions/{version}]/infer`
 pub(crate) async fn infer(
@@ -32,14 +35,16 @@ pub(crate) async fn infer(
 ) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
     // What never enters the house is counted here; everything else is counted there.
-    let (invocation, wishes, share) = read(&door, &head.headers, body, &params, received)
+    let (invocation, wishes, mut share) = read(&door, &head.headers, body, &params, received)
         .await
         .inspect_err(|failure| penstock_telemetry::unrouted(failure.refusal.outcome()))?;
     let (function, id) = (invocation.function.clone(), wishes.id.clone());
-    let mut answer = door.house.invoke(invocation, received).await?;
+    let Reply { mut answer, share: answer_share } = door.house.invoke(invocation, received).await?;
+    share.hold(answer_share);
 
     put_classes(&door, &function, &mut answer, &wishes)?;
     let printed_bytes = wishes.printed_bytes(&answer.outputs);
+    share.take(printed_bytes as u64 * PRINTED_BYTES_PER_BYTE)?;
     let function_printed = function.clone();
     let outputs = std::mem::take(&mut answer.outputs);
     let (answered, parameters) = (answer.version, std::mem::take(&mut answer.parameters));

@@ -30,7 +30,7 @@ pub(crate) use body::{Share, Upload, within};
 pub(crate) use deadline::deadline_of;
 pub(crate) use failure::{Api, Failure};
 pub(crate) use finish::Received;
-pub(crate) use infer::off_thread;
+pub(crate) use infer::{PRINTED_BYTES_PER_BYTE, off_thread};
 pub(crate) use json::{Cursor, JsonError, ReadError, utf8};
 pub(crate) use json_tensor::{float, number};
 pub(crate) use target::Target;

@@ -21,6 +21,7 @@ fn router() -> Router {
         environments: 1,
         load_timeout: Duration::from_secs(1),
         drain_timeout: Duration::from_secs(1),
+        budget: ByteBudget::new(1 << 20),
         seed: 1,
     });
     let budget = ByteBudget::new(1 << 20);

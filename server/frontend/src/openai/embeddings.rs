@@ -3,7 +3,9 @@
 use super::models::model_not_found;
 use super::request::{EmbeddingsRequest, Inputs, read_embeddings};
 use super::response::{print_embeddings, prompt_tokens};
-use crate::http::{Door, Failure, HeldBody, Received, Share, Target, Upload, deadline_of, off_thread};
+use crate::http::{
+    Door, Failure, HeldBody, PRINTED_BYTES_PER_BYTE, Received, Share, Target, Upload, deadline_of, off_thread,
+};
 use crate::timing::{SERVER_TIMING, timing_value};
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -24,18 +26,21 @@ pub(crate) async fn embeddings(
     request: Request,
 ) -> Result<Response, Failure> {
     // What never enters the house is counted here; everything else is counted there.
-    let Asked { invocation, share, model, base64, rows, given_tokens } = read(&door, request, received)
+    let Asked { invocation, mut share, model, base64, rows, given_tokens } = read(&door, request, received)
         .await
         .inspect_err(|failure| penstock_telemetry::unrouted(failure.refusal.outcome()))?;
-    let mut answer = door.house.invoke(invocation, received).await.map_err(|refusal| match refusal.code {
+    let reply = door.house.invoke(invocation, received).await.map_err(|refusal| match refusal.code {
         // What the model found wrong can only be the inputs: the rest is checked above.
         ErrorCode::InvalidArgument => Failure::from(refusal).with_param("input"),
         _ => refusal.into(),
     })?;
+    let mut answer = reply.answer;
+    share.hold(reply.share);
 
     let missing = || Refusal::new(ErrorCode::Internal, format!("the model gave no output `{OUTPUT}`"));
     let embedding = answer.outputs.into_iter().find(|output| output.name == OUTPUT).ok_or_else(missing)?;
     let tokens = prompt_tokens(&answer.parameters).unwrap_or(given_tokens);
+    share.take(embedding.data.len() as u64 * PRINTED_BYTES_PER_BYTE)?;
     let printing = move || print_embeddings(&embedding, rows, base64, &model, tokens);
     let json = off_thread(rows * 4096, printing).await??;
     let mut response = Response::new(Body::new(HeldBody::new([Bytes::from(json)], share)));

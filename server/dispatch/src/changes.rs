@@ -1,0 +1,158 @@
+//! Changes to what is served: versions opened, switched once their new content is ready, and stopped.
+//!
+//! Called by the house under its control lock; never inside a request. A request sees one snapshot or the next.
+
+use crate::function::{ServedFunction, ServedVersion, VersionState};
+use crate::house::House;
+use crate::supervisor::Supervisor;
+use penstock_domain::{FunctionName, VersionNumber};
+use penstock_registry::{Change, FunctionSource, VersionSource};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::task::JoinHandle;
+
+/// What a change has set going.
+#[derive(Default)]
+pub(crate) struct Changed {
+    /// Versions whose environments were started; they are loading.
+    pub(crate) opened: Vec<Arc<ServedVersion>>,
+    /// Tasks that put new content in the place of old once it is ready.
+    pub(crate) switches: Vec<(VersionNumber, JoinHandle<Result<(), String>>)>,
+}
+
+/// Waits until none of these is loading any more; bounded by the load timeout of each.
+pub(crate) async fn settled(versions: &[Arc<ServedVersion>]) {
+    for version in versions {
+        let mut state = version.state.subscribe();
+        // The sender lives in the version, so the only end of the wait is the value.
+        let _ = state.wait_for(|state| !matches!(state, VersionState::Loading)).await;
+    }
+}
+
+impl House {
+    /// Makes what is served what is wanted. `control` is the locked list of what is served by source.
+    pub(crate) fn change(&self, control: &mut Vec<FunctionSource>, wanted: Vec<FunctionSource>) -> Changed {
+        let changes = penstock_registry::plan(control, &wanted);
+        let settled = penstock_registry::settle(control, &wanted);
+        let mut versions: BTreeMap<(FunctionName, VersionNumber), Arc<ServedVersion>> = BTreeMap::new();
+        for function in self.functions.load().values() {
+            for (number, version) in &function.versions {
+                versions.insert((function.name.clone(), *number), version.clone());
+            }
+        }
+        let mut changed = Changed::default();
+        for change in changes {
+            match change {
+                Change::Load { function, version } => {
+                    let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
+                    let new = self.open(source, version);
+                    versions.insert((function, new.number), new.clone());
+                    changed.opened.push(new);
+                }
+                Change::Replace { function, version, .. } => {
+                    let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
+                    let new = self.open(source, version);
+                    // The old content serves until the new one is ready, and stays if it never is.
+                    if let Some(house) = self.this.upgrade() {
+                        changed.switches.push((new.number, self.tasks.spawn(house.switch(new.clone()))));
+                    }
+                    changed.opened.push(new);
+                }
+                Change::Unload { function, number } => {
+                    if let Some(old) = versions.get(&(function, number)) {
+                        old.stop.cancel();
+                    }
+                }
+            }
+        }
+        let mut functions = BTreeMap::new();
+        // A function that is no longer wanted stays in the index, with its reason.
+        let gone: Vec<Arc<FunctionSource>> = self
+            .functions
+            .load()
+            .values()
+            .filter(|old| !settled.iter().any(|source| source.name == old.name))
+            .map(|old| old.source.clone())
+            .collect();
+        for source in settled.iter().cloned().map(Arc::new).chain(gone) {
+            let of = |number: &VersionNumber| versions.get(&(source.name.clone(), *number)).cloned();
+            let all = versions.keys().filter(|(name, _)| *name == source.name).map(|(_, number)| *number);
+            let versions = all.filter_map(|number| Some((number, of(&number)?))).collect();
+            let served = ServedFunction { name: source.name.clone(), source: source.clone(), versions };
+            functions.insert(source.name.as_str().to_owned(), Arc::new(served));
+        }
+        self.functions.store(Arc::new(functions));
+        *control = settled;
+        self.changed.send_modify(|count| *count += 1);
+        changed
+    }
+
+    /// Starts a version's environments.
+    fn open(&self, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
+        let specification = (self.options.specify)(function, &version);
+        let slots = self.options.function_concurrency;
+        let served = Arc::new(ServedVersion::new(function.name.clone(), version, slots, self.stop.child_token()));
+        let environments = self.options.environments.max(1);
+        served.supervisors.store(environments, Ordering::Release);
+        for _ in 0..environments {
+            let supervisor = Supervisor {
+                version: served.clone(),
+                specification: specification.clone(),
+                launcher: self.options.launcher.clone(),
+                load_timeout: self.options.load_timeout,
+                drain_timeout: self.options.drain_timeout,
+                budget: self.options.budget.clone(),
+                changed: self.changed.clone(),
+            };
+            self.tasks.spawn(supervisor.run());
+        }
+        served
+    }
+
+    /// Serves with what there is until `new` is ready; the reason if it never is.
+    async fn switch(self: Arc<Self>, new: Arc<ServedVersion>) -> Result<(), String> {
+        settled(std::slice::from_ref(&new)).await;
+        let control = self.control.lock().await;
+        let of_version =
+            |version: &VersionSource| version.number == new.number && version.revision == new.source.revision;
+        let mut wanted = control.iter().filter(|source| source.name == new.function);
+        let switched = match new.state() {
+            _ if !wanted.any(|source| source.versions.iter().any(of_version)) => {
+                tracing::info!(function = %new.function, "new content was unloaded or replaced before it was ready");
+                new.stop.cancel();
+                Err("it was unloaded or replaced before it was ready".to_owned())
+            }
+            VersionState::Ready => {
+                let old = self.functions.load().get(new.function.as_str()).cloned();
+                let old = old.and_then(|function| function.versions.get(&new.number).cloned());
+                self.put(new);
+                if let Some(old) = old {
+                    old.stop.cancel();
+                }
+                Ok(())
+            }
+            state => {
+                tracing::warn!(function = %new.function, reason = state.reason(), "new content is not served");
+                new.stop.cancel();
+                Err(state.reason().to_owned())
+            }
+        };
+        self.changed.send_modify(|count| *count += 1);
+        switched
+    }
+
+    /// Puts one version into the snapshot.
+    fn put(&self, version: Arc<ServedVersion>) {
+        self.functions.rcu(|functions| {
+            let mut functions = BTreeMap::clone(functions);
+            if let Some(served) = functions.get(version.function.as_str()) {
+                let mut versions = served.versions.clone();
+                versions.insert(version.number, version.clone());
+                let served = ServedFunction { name: served.name.clone(), source: served.source.clone(), versions };
+                functions.insert(version.function.as_str().to_owned(), Arc::new(served));
+            }
+            functions
+        });
+    }
+}

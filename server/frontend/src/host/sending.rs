@@ -1,0 +1,203 @@
+//! Room 8, response: an HTTP/2 answer whose client must get on with reading it. One that is given no window to send
+//! into is dropped, which resets its stream and gives back everything it holds; its connection goes on.
+//!
+//! hyper asks a body for its next frame only once the client has made room for more, so a client that reads nothing is
+//! seen by nobody but whoever watches the time between two frames: the task that sends them, started here.
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use hyper::rt::Executor;
+use std::cell::Cell;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// How slowly an answer may be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Longest time between two frames of an answer, while it has more to send.
+    pub(super) stall_timeout: Duration,
+    /// On top of it, for what has been handed over: slowest average, in bytes per second.
+    pub(super) bytes_per_second_min: u64,
+}
+
+/// What a stream's task waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Waiting {
+    /// Its handler, or the body's own next frame: the server's time.
+    #[default]
+    Server,
+    /// The client, to read so many bytes, handed over since it last was the server's turn.
+    Client { bytes: u64 },
+}
+
+tokio::task_local! {
+    /// Set by the bodies that a stream's task polls.
+    static WAITING: Cell<Waiting>;
+}
+
+/// HTTP/1 answers have no task of their own: there the socket itself is watched.
+fn now_waiting(next: impl FnOnce(Waiting) -> Waiting) {
+    let _ = WAITING.try_with(|waiting| waiting.set(next(waiting.get())));
+}
+
+/// Starts the tasks of HTTP/2 streams.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StreamExecutor(pub(super) Patience);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
+    fn execute(&self, stream: F) {
+        let watched =
+            Watched { stream: Some(Box::pin(stream)), waiting: Waiting::Server, patience: self.0, timer: None };
+        tokio::spawn(watched);
+    }
+}
+
+/// A stream's task, dropped when its client stands still.
+struct Watched<F> {
+    /// `None` once it was given up.
+    stream: Option<Pin<Box<F>>>,
+    waiting: Waiting,
+    patience: Patience,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<F: Future<Output = ()>> Future for Watched<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let Some(stream) = &mut this.stream else { return Poll::Ready(()) };
+        let before = this.waiting;
+        let (polled, waiting) = WAITING.sync_scope(Cell::new(before), || {
+            let polled = stream.as_mut().poll(cx);
+            (polled, WAITING.with(Cell::get))
+        });
+        if polled.is_ready() {
+            return Poll::Ready(());
+        }
+        this.waiting = waiting;
+        let Waiting::Client { bytes } = waiting else {
+            this.timer = None;
+            return Poll::Pending;
+        };
+        if waiting != before || this.timer.is_none() {
+            let earned = Duration::from_millis(bytes.saturating_mul(1000) / this.patience.bytes_per_second_min.max(1));
+            this.timer = Some(Box::pin(sleep_until(Instant::now() + this.patience.stall_timeout + earned)));
+        }
+        if let Some(timer) = &mut this.timer {
+            ready!(timer.as_mut().poll(cx));
+        }
+        tracing::debug!(bytes, "answer dropped: its client does not read it");
+        this.stream = None;
+        Poll::Ready(())
+    }
+}
+
+/// A body that tells its stream's task whose turn it is.
+#[derive(Debug)]
+pub(super) struct SentBody<B>(B);
+
+impl<B: Body> SentBody<B> {
+    /// An answer begins: it is the client's turn until its first frame is asked for.
+    pub(super) fn new(body: B) -> Self {
+        now_waiting(|_| Waiting::Client { bytes: 0 });
+        Self(body)
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for SentBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let polled = Pin::new(&mut self.get_mut().0).poll_frame(cx);
+        now_waiting(|waiting| match (&polled, waiting) {
+            (Poll::Pending, _) => Waiting::Server,
+            (Poll::Ready(Some(Ok(frame))), waiting) => {
+                let handed = frame.data_ref().map_or(0, Buf::remaining) as u64;
+                let before = if let Waiting::Client { bytes } = waiting { bytes } else { 0 };
+                Waiting::Client { bytes: before + handed }
+            }
+            (Poll::Ready(_), waiting) => waiting,
+        });
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
+
+    const PATIENCE: Patience = Patience { stall_timeout: Duration::from_secs(10), bytes_per_second_min: 1000 };
+
+    fn frames(lengths: impl IntoIterator<Item = usize>) -> impl Body<Data = Bytes, Error = Infallible> + Unpin {
+        let frames: Vec<_> = lengths.into_iter().map(|n| Ok(Frame::data(Bytes::from(vec![0; n])))).collect();
+        StreamBody::new(stream::iter(frames))
+    }
+
+    /// Sends a body as hyper does: a frame is asked for once the window has room. True if it was sent whole.
+    async fn send(
+        body: impl Body<Data = Bytes, Error = Infallible> + Unpin + Send + 'static,
+        window: Arc<Semaphore>,
+    ) -> bool {
+        let (sent, whole) = tokio::sync::oneshot::channel();
+        StreamExecutor(PATIENCE).execute(async move {
+            let mut body = SentBody::new(body);
+            loop {
+                window.acquire().await.unwrap().forget();
+                if body.frame().await.is_none() {
+                    break;
+                }
+            }
+            sent.send(()).unwrap();
+        });
+        whole.await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_makes_no_room_is_given_up_and_a_slow_one_is_not() {
+        let started = Instant::now();
+        assert!(!send(frames([10, 10]), Arc::new(Semaphore::new(0))).await, "before the first frame");
+        assert_eq!(started.elapsed(), Duration::from_secs(10));
+        assert!(!send(frames([10, 10]), Arc::new(Semaphore::new(1))).await, "after it");
+
+        let window = Arc::new(Semaphore::new(0));
+        let opening = window.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(9)).await;
+                opening.add_permits(1);
+            }
+        });
+        assert!(send(frames([10; 20]), window).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_handed_over_earns_time() {
+        let started = Instant::now();
+        assert!(!send(frames([60_000, 1]), Arc::new(Semaphore::new(1))).await);
+        assert_eq!(started.elapsed(), Duration::from_secs(10 + 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_has_nothing_to_say_is_waited_for() {
+        let pending = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
+        let sending = send(pending, Arc::new(Semaphore::new(9)));
+        assert!(tokio::time::timeout(Duration::from_secs(3600), sending).await.is_err());
+    }
+}
