@@ -4,8 +4,8 @@
 //! [`Executor`] each and call [`Executor::execute`] with one batch at a time. Implemented by `models/*`.
 //!
 //! A request is turned into [`Part`]s: the units a batch is formed of. A tensor model makes one part of a request
-//! (its rows stay together); a text model makes one part of each row, so that rows of similar length meet in a batch
-//! whichever request they came with. The environment puts the outputs of a request's parts back together, row by row.
+//! (its rows stay together); a text model makes one part of each row, so that rows share a batch whichever request they
+//! came with. The environment puts the outputs of a request's parts back together, row by row.
 
 use penstock_domain::{Parameters, RequestedOutput, Signature, Tensor};
 
@@ -123,7 +123,7 @@ pub trait Model: Send + Sync {
         BatchCost::Items
     }
 
-    /// Sample work for warm-up and for measuring the cost of a batch, from small to large; every entry is one request.
+    /// Sample work for warm-up, from small to large; every entry is one request. Each is run once by each executor.
     fn warmup(&self) -> Vec<Work>;
 
     /// Makes the executor of runtime worker `worker` (0-based), on the worker's own thread.
@@ -135,9 +135,7 @@ pub trait Model: Send + Sync {
 pub enum BatchCost {
     /// With its items.
     Items,
-    /// With its longest row times its rows: rows are padded to the longest.
-    PaddedTokens,
-    /// With the sum of its tokens: no padding.
+    /// With the sum of its tokens. (Models lay rows end to end: none pads them to the longest.)
     Tokens,
 }
 

@@ -19,8 +19,6 @@ pub(crate) struct BatchShape {
     pub(crate) max_items: u32,
     /// How cost grows.
     pub(crate) cost: BatchCost,
-    /// The fixed cost of a batch, in tokens. Padding a row is worth it if it costs less than that.
-    pub(crate) overhead_tokens: f64,
 }
 
 /// The batcher's decision.
@@ -35,7 +33,7 @@ pub(crate) enum Decision {
 }
 
 /// Forms the next batch. `nothing_more` says that no further request can come before one of these is answered, so
-/// that waiting for company is in vain.
+/// that waiting for company is in vain. So it is once the batch has no room for one that waits already.
 pub(crate) fn form(
     queue: &mut Queue,
     policy: &BatchingPolicy,
@@ -43,107 +41,65 @@ pub(crate) fn form(
     nothing_more: bool,
     now: Instant,
 ) -> Decision {
-    let Some((_, oldest)) = queue.oldest() else {
+    let Some((first, oldest)) = queue.oldest() else {
         return Decision::Idle;
     };
     let due = oldest.ready + Duration::from_micros(policy.max_delay_us);
-    let mut places = select(queue, policy, shape);
-    let items = |places: &[u64], queue: &Queue| -> u32 {
-        places.iter().filter_map(|place| queue.entry(*place)).map(|entry| entry.part.items).sum()
-    };
-    let available = items(&places, queue);
-    let waits = policy.dynamic && !oldest.alone && available < shape.max_items && !nothing_more && now < due;
+    let mut selected = select(queue, policy, shape, first, oldest);
+    let waits = policy.dynamic && !oldest.alone && !selected.full && !nothing_more && now < due;
     if waits {
-        let Some(preferred) = policy.preferred_sizes.iter().rev().find(|size| **size <= available) else {
+        let Some(preferred) = policy.preferred_sizes.iter().rev().find(|size| **size <= selected.items) else {
             return Decision::WaitUntil(due);
         };
-        while places.len() > 1 && items(&places, queue) > *preferred {
-            places.pop();
+        while selected.places.len() > 1
+            && selected.items > *preferred
+            && let Some((_, items)) = selected.places.pop()
+        {
+            selected.items -= items;
         }
     }
-    Decision::Run(places.into_iter().filter_map(|place| queue.take(place)).collect())
+    Decision::Run(selected.places.into_iter().filter_map(|(place, _)| queue.take(place)).collect())
 }
 
-/// Places of the parts that would run now, the oldest first.
-fn select(queue: &Queue, policy: &BatchingPolicy, shape: &BatchShape) -> Vec<u64> {
-    let Some((first, oldest)) = queue.oldest() else {
-        return Vec::new();
-    };
+/// What would run now.
+struct Selection {
+    /// Where its parts are and how many items each has, the oldest first.
+    places: Vec<(u64, u32)>,
+    items: u32,
+    /// It takes nothing more: it is at its limit, or something that waits did not fit.
+    full: bool,
+}
+
+/// As many as fit, in the order they came; one that does not fit is passed over, not waited for.
+fn select(queue: &Queue, policy: &BatchingPolicy, shape: &BatchShape, first: u64, oldest: &Entry) -> Selection {
+    let mut selected = Selection { places: vec![(first, oldest.part.items)], items: oldest.part.items, full: true };
     if shape.max_items == 0 {
-        return vec![first];
+        return selected;
     }
+    let tokens_max = match shape.cost {
+        BatchCost::Items => u64::MAX,
+        BatchCost::Tokens => policy.max_tokens,
+    };
     let together = |entry: &Entry| {
         entry.part.kind == oldest.part.kind
             && (entry.call == oldest.call || (policy.dynamic && !oldest.alone && !entry.alone))
     };
-    match shape.cost {
-        BatchCost::PaddedTokens => select_similar(queue, policy, shape, first, oldest, together),
-        BatchCost::Items | BatchCost::Tokens => select_in_order(queue, policy, shape, together),
-    }
-}
-
-/// As many as fit, in the order they came; one that does not fit is passed over, not waited for.
-fn select_in_order(
-    queue: &Queue,
-    policy: &BatchingPolicy,
-    shape: &BatchShape,
-    together: impl Fn(&Entry) -> bool,
-) -> Vec<u64> {
-    let mut places = Vec::new();
-    let (mut items, mut tokens) = (0u32, 0u64);
+    let mut tokens = u64::from(oldest.part.tokens);
+    selected.full = false;
     let search = (shape.max_items as usize).saturating_mul(SEARCH_FACTOR);
-    for (place, entry) in queue.in_order().take(search) {
-        let part = &entry.part;
-        let fits = items + part.items <= shape.max_items
-            && (shape.cost == BatchCost::Items || tokens + u64::from(part.tokens) <= policy.max_tokens);
-        if together(entry) && (places.is_empty() || fits) {
-            places.push(place);
-            items += part.items;
-            tokens += u64::from(part.tokens);
-            if items >= shape.max_items {
-                break;
-            }
-        }
-    }
-    places
-}
-
-/// The oldest, and those nearest to it in length, as long as the padding they bring costs less than a batch of their
-/// own would: `added padding <= overhead`.
-fn select_similar(
-    queue: &Queue,
-    policy: &BatchingPolicy,
-    shape: &BatchShape,
-    first: u64,
-    oldest: &Entry,
-    together: impl Fn(&Entry) -> bool,
-) -> Vec<u64> {
-    let mut places = vec![first];
-    let mut longest = oldest.part.tokens;
-    let search = (shape.max_items as usize).saturating_mul(SEARCH_FACTOR);
-    let mut longer = queue.longer(longest, first).take(search).filter(|(_, entry)| together(entry)).peekable();
-    let mut shorter = queue.shorter(longest, first).take(search).filter(|(_, entry)| together(entry)).peekable();
-    while places.len() < shape.max_items as usize {
-        let rows = places.len() as u64;
-        let up = longer.peek().map(|(_, entry)| u64::from(entry.part.tokens - longest) * rows);
-        let down = shorter.peek().map(|(_, entry)| u64::from(longest - entry.part.tokens));
-        let (padding, grow) = match (up, down) {
-            (Some(up), Some(down)) if up <= down => (up, true),
-            (Some(up), None) => (up, true),
-            (_, Some(down)) => (down, false),
-            (None, None) => break,
-        };
-        let next_longest = match longer.peek() {
-            Some((_, entry)) if grow => entry.part.tokens,
-            _ => longest,
-        };
-        if padding as f64 > shape.overhead_tokens || (rows + 1) * u64::from(next_longest) > policy.max_tokens {
+    for (place, entry) in queue.in_order().take(search).skip(1).filter(|(_, entry)| together(entry)) {
+        if selected.items >= shape.max_items || tokens >= tokens_max {
             break;
         }
-        longest = next_longest;
-        if let Some((place, _)) = if grow { longer.next() } else { shorter.next() } {
-            places.push(place);
+        let part = &entry.part;
+        if selected.items + part.items <= shape.max_items && tokens + u64::from(part.tokens) <= tokens_max {
+            selected.places.push((place, part.items));
+            selected.items += part.items;
+            tokens += u64::from(part.tokens);
+        } else {
+            selected.full = true;
         }
     }
-    places
+    selected.full |= selected.items >= shape.max_items || tokens >= tokens_max;
+    selected
 }

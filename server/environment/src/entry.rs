@@ -7,7 +7,7 @@ use crate::isolation;
 use crate::prepare::Preparation;
 use crate::room::{Event, Room, RoomError};
 use crate::specification::{Measure, ReadyReport, Specification};
-use crate::worker::{self, WarmUp};
+use crate::worker;
 use penstock_executor::{LoadError, Model};
 use penstock_proto::link::{self, Header, header::Kind};
 use prost::Message;
@@ -129,12 +129,11 @@ async fn open(
     let loaded = tokio::time::Instant::now();
     let thread_error = |error: io::Error| LoadError::Failed(format!("cannot start a thread: {error}"));
     let mut workers = Vec::new();
-    let mut warm_up = WarmUp::default();
-    // One after the other: together they would measure each other.
+    // One after the other: each may use all the threads that they share.
     for index in 0..specification.workers.max(1) {
         let (assign, started) = worker::start(index, model.clone(), events.clone()).map_err(thread_error)?;
         workers.push(assign);
-        warm_up = started.await.map_err(|_| LoadError::Failed("a runtime worker ended while starting".into()))??;
+        started.await.map_err(|_| LoadError::Failed("a runtime worker ended while starting".into()))??;
     }
     let preparation = match model.prepares_slowly() {
         true => {
@@ -147,8 +146,7 @@ async fn open(
     let mut report = ReadyReport::new(model.signature(), isolation);
     report.load_ms = (loaded - began).as_millis() as u64;
     report.warmup_ms = (ready - loaded).as_millis() as u64;
-    report.batch_overhead = warm_up.overhead;
     let report = serde_json::to_string(&report).map_err(|error| LoadError::Failed(error.to_string()))?;
     outbox.send(0, Kind::Ready(link::Ready { report }), Body::new());
-    Ok(Room::new(specification, model, warm_up.overhead, workers, preparation, outbox, ready.into_std()))
+    Ok(Room::new(specification, model, workers, preparation, outbox, ready.into_std()))
 }

@@ -6,7 +6,7 @@
 use crate::specification::QueueLimits;
 use penstock_domain::ShedReason;
 use penstock_executor::Part;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -24,11 +24,10 @@ pub(crate) struct Entry {
     pub(crate) alone: bool,
 }
 
-/// Parts in the order they came, with an index by length.
+/// Parts in the order they came.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     entries: BTreeMap<u64, Entry>,
-    by_tokens: BTreeSet<(u32, u64)>,
     calls: HashMap<u64, Range<u64>>,
     next: u64,
     items: u64,
@@ -76,7 +75,6 @@ impl Queue {
         for (row, part) in parts.into_iter().enumerate() {
             self.items += u64::from(part.items);
             self.tokens += u64::from(part.tokens);
-            self.by_tokens.insert((part.tokens, self.next));
             self.entries.insert(self.next, Entry { call, row: row as u32, part, ready, alone });
             self.next += 1;
         }
@@ -90,24 +88,9 @@ impl Queue {
         self.entries.first_key_value().map(|(place, entry)| (*place, entry))
     }
 
-    /// The part at `place`.
-    pub(crate) fn entry(&self, place: u64) -> Option<&Entry> {
-        self.entries.get(&place)
-    }
-
     /// All parts in the order they came.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = (u64, &Entry)> {
         self.entries.iter().map(|(place, entry)| (*place, entry))
-    }
-
-    /// Parts at least as long as the one at `place`, shortest first, that one left out.
-    pub(crate) fn longer(&self, tokens: u32, place: u64) -> impl Iterator<Item = (u64, &Entry)> {
-        self.by_tokens.range((tokens, place + 1)..).map(|(_, place)| (*place, &self.entries[place]))
-    }
-
-    /// Parts shorter than the one at `place` (or as long and older), longest first.
-    pub(crate) fn shorter(&self, tokens: u32, place: u64) -> impl Iterator<Item = (u64, &Entry)> {
-        self.by_tokens.range(..(tokens, place)).rev().map(|(_, place)| (*place, &self.entries[place]))
     }
 
     /// Takes a part out.
@@ -115,7 +98,6 @@ impl Queue {
         let entry = self.entries.remove(&place)?;
         self.items -= u64::from(entry.part.items);
         self.tokens -= u64::from(entry.part.tokens);
-        self.by_tokens.remove(&(entry.part.tokens, place));
         if let Some(range) = self.calls.get(&entry.call).cloned()
             && self.entries.range(range).next().is_none()
         {

@@ -79,14 +79,13 @@ impl Room {
     pub(crate) fn new(
         specification: Specification,
         model: Arc<dyn Model>,
-        overhead_tokens: f64,
         workers: Vec<SyncSender<Assignment>>,
         preparation: Option<Preparation>,
         outbox: Outbox,
         now: Instant,
     ) -> Self {
         let max_items = model.signature().max_batch_size;
-        let shape = BatchShape { max_items, cost: model.batch_cost(), overhead_tokens };
+        let shape = BatchShape { max_items, cost: model.batch_cost() };
         let idle = (0..workers.len()).rev().collect();
         Self {
             specification,

@@ -37,7 +37,7 @@ pub struct BatchingPolicy {
     /// Longest that the oldest request waits for a preferred size (or a full batch), in microseconds. 0 is
     /// work-conserving: an idle worker takes what there is.
     pub max_delay_us: u64,
-    /// Most tokens in a batch, padding counted where rows are padded. Only for models that count tokens.
+    /// Most tokens in a batch. Only for models that count tokens.
     pub max_tokens: u64,
 }
 
@@ -82,8 +82,6 @@ pub struct ReadyReport {
     pub load_ms: u64,
     /// Milliseconds to warm up.
     pub warmup_ms: u64,
-    /// The fixed cost of a batch in tokens (or items), from warm-up; what decides how much padding pays.
-    pub batch_overhead: f64,
     /// Isolation measures in force, by name, and those that are not, with the reason.
     pub isolation: Vec<Measure>,
 }
@@ -101,14 +99,7 @@ pub struct Measure {
 
 impl ReadyReport {
     pub(crate) fn new(signature: &Signature, isolation: Vec<Measure>) -> Self {
-        Self {
-            pid: std::process::id(),
-            signature: signature.into(),
-            load_ms: 0,
-            warmup_ms: 0,
-            batch_overhead: 0.0,
-            isolation,
-        }
+        Self { pid: std::process::id(), signature: signature.into(), load_ms: 0, warmup_ms: 0, isolation }
     }
 
     /// What the version takes and gives.

@@ -9,7 +9,6 @@ use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, P
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
@@ -39,16 +38,8 @@ pub(crate) struct BatchDone {
     pub(crate) padded_tokens: u64,
 }
 
-/// What a worker measured while warming up.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct WarmUp {
-    pub(crate) took: Duration,
-    /// Fixed cost of a batch, in tokens (items for models that do not count tokens).
-    pub(crate) overhead: f64,
-}
-
 /// Tells once when a worker has its executor and is warm, or why it cannot be.
-pub(crate) type Started = oneshot::Receiver<Result<WarmUp, LoadError>>;
+pub(crate) type Started = oneshot::Receiver<Result<(), LoadError>>;
 
 /// Starts worker `index`. The second half tells when it has its executor and is warm; after that it sends one
 /// [`Event::BatchDone`] for each assignment. It ends when the sender is dropped.
@@ -73,14 +64,14 @@ pub(crate) fn start(
 fn run(
     index: usize,
     model: &dyn Model,
-    started: oneshot::Sender<Result<WarmUp, LoadError>>,
+    started: oneshot::Sender<Result<(), LoadError>>,
     assigned: &Receiver<Assignment>,
     events: &UnboundedSender<Event>,
 ) {
-    let warm = |mut executor: Box<dyn Executor>| warm_up(model, &mut *executor).map(|measured| (executor, measured));
+    let warm = |mut executor: Box<dyn Executor>| warm_up(model, &mut *executor).map(|()| executor);
     let mut executor = match model.executor(index).and_then(warm) {
-        Ok((executor, measured)) => {
-            if started.send(Ok(measured)).is_err() {
+        Ok(executor) => {
+            if started.send(Ok(())).is_err() {
                 return;
             }
             executor
@@ -200,72 +191,23 @@ fn guarded(
     }
 }
 
-/// Warm-up stops measuring after this long: a cold start is a promise too.
-const MEASURE_MAX: Duration = Duration::from_millis(300);
-
-/// Runs the model's sample work. The first run of everything pays what only the first pays; the two smallest are run
-/// again, as long as there is time, to measure.
-fn warm_up(model: &dyn Model, executor: &mut dyn Executor) -> Result<WarmUp, LoadError> {
-    let started = now();
-    let mut samples: Vec<(f64, Vec<Part>)> = Vec::new();
+/// Runs the model's sample work once: the first run of everything pays what only the first pays.
+fn warm_up(model: &dyn Model, executor: &mut dyn Executor) -> Result<(), LoadError> {
     for work in model.warmup() {
-        let parts = match model.prepare(work) {
-            Ok(prepared) => prepared.parts,
-            Err(error) => {
-                tracing::warn!(%error, "a warm-up request was not accepted by the model");
-                continue;
-            }
-        };
-        if run_sample(executor, &parts)?.is_some() {
-            let size: u64 = parts.iter().map(|part| u64::from(part.tokens.max(part.items))).sum();
-            samples.push((size as f64, parts));
+        match model.prepare(work) {
+            Ok(prepared) => run_sample(executor, prepared.parts)?,
+            Err(error) => tracing::warn!(%error, "a warm-up request was not accepted by the model"),
         }
     }
-    samples.sort_by(|a, b| a.0.total_cmp(&b.0));
-    samples.truncate(2);
-    let mut measured: Vec<(f64, f64)> = samples.iter().map(|(size, _)| (*size, f64::MAX)).collect();
-    let measuring = now();
-    for _ in 0..8 {
-        for ((_, parts), (_, fastest)) in samples.iter().zip(&mut measured) {
-            if let Some(took) = run_sample(executor, parts)? {
-                *fastest = fastest.min(took.as_secs_f64());
-            }
-        }
-        if measuring.elapsed() >= MEASURE_MAX {
-            break;
-        }
+    Ok(())
+}
+
+/// A model may refuse a sample and still serve real requests: sample inputs are guesses.
+fn run_sample(executor: &mut dyn Executor, parts: Vec<Part>) -> Result<(), LoadError> {
+    match executor.execute(Batch { parts }) {
+        Ok(_) => {}
+        Err(ExecError::Broken(error)) => return Err(LoadError::Failed(format!("warm-up: {error}"))),
+        Err(error) => tracing::warn!(%error, "a warm-up run failed"),
     }
-    Ok(WarmUp { took: started.elapsed(), overhead: overhead(&measured) })
-}
-
-/// One run and how long it took; `None` if the model did not accept the sample: sample inputs are guesses, and a
-/// model may refuse them and still serve real ones.
-fn run_sample(executor: &mut dyn Executor, parts: &[Part]) -> Result<Option<Duration>, LoadError> {
-    let began = now();
-    match executor.execute(Batch { parts: parts.to_vec() }) {
-        Ok(_) => Ok(Some(began.elapsed())),
-        Err(ExecError::Broken(error)) => Err(LoadError::Failed(format!("warm-up: {error}"))),
-        Err(error) => {
-            tracing::warn!(%error, "a warm-up run failed");
-            Ok(None)
-        }
-    }
-}
-
-/// Fixed cost of a batch in units of size, from the smallest two measurements: with `t = a + b·size` it is `a / b`.
-/// Larger ones are left out because attention makes them grow faster than linearly.
-pub(crate) fn overhead(measured: &[(f64, f64)]) -> f64 {
-    let mut by_size = measured.to_vec();
-    by_size.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let [(size_a, time_a), (size_b, time_b), ..] = by_size[..] else {
-        return 0.0;
-    };
-    let slope = (time_b - time_a) / (size_b - size_a);
-    if slope.is_finite() && slope > 0.0 { (time_a / slope - size_a).max(0.0) } else { 0.0 }
-}
-
-/// The one place of this crate that reads the clock outside tokio: a worker measures what running costs.
-#[allow(clippy::disallowed_methods)]
-fn now() -> Instant {
-    Instant::now()
+    Ok(())
 }

@@ -172,7 +172,7 @@ pub(crate) const FIELDS: &[Field] = &[
         kind: Kind::Integer(1, 1 << 24),
         default: "16384",
         unit: "tokens",
-        meaning: "Most tokens in one batch, padding included. More fills a GPU, less answers sooner.",
+        meaning: "Most tokens in one batch. More fills a GPU, less answers sooner.",
     },
     Field {
         key: "environments.nice",

@@ -15,7 +15,7 @@
 //! | key | meaning |
 //! |---|---|
 //! | `penstock.engine` | what runs the model: `auto` (default), `candle`, `onnxruntime` |
-//! | `penstock.max_batch_tokens` | most tokens in one batch, padding included, for models that count tokens |
+//! | `penstock.max_batch_tokens` | most tokens in one batch, for models that count tokens |
 //! | `penstock.threads` | host threads of one runtime worker |
 //! | `penstock.max_concurrency` | requests in flight in one environment |
 //! | `penstock.max_queue_items` | items (rows) that may wait in one environment's queue |

@@ -3,7 +3,6 @@
 use crate::batcher::{BatchShape, Decision, form};
 use crate::queue::Queue;
 use crate::specification::{BatchingPolicy, QueueLimits};
-use crate::worker::overhead;
 use penstock_domain::ShedReason;
 use penstock_executor::{BatchCost, Part, PartInput};
 use proptest::prelude::*;
@@ -19,11 +18,11 @@ fn start() -> Instant {
 }
 
 fn items(max_items: u32) -> BatchShape {
-    BatchShape { max_items, cost: BatchCost::Items, overhead_tokens: 0.0 }
+    BatchShape { max_items, cost: BatchCost::Items }
 }
 
-fn padded(max_items: u32, overhead_tokens: f64) -> BatchShape {
-    BatchShape { max_items, cost: BatchCost::PaddedTokens, overhead_tokens }
+fn tokens(max_items: u32) -> BatchShape {
+    BatchShape { max_items, cost: BatchCost::Tokens }
 }
 
 fn policy() -> BatchingPolicy {
@@ -76,7 +75,7 @@ fn strangers_share_only_with_dynamic_batching_and_not_with_one_that_runs_alone()
     queue.push(2, vec![part(1, 5)], now, true);
     queue.push(3, vec![part(1, 5)], now, false);
     assert_eq!(run(&mut queue, &policy(), &items(8), now), Some(vec![1, 3]));
-    assert_eq!(run(&mut queue, &policy(), &padded(8, 99.0), now), Some(vec![2]));
+    assert_eq!(run(&mut queue, &policy(), &tokens(8), now), Some(vec![2]));
 }
 
 #[test]
@@ -90,19 +89,33 @@ fn kinds_do_not_mix() {
 }
 
 #[test]
-fn rows_of_similar_length_meet_and_padding_must_pay() {
-    let (mut queue, now) = (Queue::default(), start());
-    for (call, tokens) in [16, 128, 17, 120, 15, 250].into_iter().enumerate() {
-        queue.push(call as u64, vec![part(1, tokens)], now, false);
+fn a_batch_that_takes_nothing_more_of_what_waits_runs_now() {
+    let policy = BatchingPolicy { max_delay_us: 1000, max_tokens: 100, ..policy() };
+    // Parts as (items, tokens), in batches of at most 8 items and 100 tokens; how many run at once, `None` for a wait.
+    let table = [
+        (vec![(1, 10)], tokens(8), None),
+        (vec![(1, 10), (1, 89)], tokens(8), None),
+        (vec![(1, 10), (1, 90)], tokens(8), Some(2)),
+        (vec![(1, 100)], tokens(8), Some(1)),
+        (vec![(1, 999)], tokens(8), Some(1)),
+        (vec![(1, 10), (1, 91)], tokens(8), Some(1)),
+        (vec![(1, 60), (1, 60), (1, 40)], tokens(8), Some(2)),
+        (vec![(1, 10), (1, 91)], items(8), None),
+        (vec![(5, 0), (4, 0)], items(8), Some(1)),
+        (vec![(5, 0), (4, 0), (3, 0)], items(8), Some(2)),
+    ];
+    for (parts, shape, expected) in table {
+        let (mut queue, now) = (Queue::default(), start());
+        for (call, (items, tokens)) in parts.iter().enumerate() {
+            queue.push(call as u64, vec![part(*items, *tokens)], now, false);
+        }
+        let found = run(&mut queue, &policy, &shape, now).map(|calls| calls.len());
+        assert_eq!(found, expected, "{parts:?} in {shape:?}");
     }
-    let sorted = |batch: Option<Vec<u64>>| {
-        let mut batch = batch.unwrap();
-        batch.sort_unstable();
-        batch
-    };
-    assert_eq!(sorted(run(&mut queue, &policy(), &padded(8, 10.0), now)), [0, 2, 4]);
-    assert_eq!(sorted(run(&mut queue, &policy(), &padded(8, 10.0), now)), [1, 3]);
-    assert_eq!(sorted(run(&mut queue, &policy(), &padded(8, 10.0), now)), [5]);
+    let (mut queue, now) = (Queue::default(), start());
+    let preferring = BatchingPolicy { preferred_sizes: vec![1], ..policy };
+    [60, 30, 60].into_iter().enumerate().for_each(|(n, t)| queue.push(n as u64, vec![part(1, t)], now, false));
+    assert_eq!(run(&mut queue, &preferring, &tokens(8), now), Some(vec![0, 1]), "a full batch is not cut");
 }
 
 #[test]
@@ -118,36 +131,25 @@ fn a_full_queue_says_which_limit_and_takes_nothing_of_the_request() {
     assert_eq!((queue.items(), queue.tokens(), queue.requests()), (5, 41, 2));
 }
 
-#[test]
-fn the_overhead_of_a_batch_follows_from_two_measurements() {
-    let line = |size: f64| (size, 2e-3 + 1e-4 * size);
-    assert!((overhead(&[line(128.0), line(16.0)]) - 20.0).abs() < 1e-6);
-    assert_eq!(overhead(&[line(16.0)]), 0.0);
-    assert_eq!(overhead(&[(16.0, 2.0), (128.0, 1.0)]), 0.0);
-}
-
 proptest! {
     #[test]
     fn everything_runs_once_within_the_limits_and_the_oldest_first(
         parts in prop::collection::vec((1u32..5, 1u32..300), 1..60),
-        cost in prop::sample::select(vec![BatchCost::Items, BatchCost::PaddedTokens, BatchCost::Tokens]),
-        overhead_tokens in 0.0f64..400.0,
+        cost in prop::sample::select(vec![BatchCost::Items, BatchCost::Tokens]),
     ) {
         let (mut queue, now) = (Queue::default(), start());
         let policy = BatchingPolicy { max_tokens: 600, ..policy() };
-        let shape = BatchShape { max_items: 8, cost, overhead_tokens };
+        let shape = BatchShape { max_items: 8, cost };
         for (call, (items, tokens)) in parts.iter().enumerate() {
-            let items = if cost == BatchCost::PaddedTokens { 1 } else { *items };
-            queue.push(call as u64, vec![part(items, *tokens)], now, false);
+            queue.push(call as u64, vec![part(*items, *tokens)], now, false);
         }
         let mut left: std::collections::BTreeSet<u64> = (0..parts.len() as u64).collect();
         while let Decision::Run(entries) = form(&mut queue, &policy, &shape, false, now) {
             prop_assert!(entries.iter().any(|entry| Some(&entry.call) == left.first()), "the oldest is in the batch");
             prop_assert!(entries.iter().map(|entry| entry.part.items).sum::<u32>() <= 8);
-            let tokens = match cost {
+            let tokens: u32 = match cost {
                 BatchCost::Items => 0,
-                BatchCost::Tokens => entries.iter().map(|entry| entry.part.tokens).sum::<u32>(),
-                BatchCost::PaddedTokens => entries.iter().map(|e| e.part.tokens).max().unwrap() * entries.len() as u32,
+                BatchCost::Tokens => entries.iter().map(|entry| entry.part.tokens).sum(),
             };
             prop_assert!(tokens <= 600 || entries.len() == 1);
             for entry in entries {
@@ -156,6 +158,23 @@ proptest! {
         }
         prop_assert!(left.is_empty());
         prop_assert_eq!((queue.items(), queue.tokens(), queue.requests()), (0, 0, 0));
+    }
+
+    /// Within the delay it waits if, and only if, all that waits goes into one batch and leaves room.
+    #[test]
+    fn it_waits_only_for_what_could_still_join(
+        parts in prop::collection::vec((1u32..4, 1u32..200), 1..12),
+        cost in prop::sample::select(vec![BatchCost::Items, BatchCost::Tokens]),
+    ) {
+        let (mut queue, now) = (Queue::default(), start());
+        let policy = BatchingPolicy { max_delay_us: 1000, max_tokens: 600, ..policy() };
+        let shape = BatchShape { max_items: 8, cost };
+        for (call, (items, tokens)) in parts.iter().enumerate() {
+            queue.push(call as u64, vec![part(*items, *tokens)], now, false);
+        }
+        let room = queue.items() < 8 && (cost == BatchCost::Items || queue.tokens() < 600);
+        let waits = matches!(form(&mut queue, &policy, &shape, false, now), Decision::WaitUntil(_));
+        prop_assert_eq!(waits, room);
     }
 
     #[test]

@@ -119,7 +119,7 @@ async fn world(change: impl FnOnce(&mut Specification)) -> World {
         tokio::io::AsyncReadExt::read_exact(&mut from, &mut frame).await.unwrap();
         let _ = crate::serve(from, to, told, Vec::new(), Box::new(move |_| Ok(model))).await;
     });
-    let handle = EnvironmentHandle::start(from_near, to_near, &specification, Box::new(|_| {})).await.unwrap();
+    let handle = EnvironmentHandle::start(from_near, to_near, &specification, None, Box::new(|_| {})).await.unwrap();
     World { handle, open, log }
 }
 

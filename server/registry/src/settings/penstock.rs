@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 pub struct PenstockSettings {
     /// What runs the model.
     pub engine: Engine,
-    /// Most tokens in one batch, padding included.
+    /// Most tokens in one batch.
     pub max_batch_tokens: Option<u32>,
     /// Host threads of one runtime worker.
     pub threads: Option<u32>,
