@@ -48,8 +48,11 @@ impl<B> TimedBody<B> {
 
 /// Adds the stage times and the request id to trailers, or to the head of an answer that has only one.
 pub(super) fn add_trailers(trailers: &mut HeaderMap, context: &CallContext) {
-    trailers.insert(GRPC_TIMING, context.timing());
-    trailers.insert(REQUEST_ID, context.request_id.clone());
+    // No two are alike: kept out of HPACK's table, where each would only push out what is worth keeping.
+    for (name, mut value) in [(GRPC_TIMING, context.timing()), (REQUEST_ID, context.request_id.clone())] {
+        value.set_sensitive(true);
+        trailers.insert(name, value);
+    }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for TimedBody<B> {

@@ -11,8 +11,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -35,16 +37,21 @@ impl Connection {
     {
         let limits = &self.limits;
         let stream = GuardedStream::new(stream, limits.head_timeout, limits.write_stall_timeout);
-        let builder = builder(limits);
+        let patience = Patience {
+            stall_timeout: limits.write_stall_timeout,
+            bytes_per_second_min: limits.answer_bytes_per_second_min,
+        };
+        let streams = StreamExecutor::new(patience);
+        let builder = builder(limits, streams.clone());
         let router = router.map_response(|response: Response<B>| response.map(SentBody::new));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
         tokio::select! {
-            ended = connection.as_mut() => return log_end(ended),
+            ended = gathered(connection.as_mut(), &streams) => return log_end(ended),
             () = self.shutdown.cancelled() => {}
             () = age(limits.connection_age_max) => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
-                    ended = connection.as_mut() => return log_end(ended),
+                    ended = gathered(connection.as_mut(), &streams) => return log_end(ended),
                     () = self.shutdown.cancelled() => {}
                     () = tokio::time::sleep(limits.connection_age_grace) => {
                         tracing::debug!("connection cut: it did not go when its age was up");
@@ -57,6 +64,25 @@ impl Connection {
         match tokio::time::timeout(limits.shutdown_grace, connection).await {
             Ok(ended) => log_end(ended),
             Err(_) => tracing::debug!("connection cut: it did not go at shutdown"),
+        }
+    }
+}
+
+/// Drives a connection, and lets answers that are ready at the same moment leave in one write: whenever it is woken while
+/// several streams are open, the tasks that are about to send go first. (The runtime would run it right after the first
+/// of them, and write for each answer alone.)
+async fn gathered<C: Future>(mut connection: Pin<&mut C>, streams: &StreamExecutor) -> C::Output {
+    loop {
+        let mut polled = false;
+        let ended = poll_fn(|cx| match std::mem::replace(&mut polled, true) {
+            true => Poll::Ready(None),
+            false => connection.as_mut().poll(cx).map(Some),
+        });
+        if let Some(ended) = ended.await {
+            return ended;
+        }
+        if streams.open() > 1 {
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -77,12 +103,8 @@ fn log_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
 }
 
 /// hyper, with every limit set on purpose.
-fn builder(limits: &HostLimits) -> Builder<StreamExecutor> {
-    let patience = Patience {
-        stall_timeout: limits.write_stall_timeout,
-        bytes_per_second_min: limits.answer_bytes_per_second_min,
-    };
-    let mut builder = Builder::new(StreamExecutor(patience));
+fn builder(limits: &HostLimits, streams: StreamExecutor) -> Builder<StreamExecutor> {
+    let mut builder = Builder::new(streams);
     builder
         .http1()
         .timer(TokioTimer::new())

@@ -9,6 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use std::cell::Cell;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -42,14 +44,35 @@ fn now_waiting(next: impl FnOnce(Waiting) -> Waiting) {
     let _ = WAITING.try_with(|waiting| waiting.set(next(waiting.get())));
 }
 
-/// Starts the tasks of HTTP/2 streams.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StreamExecutor(pub(super) Patience);
+/// Starts the tasks of one connection's HTTP/2 streams.
+#[derive(Clone, Debug)]
+pub(super) struct StreamExecutor {
+    patience: Patience,
+    open: Arc<AtomicUsize>,
+}
+
+impl StreamExecutor {
+    /// No stream is open.
+    pub(super) fn new(patience: Patience) -> Self {
+        Self { patience, open: Arc::default() }
+    }
+
+    /// Streams open now.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        let watched =
-            Watched { stream: Some(Box::pin(stream)), waiting: Waiting::Server, patience: self.0, timer: None };
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let watched = Watched {
+            stream: Some(Box::pin(stream)),
+            waiting: Waiting::Server,
+            patience: self.patience,
+            timer: None,
+            open: self.open.clone(),
+        };
         tokio::spawn(watched);
     }
 }
@@ -61,6 +84,13 @@ struct Watched<F> {
     waiting: Waiting,
     patience: Patience,
     timer: Option<Pin<Box<Sleep>>>,
+    open: Arc<AtomicUsize>,
+}
+
+impl<F> Drop for Watched<F> {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<F: Future<Output = ()>> Future for Watched<F> {
@@ -140,7 +170,6 @@ mod tests {
     use futures_util::stream;
     use http_body_util::{BodyExt, StreamBody};
     use std::convert::Infallible;
-    use std::sync::Arc;
     use tokio::sync::Semaphore;
 
     const PATIENCE: Patience = Patience { stall_timeout: Duration::from_secs(10), bytes_per_second_min: 1000 };
@@ -156,7 +185,7 @@ mod tests {
         window: Arc<Semaphore>,
     ) -> bool {
         let (sent, whole) = tokio::sync::oneshot::channel();
-        StreamExecutor(PATIENCE).execute(async move {
+        StreamExecutor::new(PATIENCE).execute(async move {
             let mut body = SentBody::new(body);
             loop {
                 window.acquire().await.unwrap().forget();
