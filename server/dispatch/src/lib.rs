@@ -3,13 +3,15 @@
 //! Called by the front end, which hands in an [`Invocation`](penstock_domain::Invocation) and gets an answer or a
 //! refusal. Never parses a protocol and never runs a model. A request goes `house` → `invoke` → an
 //! [`EnvironmentHandle`](penstock_environment::EnvironmentHandle); `accounting` records how it ended; `changes` opens
-//! and stops versions; `supervisor` keeps their environments alive; `function` and `statistics` are what people see.
+//! and stops versions; `supervisor` keeps their environments alive and `log` passes their words on; `function` and
+//! `statistics` are what people see.
 
 mod accounting;
 mod changes;
 mod function;
 mod house;
 mod invoke;
+mod log;
 mod statistics;
 mod supervisor;
 

@@ -3,14 +3,14 @@
 //! Called by the house when a version is loaded; ends when the version is stopped. Never inside a request.
 
 use crate::function::{ServedVersion, VersionState};
+use crate::log;
 use penstock_admission::ByteBudget;
 use penstock_environment::{BatchReport, EnvironmentHandle, Launcher, OnBatch, Specification, StartError};
 use penstock_telemetry::{BatchSample, LoadSample};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStderr};
+use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -89,7 +89,8 @@ impl Supervisor {
         let mut child = launched.child;
         let name = format!("{}:{}", self.version.function, self.version.number);
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(pass_log_on(stderr, name.clone()));
+            let function = name.clone();
+            tokio::spawn(log::pass_on(stderr, move |line| tracing::info!(target: "environment", function, "{line}")));
         }
         let (from, to) = launched.link.into_split();
         let starting =
@@ -220,13 +221,5 @@ async fn end(child: &mut Child, patience: Duration) -> String {
     match child.kill().await {
         Ok(()) => "killed".into(),
         Err(error) => format!("could not be killed: {error}"),
-    }
-}
-
-/// An environment's log lines, under its name. Bounded by the pipe: a flood blocks the environment, not the house.
-async fn pass_log_on(stderr: ChildStderr, name: String) {
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        tracing::info!(target: "environment", function = name, "{line}");
     }
 }
