@@ -105,16 +105,11 @@ impl House {
 
     /// Runs one invocation: admission, router, link, environment and back. Dropping the future cancels it.
     /// `received` is when the request was read. Every end is counted here, once.
-    pub async fn invoke(&self, mut invocation: Invocation, received: Instant) -> Result<Reply, Refusal> {
+    pub async fn invoke(&self, invocation: Invocation, received: Instant) -> Result<Reply, Refusal> {
         let resolved = self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
         let version = resolved.as_ref().ok().cloned();
         let batches = version.as_ref().and_then(|v| v.signature.load().as_ref().map(|s| s.max_batch_size > 0));
         let items = invoke::items(&invocation.inputs, batches.unwrap_or(true));
-        if let Some(version) = &version {
-            let default = version.source.settings.queue_policy.default_timeout_us.filter(|timeout| *timeout > 0);
-            let default = default.map(|timeout| received.into_std() + Duration::from_micros(timeout));
-            invocation.deadline = invocation.deadline.or(default);
-        }
         let account = Account::open(&self.in_flight, version, received, items);
         let result = match resolved {
             Err(refusal) => Err(refusal),

@@ -4,17 +4,29 @@ use crate::message::reason;
 use bytes::{Bytes, BytesMut};
 use penstock_domain::{ErrorCode, Parameters, Refusal, RequestedOutput, StageTimes, Tensor};
 use penstock_executor::{ExecError, PartOutputs, Prepared};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// Set once nobody waits for a request any more; shared with the thread that prepares it.
+pub(crate) type Gone = Arc<AtomicBool>;
 
 /// A request that has been read and not been answered.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) received: Instant,
     pub(crate) deadline: Option<Instant>,
+    /// When it will have waited too long; `None` once it has begun or has been sent behind.
+    pub(crate) timeout: Option<Instant>,
     pub(crate) alone: bool,
+    /// It has waited too long and goes behind those that have not.
+    pub(crate) behind: bool,
     /// Outputs wanted, in order; empty means all.
     wanted: Vec<RequestedOutput>,
-    prepared: Instant,
+    /// Told when it leaves while a thread prepares it.
+    gone: Option<Gone>,
+    /// `None` while it is being prepared.
+    prepared: Option<Instant>,
     parameters: Parameters,
     outputs: Vec<Option<PartOutputs>>,
     missing: usize,
@@ -24,13 +36,23 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub(crate) fn new(received: Instant, deadline: Option<Instant>, alone: bool, wanted: Vec<RequestedOutput>) -> Self {
+    pub(crate) fn new(
+        received: Instant,
+        deadline: Option<Instant>,
+        timeout: Option<Instant>,
+        alone: bool,
+        wanted: Vec<RequestedOutput>,
+        gone: Option<Gone>,
+    ) -> Self {
         Self {
             received,
             deadline,
+            timeout,
             alone,
+            behind: false,
             wanted,
-            prepared: received,
+            gone,
+            prepared: None,
             parameters: Parameters::new(),
             outputs: Vec::new(),
             missing: 0,
@@ -40,9 +62,21 @@ impl Call {
         }
     }
 
+    /// Nobody waits for it any more.
+    pub(crate) fn leave(&self) {
+        if let Some(gone) = &self.gone {
+            gone.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Its parts are not known yet.
+    pub(crate) fn is_preparing(&self) -> bool {
+        self.prepared.is_none()
+    }
+
     /// Its parts are known.
     pub(crate) fn prepared(&mut self, prepared: &mut Prepared, now: Instant) {
-        self.prepared = now;
+        self.prepared = Some(now);
         self.timing.prepare_ns = nanos(now.saturating_duration_since(self.received));
         self.parameters = std::mem::take(&mut prepared.parameters);
         self.missing = prepared.parts.len();
@@ -51,7 +85,7 @@ impl Call {
 
     /// One of its parts is in batch number `batch`, formed at `now`.
     pub(crate) fn begun(&mut self, now: Instant) {
-        let waited = nanos(now.saturating_duration_since(self.prepared));
+        let waited = nanos(now.saturating_duration_since(self.prepared.unwrap_or(now)));
         self.timing.queue_ns = self.timing.queue_ns.max(waited);
     }
 

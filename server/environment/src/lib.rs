@@ -26,7 +26,9 @@ pub use handle::{BatchReport, CallAnswer, CallEnd, EnvironmentHandle, LoadReport
 pub use isolation::enter as enter_isolation;
 pub use lifecycle::{Launched, Launcher};
 pub use room::RoomError;
-pub use specification::{BatchingPolicy, IsolationPolicy, Measure, QueueLimits, ReadyReport, Specification};
+pub use specification::{
+    BatchingPolicy, IsolationPolicy, Measure, QueueLimits, QueueTimeout, ReadyReport, Specification, TimeoutAction,
+};
 
 #[cfg(test)]
 mod tests;

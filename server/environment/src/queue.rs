@@ -1,7 +1,7 @@
 //! The queue of an environment: parts of requests that wait for a runtime worker. Pure: `now` is an argument.
 //!
-//! Called by the room. Bounded in requests, items and tokens; a request enters whole or not at all, and leaves whole
-//! when its caller does. What runs next is [`crate::batcher`]'s business.
+//! Called by the room. Bounded in items and tokens (and, by the room, in requests); a request enters whole or not at
+//! all, and leaves whole when its caller does. What runs next is [`crate::batcher`]'s business.
 
 use crate::specification::QueueLimits;
 use penstock_domain::ShedReason;
@@ -24,7 +24,10 @@ pub(crate) struct Entry {
     pub(crate) alone: bool,
 }
 
-/// Parts in the order they came.
+/// Places from here on are behind all others, whenever those came.
+const BEHIND: u64 = 1 << 63;
+
+/// Parts in the order they came; those sent behind follow all others.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     entries: BTreeMap<u64, Entry>,
@@ -57,9 +60,6 @@ impl Queue {
     /// Whether a request of these items and tokens fits; the reason if not. An empty queue takes a request of any
     /// size, else a large one could never run.
     pub(crate) fn fits(&self, parts: &[Part], limits: &QueueLimits) -> Result<(), ShedReason> {
-        if self.calls.len() >= limits.requests as usize {
-            return Err(ShedReason::QueueRequests);
-        }
         let items: u64 = parts.iter().map(|part| u64::from(part.items)).sum();
         let tokens: u64 = parts.iter().map(|part| u64::from(part.tokens)).sum();
         let over = self.items + items > limits.items || self.tokens + tokens > limits.tokens;
@@ -71,24 +71,42 @@ impl Queue {
 
     /// Takes all parts of a request.
     pub(crate) fn push(&mut self, call: u64, parts: Vec<Part>, ready: Instant, alone: bool) {
+        self.insert(call, parts, ready, alone, 0);
+    }
+
+    /// The same, behind all that wait and all that will come.
+    pub(crate) fn push_behind(&mut self, call: u64, parts: Vec<Part>, ready: Instant, alone: bool) {
+        self.insert(call, parts, ready, alone, BEHIND);
+    }
+
+    /// Moves a request of which nothing has run behind all that wait and all that will come.
+    pub(crate) fn send_behind(&mut self, call: u64) {
+        let entries = self.take_all(call);
+        if let Some(Entry { ready, alone, .. }) = entries.first() {
+            let (ready, alone) = (*ready, *alone);
+            self.push_behind(call, entries.into_iter().map(|entry| entry.part).collect(), ready, alone);
+        }
+    }
+
+    fn insert(&mut self, call: u64, parts: Vec<Part>, ready: Instant, alone: bool, offset: u64) {
         let first = self.next;
         for (row, part) in parts.into_iter().enumerate() {
             self.items += u64::from(part.items);
             self.tokens += u64::from(part.tokens);
-            self.entries.insert(self.next, Entry { call, row: row as u32, part, ready, alone });
+            self.entries.insert(offset | self.next, Entry { call, row: row as u32, part, ready, alone });
             self.next += 1;
         }
         if self.next > first {
-            self.calls.insert(call, first..self.next);
+            self.calls.insert(call, offset | first..offset | self.next);
         }
     }
 
-    /// The part that has waited longest, with its place.
+    /// The part whose turn it is, with its place: of those not sent behind the one that has waited longest.
     pub(crate) fn oldest(&self) -> Option<(u64, &Entry)> {
         self.entries.first_key_value().map(|(place, entry)| (*place, entry))
     }
 
-    /// All parts in the order they came.
+    /// All parts in the order in which their turn comes.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = (u64, &Entry)> {
         self.entries.iter().map(|(place, entry)| (*place, entry))
     }
@@ -107,11 +125,15 @@ impl Queue {
     }
 
     /// Takes out everything of a request that still waits; how many parts that was.
-    pub(crate) fn remove(&mut self, call: u64) -> u32 {
+    pub(crate) fn remove(&mut self, call: u64) -> usize {
+        self.take_all(call).len()
+    }
+
+    fn take_all(&mut self, call: u64) -> Vec<Entry> {
         let Some(range) = self.calls.get(&call).cloned() else {
-            return 0;
+            return Vec::new();
         };
         let places: Vec<u64> = self.entries.range(range).map(|(place, _)| *place).collect();
-        places.into_iter().filter_map(|place| self.take(place)).count() as u32
+        places.into_iter().filter_map(|place| self.take(place)).collect()
     }
 }

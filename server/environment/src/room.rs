@@ -2,19 +2,21 @@
 //!
 //! Called by the environment process (and, over an in-memory pipe, by tests). All causes of work are in [`Event`], in
 //! what the link brings and in two timers. It never computes: models run on worker threads, tokenization on
-//! preparation threads.
+//! preparation threads. What a request meets on its way in is in `entering`.
+
+mod entering;
 
 use crate::batcher::{BatchShape, Decision, form};
-use crate::call::{BatchTimes, Call, nanos, refusal};
+use crate::call::{BatchTimes, Call, nanos};
 use crate::frame::{Body, FrameReader, Incoming, Outbox};
 use crate::message;
 use crate::prepare::Preparation;
-use crate::queue::Queue;
-use crate::specification::Specification;
+use crate::queue::{Entry, Queue};
+use crate::specification::{Specification, TimeoutAction};
 use crate::worker::{Assignment, BatchDone};
 use penstock_admission::DrainRate;
-use penstock_domain::{ErrorCode, Refusal, RequestedOutput, ShedReason, Tensor};
-use penstock_executor::{ExecError, Model, Prepared, Work};
+use penstock_domain::{ErrorCode, Refusal};
+use penstock_executor::{ExecError, Model, Prepared};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -55,9 +57,15 @@ pub(crate) struct Room {
     shape: BatchShape,
     queue: Queue,
     calls: HashMap<u64, Call>,
+    /// Requests being prepared.
+    preparing: usize,
     deadlines: BTreeSet<(Instant, u64)>,
+    /// When those of which nothing has begun will have waited too long.
+    timeouts: BTreeSet<(Instant, u64)>,
     workers: Vec<SyncSender<Assignment>>,
     idle: Vec<usize>,
+    /// What runs is to run alone.
+    alone: bool,
     preparation: Option<Preparation>,
     outbox: Outbox,
     drain_rate: DrainRate,
@@ -93,9 +101,12 @@ impl Room {
             shape,
             queue: Queue::default(),
             calls: HashMap::new(),
+            preparing: 0,
             deadlines: BTreeSet::new(),
+            timeouts: BTreeSet::new(),
             workers,
             idle,
+            alone: false,
             preparation,
             outbox,
             drain_rate: DrainRate::new(now),
@@ -146,8 +157,9 @@ impl Room {
 
     fn next_timer(&self) -> Option<Instant> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let timeout = self.timeouts.first().map(|(at, _)| *at);
         let load = self.load.changed.then(|| self.load.at + LOAD_INTERVAL);
-        [deadline, self.wake, load].into_iter().flatten().min()
+        [deadline, timeout, self.wake, load].into_iter().flatten().min()
     }
 
     fn message(&mut self, message: Incoming, now: Instant) {
@@ -169,99 +181,9 @@ impl Room {
         Ok(())
     }
 
-    fn invoke(&mut self, call: u64, invoke: link::Invoke, body: bytes::Bytes, now: Instant) {
-        if self.draining {
-            let text = "the environment is draining";
-            return self.refuse(call, Refusal::shed(ShedReason::Draining, text, None));
-        }
-        if self.calls.len() >= self.specification.queue.requests as usize {
-            return self.shed(call, ShedReason::QueueRequests);
-        }
-        let inputs = match message::tensors_in(invoke.inputs, body) {
-            Ok(inputs) => inputs,
-            Err(error) => return self.refuse(call, Refusal::new(ErrorCode::Internal, error.to_string())),
-        };
-        let deadline = invoke.deadline_us.map(|left| now + Duration::from_micros(left));
-        let outputs = message::wanted_in(invoke.outputs);
-        let parameters = message::parameters_in(invoke.parameters);
-        if let Err(refusal) = self.judge(&inputs, &outputs, invoke.splittable) {
-            return self.refuse(call, refusal);
-        }
-        self.calls.insert(call, Call::new(now, deadline, invoke.alone, outputs.clone()));
-        if let Some(deadline) = deadline {
-            self.deadlines.insert((deadline, call));
-        }
-        let work = Work { inputs, parameters, outputs };
-        match &self.preparation {
-            Some(preparation) => preparation.prepare(call, work),
-            None => self.prepared(call, self.model.prepare(work), now),
-        }
-        self.load.changed = true;
-    }
-
-    /// What holds for every model, before any work is put into the request: no name twice, and as many rows as one
-    /// batch may have, or any number that is not 0 where it may be split.
-    fn judge(&self, inputs: &[Tensor], outputs: &[RequestedOutput], splittable: bool) -> Result<(), Refusal> {
-        for (index, output) in outputs.iter().enumerate() {
-            if outputs[..index].iter().any(|earlier| earlier.name == output.name) {
-                return Err(Refusal::invalid(format!("output '{}' is asked for twice, expected once", output.name)));
-            }
-        }
-        for (index, input) in inputs.iter().enumerate() {
-            if inputs[..index].iter().any(|earlier| earlier.name == input.name) {
-                return Err(Refusal::invalid(format!("input '{}' is given twice, expected once", input.name)));
-            }
-        }
-        let max = self.shape.max_items;
-        for Tensor { name, shape, .. } in inputs.iter().filter(|_| max > 0) {
-            match shape.first() {
-                Some(0) => {
-                    let text = format!(
-                        "input '{name}' has an empty batch: found shape {:?}, expected 1 row or more",
-                        shape.as_slice()
-                    );
-                    return Err(Refusal::invalid(text));
-                }
-                Some(rows) if !splittable && *rows > i64::from(max) => {
-                    let text = format!(
-                        "inference request batch-size must be <= {max} for '{}', got {rows}: input '{name}' has shape \
-                         {:?}, and the first dimension is the batch",
-                        self.specification.function,
-                        shape.as_slice()
-                    );
-                    return Err(Refusal::invalid(text));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn prepared(&mut self, number: u64, prepared: Result<Prepared, ExecError>, now: Instant) {
-        let Some(call) = self.calls.get_mut(&number) else {
-            return; // cancelled or expired meanwhile
-        };
-        let mut prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                self.forget(number);
-                return self.refuse(number, refusal(&error));
-            }
-        };
-        if let Err(reason) = self.queue.fits(&prepared.parts, &self.specification.queue) {
-            self.forget(number);
-            return self.shed(number, reason);
-        }
-        call.prepared(&mut prepared, now);
-        if call.is_complete() {
-            return self.finish(number, now);
-        }
-        let alone = call.alone;
-        self.queue.push(number, prepared.parts, now, alone);
-    }
-
     fn batch_done(&mut self, done: BatchDone, now: Instant) -> Result<(), RoomError> {
         self.idle.push(done.worker);
+        self.alone = false; // nothing else was running if it was set
         self.load.changed = true;
         self.load.finished_items += u64::from(done.items);
         let times = BatchTimes {
@@ -336,13 +258,37 @@ impl Room {
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((deadline, number)) = self.deadlines.first().copied() {
-            if deadline > now {
-                return;
-            }
+        while let Some((deadline, number)) = self.deadlines.first().copied()
+            && deadline <= now
+        {
             self.cancel(number);
             let text = "the deadline passed before the answer was ready";
             self.refuse(number, Refusal::new(ErrorCode::DeadlineExceeded, text));
+        }
+        while let Some((at, number)) = self.timeouts.first().copied()
+            && at <= now
+        {
+            self.timeouts.remove(&(at, number));
+            self.waited_too_long(number);
+        }
+    }
+
+    /// The queue's policy has a limit to waiting, and this request has reached it with nothing begun.
+    fn waited_too_long(&mut self, number: u64) {
+        match &self.specification.queue.timeout {
+            Some(timeout) if timeout.action == TimeoutAction::Refuse => {
+                let after_us = timeout.after_us;
+                self.cancel(number);
+                let text = format!("the request waited {after_us} us in the queue, the most that its policy allows");
+                self.refuse(number, Refusal::new(ErrorCode::DeadlineExceeded, text));
+            }
+            _ => {
+                if let Some(call) = self.calls.get_mut(&number) {
+                    call.timeout = None;
+                    call.behind = true;
+                    self.queue.send_behind(number);
+                }
+            }
         }
     }
 
@@ -351,65 +297,69 @@ impl Room {
         if let Some(deadline) = call.deadline {
             self.deadlines.remove(&(deadline, number));
         }
+        if let Some(timeout) = call.timeout {
+            self.timeouts.remove(&(timeout, number));
+        }
+        if call.is_preparing() {
+            call.leave();
+            self.preparing -= 1;
+        }
         Some(call)
     }
 
     /// Gives work to idle workers.
     fn assign(&mut self, now: Instant) {
         self.wake = None;
-        while let Some(worker) = self.idle.pop() {
-            let nothing_more = self.draining || self.calls.len() >= self.specification.queue.requests as usize;
+        while !self.idle.is_empty() && !self.keeps_still() {
+            let nothing_more = self.draining || self.is_full();
             let entries = match form(&mut self.queue, &self.specification.batching, &self.shape, nothing_more, now) {
                 Decision::Run(entries) => entries,
                 Decision::WaitUntil(at) => {
                     self.wake = Some(at);
-                    return self.idle.push(worker);
+                    return;
                 }
-                Decision::Idle => return self.idle.push(worker),
+                Decision::Idle => return,
             };
-            self.batches += 1;
-            let mut begun: Vec<u64> = Vec::with_capacity(entries.len());
-            for entry in &entries {
-                if begun.last() != Some(&entry.call) {
-                    begun.push(entry.call);
-                }
-                if let Some(call) = self.calls.get_mut(&entry.call) {
-                    call.begun(now);
-                }
-            }
-            let assignment = Assignment { batch: self.batches, entries };
-            let sender = self.workers[worker].clone();
-            // The batch starts only once the front end is sure to learn of it: should it kill this process, it is
-            // known which requests were running.
-            self.outbox.send_then(
-                0,
-                Kind::Begun(link::Begun { calls: begun }),
-                Box::new(move || {
-                    // A worker that is gone has told so by an event, and the room ends.
-                    let _ = sender.send(assignment);
-                }),
-            );
+            let Some(worker) = self.idle.pop() else { return };
+            self.run_batch(worker, entries, now);
         }
     }
 
-    fn shed(&mut self, call: u64, reason: ShedReason) {
-        let limits = &self.specification.queue;
-        let text = match reason {
-            ShedReason::QueueItems => format!(
-                "the queue is full: {} items and {} tokens wait, at most {} and {} may",
-                self.queue.items(),
-                self.queue.tokens(),
-                limits.items,
-                limits.tokens
-            ),
-            _ => format!(
-                "the queue is full: {} requests are in flight, at most {} may",
-                self.calls.len(),
-                limits.requests
-            ),
-        };
-        let wait = self.drain_rate.wait(self.queue.requests() as u64);
-        self.refuse(call, Refusal::shed(reason, text, Some(wait)));
+    /// Workers are threads of one process: what runs alone, because it may be what ended another, has the process to
+    /// itself. It waits until nothing else runs, and nothing starts beside it.
+    fn keeps_still(&self) -> bool {
+        let busy = self.workers.len() > self.idle.len();
+        busy && (self.alone || self.queue.oldest().is_some_and(|(_, entry)| entry.alone))
+    }
+
+    fn run_batch(&mut self, worker: usize, entries: Vec<Entry>, now: Instant) {
+        self.batches += 1;
+        self.load.changed = true;
+        let mut begun: Vec<u64> = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            self.alone |= entry.alone;
+            if begun.last() != Some(&entry.call) {
+                begun.push(entry.call);
+            }
+            if let Some(call) = self.calls.get_mut(&entry.call) {
+                call.begun(now);
+                if let Some(timeout) = call.timeout.take() {
+                    self.timeouts.remove(&(timeout, entry.call));
+                }
+            }
+        }
+        let assignment = Assignment { batch: self.batches, entries };
+        let sender = self.workers[worker].clone();
+        // The batch starts only once the front end is sure to learn of it: should it kill this process, it is known
+        // which requests were running.
+        self.outbox.send_then(
+            0,
+            Kind::Begun(link::Begun { calls: begun }),
+            Box::new(move || {
+                // A worker that is gone has told so by an event, and the room ends.
+                let _ = sender.send(assignment);
+            }),
+        );
     }
 
     fn refuse(&mut self, call: u64, refusal: Refusal) {

@@ -41,20 +41,43 @@ pub struct BatchingPolicy {
     pub max_tokens: u64,
 }
 
-/// What may wait in the environment. A request that would exceed one is refused whole.
+/// What may wait in the environment, and for how long. A request that would exceed one is refused whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QueueLimits {
     /// Requests, waiting and running; the front end's slots keep to the same number.
     pub requests: u32,
+    /// Requests waiting, 1 or more; `None` leaves it to `requests`.
+    pub waiting: Option<u32>,
     /// Items waiting.
     pub items: u64,
     /// Tokens waiting.
     pub tokens: u64,
+    /// How long a request may wait for its first part to begin; `None` leaves it to its deadline.
+    pub timeout: Option<QueueTimeout>,
+}
+
+/// The longest wait in the queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueueTimeout {
+    /// In microseconds, from when the environment has read the request.
+    pub after_us: u64,
+    /// What happens then.
+    pub action: TimeoutAction,
+}
+
+/// What happens to a request that has waited too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeoutAction {
+    /// It is refused: its deadline has passed.
+    Refuse,
+    /// It waits on, behind all that have not waited too long, those that come later included.
+    SendBehind,
 }
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        Self { requests: 1024, items: 8192, tokens: 1 << 20 }
+        Self { requests: 1024, waiting: None, items: 8192, tokens: 1 << 20, timeout: None }
     }
 }
 

@@ -4,3 +4,4 @@
 mod batching;
 mod framing;
 mod rooms;
+mod waiting;

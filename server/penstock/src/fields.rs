@@ -140,7 +140,7 @@ pub(crate) const FIELDS: &[Field] = &[
         kind: Kind::Integer(0, 1_024),
         default: "0",
         unit: "threads",
-        meaning: "Host threads of each environment, shared by its runtime workers. 0: as many as there are cores.",
+        meaning: "Host threads of each environment, shared by its runtime workers; half as many tokenize. 0: as many as there are cores.",
     },
     Field {
         key: "environments.concurrency",

@@ -5,7 +5,7 @@
 use crate::config::Config;
 use penstock_bert::{BertModel, BertOptions};
 use penstock_domain::{Datatype, TensorSpec};
-use penstock_environment::{BatchingPolicy, IsolationPolicy, QueueLimits, Specification};
+use penstock_environment::{BatchingPolicy, IsolationPolicy, QueueLimits, QueueTimeout, Specification, TimeoutAction};
 use penstock_executor::{LoadError, Model};
 use penstock_identity::{DelayKind, Identity, IdentityOptions};
 use penstock_onnx::{OnnxModel, OnnxOptions};
@@ -60,7 +60,7 @@ pub(crate) fn onnxruntime_library(config: &Config) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(config.text("cache_dir")).join("lib/libonnxruntime.so"))
 }
 
-/// Describes an environment of a version. `cores` is what the machine has.
+/// Describes an environment of a version, once for each load. `cores` is what the machine has.
 pub(crate) fn specify(
     config: &Config,
     cores: usize,
@@ -68,6 +68,10 @@ pub(crate) fn specify(
     version: &VersionSource,
 ) -> Specification {
     let settings = &version.settings;
+    if !settings.notes.is_empty() {
+        let (number, notes) = (version.number.0, settings.notes.join("; "));
+        tracing::warn!(function = %function.name, version = number, notes, "a part of the configuration is not followed");
+    }
     let workers = settings.worker_count.unwrap_or(1).max(1) as usize;
     let threads = match (settings.penstock.threads, config.integer("environments.threads")) {
         (Some(threads), _) => threads as usize,
@@ -137,16 +141,21 @@ pub(crate) fn specify(
                 .map_or(config.integer("environments.batch_tokens"), u64::from),
         },
         queue: QueueLimits {
-            requests: settings
-                .penstock
-                .max_concurrency
-                .or(queue.max_queue_requests.filter(|requests| *requests > 0))
-                .unwrap_or(config.integer_u32("environments.concurrency")),
+            requests: settings.penstock.max_concurrency.unwrap_or(config.integer_u32("environments.concurrency")),
+            waiting: queue.max_queue_requests,
             items: settings.penstock.max_queue_items.map_or(default_items, u64::from),
             tokens: config.integer("environments.queue_tokens"),
+            timeout: queue.default_timeout_us.map(|after_us| QueueTimeout {
+                after_us,
+                action: match queue.timeout_action {
+                    penstock_registry::TimeoutAction::Reject => TimeoutAction::Refuse,
+                    penstock_registry::TimeoutAction::Delay => TimeoutAction::SendBehind,
+                },
+            }),
         },
         workers,
-        preparation_threads: 1,
+        // Tokenization is far cheaper than what follows it: half as many threads keep the workers fed.
+        preparation_threads: (threads / 2).max(1),
         isolation: IsolationPolicy {
             readable,
             memory_limit_bytes: settings.penstock.memory_limit_bytes.unwrap_or_default(),

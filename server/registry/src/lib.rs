@@ -16,7 +16,7 @@
 //! |---|---|
 //! | `penstock.engine` | what runs the model: `auto` (default), `candle`, `onnxruntime` |
 //! | `penstock.max_batch_tokens` | most tokens in one batch, for models that count tokens |
-//! | `penstock.threads` | host threads of one runtime worker |
+//! | `penstock.threads` | host threads of the environment, shared by its runtime workers; half as many tokenize |
 //! | `penstock.max_concurrency` | requests in flight in one environment |
 //! | `penstock.max_queue_items` | items (rows) that may wait in one environment's queue |
 //! | `penstock.memory_limit_bytes` | address space limit of the environment's process |

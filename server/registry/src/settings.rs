@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 mod instances;
+mod notes;
 mod penstock;
 mod tensors;
 
@@ -78,6 +79,8 @@ pub struct VersionSettings {
     pub penstock: PenstockSettings,
     /// To run before the version counts as ready.
     pub warmup: Vec<WarmupRequest>,
+    /// What is written and not followed: each names the field and says what happens instead. For the log, once a load.
+    pub notes: Vec<String>,
 }
 
 /// How long and how many requests may wait.
@@ -126,6 +129,7 @@ impl VersionSettings {
             ..Self::default()
         };
         settings.read_batching(config)?;
+        settings.notes = notes::of(config, &settings);
         Ok(settings)
     }
 

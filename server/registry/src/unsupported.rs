@@ -1,12 +1,12 @@
 //! Configuration that is valid for Triton, but not honoured here: refused if ignoring it would change answers.
 //!
-//! Called once per function by `settings`. Pure, but for debug lines about what is harmless to ignore.
+//! Called once per function by `settings`, which notes what is harmless to ignore. Pure.
 
 use crate::settings::SettingsError;
 use penstock_proto::inference::ModelConfig;
 use penstock_proto::inference::model_config::SchedulingChoice;
 
-/// Refuses what would change answers; notes what would not.
+/// Refuses what would change answers.
 pub(crate) fn check(config: &ModelConfig) -> Result<(), SettingsError> {
     match &config.scheduling_choice {
         Some(SchedulingChoice::SequenceBatching(_)) => {
@@ -65,30 +65,9 @@ pub(crate) fn check(config: &ModelConfig) -> Result<(), SettingsError> {
             return refuse(&field("is_non_linear_format_io"), "tensors are always linear here");
         }
     }
-    note_ignored(config);
     Ok(())
 }
 
 fn refuse(field: &str, reason: &str) -> Result<(), SettingsError> {
     Err(SettingsError::new(field, reason))
-}
-
-fn note_ignored(config: &ModelConfig) {
-    let groups = &config.instance_group;
-    let ignored = [
-        ("optimization", config.optimization.is_some()),
-        ("cc_model_filenames", !config.cc_model_filenames.is_empty()),
-        ("metric_tags", !config.metric_tags.is_empty()),
-        ("model_metrics", config.model_metrics.is_some()),
-        ("response_cache.enable", config.response_cache.is_some_and(|cache| cache.enable)),
-        ("runtime", !config.runtime.is_empty()),
-        ("input.format", config.input.iter().any(|input| input.format != 0)),
-        ("instance_group.rate_limiter", groups.iter().any(|group| group.rate_limiter.is_some())),
-        ("instance_group.secondary_devices", groups.iter().any(|group| !group.secondary_devices.is_empty())),
-        ("instance_group.profile", groups.iter().any(|group| !group.profile.is_empty())),
-        ("instance_group.host_policy", groups.iter().any(|group| !group.host_policy.is_empty())),
-    ];
-    for (field, _) in ignored.iter().filter(|(_, set)| *set) {
-        tracing::debug!(function = %config.name, field, "configuration field has no effect here");
-    }
 }

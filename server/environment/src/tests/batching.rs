@@ -119,15 +119,30 @@ fn a_batch_that_takes_nothing_more_of_what_waits_runs_now() {
 }
 
 #[test]
+fn what_is_sent_behind_runs_after_all_others_whenever_they_come() {
+    let (mut queue, now) = (Queue::default(), start());
+    queue.push(0, vec![part(1, 5), part(2, 6)], now, false);
+    queue.push(1, vec![part(1, 5)], now, false);
+    queue.send_behind(0);
+    queue.send_behind(7); // is not here
+    queue.push(2, vec![part(1, 5)], now, false);
+    queue.push_behind(3, vec![part(1, 5)], now, false);
+    assert_eq!((queue.requests(), queue.items(), queue.tokens()), (4, 6, 26));
+    let order: Vec<(u64, u32)> = queue.in_order().map(|(_, entry)| (entry.call, entry.row)).collect();
+    assert_eq!(order, [(1, 0), (2, 0), (0, 0), (0, 1), (3, 0)]);
+    assert_eq!((queue.remove(0), queue.remove(3), queue.requests()), (2, 1, 2));
+}
+
+#[test]
 fn a_full_queue_says_which_limit_and_takes_nothing_of_the_request() {
     let (mut queue, now) = (Queue::default(), start());
-    let limits = QueueLimits { requests: 2, items: 10, tokens: 100 };
+    let limits = QueueLimits { items: 10, tokens: 100, ..QueueLimits::default() };
     assert_eq!(queue.fits(&[part(99, 999)], &limits), Ok(()), "an empty queue takes any size");
     queue.push(0, vec![part(4, 40)], now, false);
     assert_eq!(queue.fits(&[part(4, 40), part(4, 0)], &limits), Err(ShedReason::QueueItems));
     assert_eq!(queue.fits(&[part(1, 61)], &limits), Err(ShedReason::QueueItems));
+    assert_eq!(queue.fits(&[part(1, 60)], &limits), Ok(()));
     queue.push(1, vec![part(1, 1)], now, false);
-    assert_eq!(queue.fits(&[part(1, 1)], &limits), Err(ShedReason::QueueRequests));
     assert_eq!((queue.items(), queue.tokens(), queue.requests()), (5, 41, 2));
 }
 
@@ -184,7 +199,7 @@ proptest! {
             queue.push(call as u64, vec![part(2, 3); *rows], now, false);
         }
         let gone = gone % rows.len();
-        prop_assert_eq!(queue.remove(gone as u64) as usize, rows[gone]);
+        prop_assert_eq!(queue.remove(gone as u64), rows[gone]);
         prop_assert_eq!(queue.remove(gone as u64), 0);
         let left = (rows.iter().sum::<usize>() - rows[gone]) as u64;
         prop_assert_eq!((queue.items(), queue.tokens()), (left * 2, left * 3));

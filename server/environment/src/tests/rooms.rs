@@ -15,9 +15,12 @@ use std::time::{Duration, Instant};
 /// What the model did: the first byte of each part, batch by batch.
 type Log = Arc<Mutex<Vec<Vec<u8>>>>;
 
+/// A request on its way.
+pub(super) type Sent = tokio::task::JoinHandle<Result<Vec<u8>, CallEnd>>;
+
 /// Echoes rows. Runs one batch for each `()` it is given. A row of 13 panics, of 14 fails, of 15 runs out of memory
 /// unless it is alone, of 16 breaks the device.
-struct Gated {
+pub(super) struct Gated {
     signature: Signature,
     gate: Arc<Mutex<Receiver<()>>>,
     log: Log,
@@ -84,13 +87,21 @@ impl Executor for GatedExecutor {
     }
 }
 
-struct World {
-    handle: Arc<EnvironmentHandle>,
-    open: Sender<()>,
-    log: Log,
+pub(super) struct World {
+    pub(super) handle: Arc<EnvironmentHandle>,
+    pub(super) open: Sender<()>,
+    pub(super) log: Log,
 }
 
-async fn world(change: impl FnOnce(&mut Specification)) -> World {
+pub(super) async fn world(change: impl FnOnce(&mut Specification)) -> World {
+    world_of(|model| Arc::new(model), change).await
+}
+
+/// The same with what `wrap` makes of the model.
+pub(super) async fn world_of(
+    wrap: impl FnOnce(Gated) -> Arc<dyn Model>,
+    change: impl FnOnce(&mut Specification),
+) -> World {
     let mut specification = Specification {
         function: "f".into(),
         version: 1,
@@ -106,7 +117,7 @@ async fn world(change: impl FnOnce(&mut Specification)) -> World {
     let (open, gate) = channel();
     let log = Log::default();
     let signature = Signature { max_batch_size: 4, ..Signature::default() };
-    let model: Arc<dyn Model> = Arc::new(Gated { signature, gate: Arc::new(Mutex::new(gate)), log: log.clone() });
+    let model = wrap(Gated { signature, gate: Arc::new(Mutex::new(gate)), log: log.clone() });
     let (near, far) = tokio::io::duplex(64 * 1024);
     let (from_near, to_near) = tokio::io::split(near);
     let told = specification.clone();
@@ -123,7 +134,7 @@ async fn world(change: impl FnOnce(&mut Specification)) -> World {
     World { handle, open, log }
 }
 
-fn invocation(rows: &[u8]) -> Invocation {
+pub(super) fn invocation(rows: &[u8]) -> Invocation {
     let tensor = Tensor {
         name: "in".into(),
         datatype: Datatype::Uint8,
@@ -143,31 +154,36 @@ fn invocation(rows: &[u8]) -> Invocation {
     }
 }
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
 impl World {
     /// Sends a request and returns once the link has it.
-    async fn send(&self, invocation: Invocation) -> tokio::task::JoinHandle<Result<Vec<u8>, CallEnd>> {
-        let handle = self.handle.clone();
-        let task = tokio::spawn(async move {
-            let answer = handle.call(invocation, false, now()).await?;
-            Ok(answer.outputs.iter().flat_map(|tensor| tensor.data.to_vec()).collect())
-        });
+    pub(super) async fn send(&self, invocation: Invocation) -> Sent {
+        let task = self.start(invocation, false);
         self.settle().await;
         task
     }
 
+    /// Sends a request, or will once this task waits for something.
+    pub(super) fn start(&self, invocation: Invocation, alone: bool) -> Sent {
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            let answer = handle.call(invocation, alone, now()).await?;
+            Ok(answer.outputs.iter().flat_map(|tensor| tensor.data.to_vec()).collect())
+        })
+    }
+
     /// Lets both ends of the link run until nothing moves.
-    async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
     }
 }
 
-fn refused(end: Result<Vec<u8>, CallEnd>) -> penstock_domain::Refusal {
+pub(super) fn refused(end: Result<Vec<u8>, CallEnd>) -> penstock_domain::Refusal {
     match end {
         Err(CallEnd::Refused(refusal)) => refusal,
         other => panic!("expected a refusal, got {other:?}"),
@@ -226,7 +242,7 @@ async fn a_deadline_that_passes_in_the_queue_is_answered_then() {
 
 #[tokio::test]
 async fn a_full_environment_sheds_with_a_reason_and_a_wait() {
-    let world = world(|s| s.queue = QueueLimits { requests: 2, items: 100, tokens: 100 }).await;
+    let world = world(|s| s.queue.requests = 2).await;
     let (first, second) = (world.send(invocation(&[1])).await, world.send(invocation(&[2])).await);
     let refusal = refused(world.send(invocation(&[3])).await.await.unwrap());
     assert_eq!((refusal.shed, refusal.code), (Some(ShedReason::QueueRequests), ErrorCode::Exhausted));

@@ -59,11 +59,7 @@ pub(super) fn read(groups: &[ModelInstanceGroup]) -> Result<(Option<u32>, Worker
     gpus.dedup();
     let device = match devices.split_first() {
         Some((first, others)) if others.iter().all(|other| other == first) => *first,
-        Some(_) => {
-            tracing::debug!("instance groups of several kinds are run as one of KIND_AUTO");
-            WorkerDevice::Auto
-        }
-        None => WorkerDevice::Auto,
+        _ => WorkerDevice::Auto,
     };
     Ok((Some(total).filter(|total| chosen && *total > 0), device, gpus))
 }

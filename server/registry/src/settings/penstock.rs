@@ -13,7 +13,7 @@ pub struct PenstockSettings {
     pub engine: Engine,
     /// Most tokens in one batch.
     pub max_batch_tokens: Option<u32>,
-    /// Host threads of one runtime worker.
+    /// Host threads of the environment, shared by its runtime workers.
     pub threads: Option<u32>,
     /// Requests in flight in one environment.
     pub max_concurrency: Option<u32>,

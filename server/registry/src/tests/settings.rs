@@ -52,6 +52,41 @@ fn batching_and_queues_are_read() {
 }
 
 #[test]
+fn what_is_not_followed_is_noted_with_what_happens_instead() {
+    let queue = |policy: &str| format!("dynamic_batching {{ default_queue_policy {{ {policy} }} }}");
+    let table = [
+        (queue("max_queue_size: 3"), vec![]),
+        (queue("default_timeout_microseconds: 9 allow_timeout_override: true timeout_action: DELAY"), vec![]),
+        (
+            queue("default_timeout_microseconds: 9"),
+            vec!["dynamic_batching.default_queue_policy.allow_timeout_override: "],
+        ),
+        ("instance_group { count: 2 kind: KIND_CPU }".into(), vec![]),
+        ("instance_group { kind: KIND_GPU }".into(), vec!["instance_group.kind: GPUs are not used yet"]),
+        ("instance_group { gpus: 1 }".into(), vec!["instance_group.kind: "]),
+        (
+            "response_cache { enable: true } dynamic_batching { preserve_ordering: true priority_levels: 1
+             default_priority_level: 1 priority_queue_policy { key: 1 value { } } } model_warmup { }
+             optimization { }"
+                .into(),
+            vec![
+                "dynamic_batching.preserve_ordering: ",
+                "dynamic_batching.priority_levels: ",
+                "dynamic_batching.priority_queue_policy: ",
+                "model_warmup: not run",
+                "optimization: has no effect here",
+                "response_cache.enable: ",
+            ],
+        ),
+    ];
+    for (text, expected) in table {
+        let notes = read(&text).unwrap().notes;
+        let as_expected = notes.iter().zip(&expected).all(|(note, start)| note.starts_with(start));
+        assert!(notes.len() == expected.len() && as_expected, "{text}\n{notes:?}");
+    }
+}
+
+#[test]
 fn instance_groups_add_up() {
     let table = [
         ("", None, WorkerDevice::Auto, vec![]),

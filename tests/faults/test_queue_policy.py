@@ -1,0 +1,61 @@
+"""A queue policy as Triton's users write it: how many may wait, for how long, and what becomes of those that do."""
+
+import json
+import time
+
+import grpc
+import pytest
+
+from callers import body, post, reason, request, settled_books, stub, until_in_flight
+from conftest import identity_repository
+
+# A batch holds one request, so that what runs and what waits can be told apart.
+RUN_S = 0.6
+
+
+def policy(folder, text, count=1, batching="", **parameters):
+    """An identity function with this queue policy."""
+    identity_repository(folder, "queued", max_batch_size=1, count=count, execute_delay_us=int(RUN_S * 1e6), **parameters)
+    config = folder / "queued/config.pbtxt"
+    batching = f"dynamic_batching {{ {batching} default_queue_policy {{ {text} }} }}"
+    config.write_text(config.read_text().replace("dynamic_batching { }", batching))
+    return folder
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_max_queue_size_bounds_what_waits_and_not_what_runs(start, tmp_path, count):
+    server = start("--model-repository", policy(tmp_path, "max_queue_size: 2", count=count))
+    admitted = count + 2
+    calls = [stub(server).ModelInfer.future(request("queued")) for _ in range(admitted)]
+    until_in_flight(server, "queued", admitted)
+    error = stub(server).ModelInfer.future(request("queued")).exception(timeout=5)
+    assert (error.code(), reason(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_requests"), error
+    assert "at most 2 may" in error.details()
+    status, headers, _ = post(server, "queued", body())
+    assert (status, headers["x-penstock-shed-reason"]) == (429, "queue_requests")
+    assert [call.exception(timeout=10) for call in calls] == [None] * admitted
+    assert settled_books(server, "queued").outcomes == {("done", ""): admitted, ("shed", "queue_requests"): 2}
+
+
+def test_default_timeout_is_the_queues_and_not_the_runs(start, tmp_path):
+    text = "default_timeout_microseconds: 200000"
+    server = start("--model-repository", policy(tmp_path, text))
+    runs = stub(server).ModelInfer.future(request("queued"))
+    until_in_flight(server, "queued", 1)
+    began = time.monotonic()
+    error = stub(server).ModelInfer.future(request("queued")).exception(timeout=5)
+    took = time.monotonic() - began
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and "200000 us in the queue" in error.details(), error
+    assert took >= 0.2, "it was refused before its time was over"
+    assert runs.exception(timeout=5) is None, "a run may take longer than the queue's timeout"
+    assert settled_books(server, "queued").outcomes == {("done", ""): 1, ("expired", ""): 1}
+
+
+def test_what_is_not_followed_is_said_once_a_load(start, tmp_path):
+    batching = "preserve_ordering: true priority_levels: 2 default_priority_level: 1"
+    server = start("--model-repository", policy(tmp_path, "default_timeout_microseconds: 900000", batching=batching))
+    [line] = [line for line in server.log if "not followed" in line]
+    fields = json.loads(line)
+    fields = fields.get("fields", fields)
+    for field in ("preserve_ordering", "priority_levels", "allow_timeout_override"):
+        assert f".{field}: " in fields["notes"], fields
