@@ -13,7 +13,7 @@ use penstock_registry::{FunctionSource, VersionSource};
 use penstock_telemetry::VersionMetrics;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +78,8 @@ pub struct ServedVersion {
     pub(crate) metrics: VersionMetrics,
     /// One request that has already cost an environment may run at a time.
     pub(crate) retry_lane: tokio::sync::Semaphore,
+    /// That request waits for a slot: others leave one.
+    pub(crate) alone_waits: AtomicBool,
     pub(crate) stop: CancellationToken,
     /// Tasks that keep an environment of this version alive; 0 once every process is gone for good.
     pub(crate) supervisors: AtomicU32,
@@ -98,6 +100,7 @@ impl ServedVersion {
             drain_rate: Mutex::new(DrainRate::new(tokio::time::Instant::now().into_std())),
             statistics: StatisticsCell::default(),
             retry_lane: tokio::sync::Semaphore::new(1),
+            alone_waits: AtomicBool::new(false),
             stop,
             supervisors: AtomicU32::new(0),
         }

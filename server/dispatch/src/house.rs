@@ -106,7 +106,8 @@ impl House {
     /// Runs one invocation: admission, router, link, environment and back. Dropping the future cancels it.
     /// `received` is when the request was read. Every end is counted here, once.
     pub async fn invoke(&self, invocation: Invocation, received: Instant) -> Result<Reply, Refusal> {
-        let resolved = self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
+        let resolve = || self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
+        let resolved = resolve();
         let version = resolved.as_ref().ok().cloned();
         let batches = version.as_ref().and_then(|v| v.signature.load().as_ref().map(|s| s.max_batch_size > 0));
         let items = invoke::items(&invocation.inputs, batches.unwrap_or(true));
@@ -119,9 +120,7 @@ impl House {
             Ok(_) if invocation.deadline.is_some_and(|deadline| deadline <= received.into_std()) => {
                 Err(invoke::expired())
             }
-            Ok(version) => {
-                invoke::invoke(&version, invocation, || self.draw()).await.map(|answer| (version.number, answer))
-            }
+            Ok(version) => invoke::invoke(version, &invocation, || self.draw(), resolve).await,
         };
         match result {
             Ok((version, answer)) => {

@@ -1,12 +1,13 @@
-//! One request's way: slot, router, link, and what to do when an environment is lost under it.
+//! One request's way: slot, router, link, and what to do when an environment is lost or a version replaced under it.
 //!
 //! Called by the house with an invocation whose version is known.
 
 use crate::function::{ServedVersion, VersionState};
-use penstock_domain::{ErrorCode, Invocation, Refusal, ShedReason, StageTimes, Tensor};
+use penstock_domain::{ErrorCode, Invocation, Refusal, ShedReason, StageTimes, Tensor, VersionNumber};
 use penstock_environment::{CallAnswer, CallEnd, EnvironmentHandle};
 use penstock_router::{Candidate, choose};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -16,32 +17,73 @@ const REROUTES_MAX: u32 = 2;
 /// How often a request that has not begun to run is sent on because its environment was lost. Each loss takes at
 /// least a restart, so this does not add load; one deadly request costs two environments, and this outlives four.
 const LOSSES_MAX: u32 = 8;
+/// How long the one request that is to run alone pauses when there is no room for it yet.
+const ALONE_PAUSE: Duration = Duration::from_millis(5);
+/// How often it does if it has no deadline: for five seconds in all.
+const ALONE_PAUSES_MAX: u32 = 1000;
 /// What a client is told to wait while environments start, when nothing better is known.
 const START_WAIT: Duration = Duration::from_secs(1);
 
-/// Runs an invocation on one of the version's environments.
+/// Why there is no answer, and whether the request may have run all the same.
+struct Unanswered {
+    refusal: Refusal,
+    begun: bool,
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, begun: false }
+    }
+}
+
+/// Runs an invocation on the version its name means. One whose version was stopped between the look-up and the run asks
+/// `resolve` once more: if its name means another version by now, it has not noticed the change.
 pub(crate) async fn invoke(
-    version: &Arc<ServedVersion>,
-    invocation: Invocation,
+    version: Arc<ServedVersion>,
+    invocation: &Invocation,
     random: impl Fn() -> u64,
-) -> Result<CallAnswer, Refusal> {
+    resolve: impl Fn() -> Result<Arc<ServedVersion>, Refusal>,
+) -> Result<(VersionNumber, CallAnswer), Refusal> {
+    let answered = |version: &ServedVersion, answer| (version.number, answer);
+    let Unanswered { refusal, begun } = match invoke_version(&version, invocation, &random).await {
+        Ok(answer) => return Ok(answered(&version, answer)),
+        Err(unanswered) => unanswered,
+    };
+    let stopped = refusal.shed == Some(ShedReason::Draining) || refusal.code == ErrorCode::NotFound;
+    if begun || !stopped || !version.stop.is_cancelled() {
+        return Err(refusal);
+    }
+    match resolve() {
+        Ok(other) if !Arc::ptr_eq(&other, &version) => match invoke_version(&other, invocation, &random).await {
+            Ok(answer) => Ok(answered(&other, answer)),
+            Err(unanswered) => Err(unanswered.refusal),
+        },
+        _ => Err(refusal),
+    }
+}
+
+/// Runs an invocation on one of the version's environments.
+async fn invoke_version(
+    version: &Arc<ServedVersion>,
+    invocation: &Invocation,
+    random: &impl Fn() -> u64,
+) -> Result<CallAnswer, Unanswered> {
     let Some(_slot) = version.slots.try_take() else {
         let limit = version.slots.limit();
         let wait = version.drain_rate.lock().wait(1);
         let text = format!("function '{}' has all its {limit} requests in flight", version.function);
-        return Err(Refusal::shed(ShedReason::FunctionConcurrency, text, Some(wait)));
+        return Err(Refusal::shed(ShedReason::FunctionConcurrency, text, Some(wait)).into());
     };
-    let deadline = invocation.deadline;
     let work = run(version, invocation, random);
-    let result = match deadline {
+    let result = match invocation.deadline {
         None => work.await,
         Some(deadline) => match tokio::time::timeout_at(deadline.into(), work).await {
             Ok(result) => result,
-            Err(_) => Err(expired()),
+            Err(_) => Err(expired().into()),
         },
     };
     // A refusal frees no slot that anybody waits for.
-    if !result.as_ref().is_err_and(|refusal| refusal.shed.is_some()) {
+    if !result.as_ref().is_err_and(|unanswered| unanswered.refusal.shed.is_some()) {
         version.drain_rate.lock().finished(Instant::now().into_std(), version.slots.taken() > 1);
     }
     result
@@ -49,17 +91,19 @@ pub(crate) async fn invoke(
 
 async fn run(
     version: &Arc<ServedVersion>,
-    invocation: Invocation,
-    random: impl Fn() -> u64,
-) -> Result<CallAnswer, Refusal> {
+    invocation: &Invocation,
+    random: &impl Fn() -> u64,
+) -> Result<CallAnswer, Unanswered> {
     let (mut reroutes, mut losses) = (0, 0);
     loop {
-        let environment = pick(version, &random)?;
+        // While an admitted request waits for a slot to run alone in, the last one is kept for it.
+        let kept = u32::from(version.alone_waits.load(Ordering::Relaxed));
+        let environment = pick(version, random, kept)?;
         let Some(slot) = environment.slots().try_take() else {
             // Taken by another since it was picked.
             reroutes += 1;
             if reroutes > REROUTES_MAX {
-                return Err(full(version));
+                return Err(full(version).into());
             }
             continue;
         };
@@ -71,14 +115,17 @@ async fn run(
             Err(CallEnd::Refused(refusal)) => {
                 reroutes += 1;
                 if reroutes > REROUTES_MAX || !may_go_elsewhere(&refusal) || !has_others(version, &environment) {
-                    return Err(refusal);
+                    return Err(refusal.into());
                 }
             }
-            Err(CallEnd::Lost { begun: true }) => return retry_alone(version, invocation, &random).await,
+            Err(CallEnd::Lost { begun: true }) => {
+                let retried = retry_alone(version, invocation, random).await;
+                return retried.map_err(|refusal| Unanswered { refusal, begun: true });
+            }
             Err(CallEnd::Lost { begun: false }) => {
                 losses += 1;
                 if losses > LOSSES_MAX {
-                    return Err(not_ready(version));
+                    return Err(not_ready(version).into());
                 }
                 wait_for_environment(version, invocation.deadline).await?;
             }
@@ -87,37 +134,79 @@ async fn run(
 }
 
 /// A request that was running when its environment was lost may be what killed it: it runs once more, alone in its
-/// batch, one such request at a time in the function.
+/// environment, one such request at a time in the function. It was admitted already, so where there is no room for it
+/// yet it waits, at most until its deadline.
 async fn retry_alone(
     version: &Arc<ServedVersion>,
-    invocation: Invocation,
+    invocation: &Invocation,
     random: &impl Fn() -> u64,
 ) -> Result<CallAnswer, Refusal> {
     // The semaphore is never closed.
     let _lane = version.retry_lane.acquire().await;
-    for _ in 0..=LOSSES_MAX {
+    let (mut losses, mut pauses) = (0, 0);
+    loop {
         wait_for_environment(version, invocation.deadline).await?;
-        let environment = pick(version, random)?;
-        match environment.call(invocation.clone(), true, Instant::now().into_std()).await {
+        match run_alone(version, invocation, random).await {
             Ok(answer) => return Ok(answer),
-            Err(CallEnd::Refused(refusal)) => return Err(refusal),
+            Err(CallEnd::Refused(refusal)) => {
+                pauses += 1;
+                let patient = invocation.deadline.is_some() || pauses <= ALONE_PAUSES_MAX;
+                if !patient || !is_full(&refusal) {
+                    return Err(refusal);
+                }
+                let _kept = AloneWaits::begin(version);
+                tokio::time::sleep(ALONE_PAUSE).await;
+            }
             Err(CallEnd::Lost { begun: true }) => {
                 let text = "the execution environment ended while it ran this request, twice, the second time alone";
                 return Err(Refusal::new(ErrorCode::Internal, text).with_reason("execution_crashed"));
             }
-            Err(CallEnd::Lost { begun: false }) => {}
+            Err(CallEnd::Lost { begun: false }) => {
+                losses += 1;
+                if losses > LOSSES_MAX {
+                    return Err(not_ready(version));
+                }
+            }
         }
     }
-    Err(not_ready(version))
 }
 
-/// The router's choice among the environments that take requests; else why there is none.
-fn pick(version: &ServedVersion, random: &impl Fn() -> u64) -> Result<Arc<EnvironmentHandle>, Refusal> {
+async fn run_alone(
+    version: &ServedVersion,
+    invocation: &Invocation,
+    random: &impl Fn() -> u64,
+) -> Result<CallAnswer, CallEnd> {
+    let environment = pick(version, random, 0).map_err(CallEnd::Refused)?;
+    let Some(_slot) = environment.slots().try_take() else {
+        return Err(CallEnd::Refused(full(version)));
+    };
+    environment.call(invocation.clone(), true, Instant::now().into_std()).await
+}
+
+/// Says, as long as it lives, that a request waits for a slot to run alone in. There is one at a time: its lane's.
+struct AloneWaits<'a>(&'a ServedVersion);
+
+impl<'a> AloneWaits<'a> {
+    fn begin(version: &'a ServedVersion) -> Self {
+        version.alone_waits.store(true, Ordering::Relaxed);
+        Self(version)
+    }
+}
+
+impl Drop for AloneWaits<'_> {
+    fn drop(&mut self) {
+        self.0.alone_waits.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The router's choice among the environments that take requests and have more than `kept` slots left; else why there
+/// is none.
+fn pick(version: &ServedVersion, random: &impl Fn() -> u64, kept: u32) -> Result<Arc<EnvironmentHandle>, Refusal> {
     let environments = version.environments.load();
     let candidates = environments.iter().map(|environment| {
         let slots = environment.slots();
         let load = slots.taken();
-        Candidate { load, open: environment.is_open() && load < slots.limit() }
+        Candidate { load, open: environment.is_open() && load.saturating_add(kept) < slots.limit() }
     });
     match choose(candidates, random()) {
         Some(index) => Ok(environments[index].clone()),
@@ -132,6 +221,12 @@ fn has_others(version: &ServedVersion, than: &Arc<EnvironmentHandle>) -> bool {
 
 fn may_go_elsewhere(refusal: &Refusal) -> bool {
     matches!(refusal.shed, Some(ShedReason::QueueRequests | ShedReason::QueueItems | ShedReason::Draining))
+}
+
+/// There is no room now, and there will be.
+fn is_full(refusal: &Refusal) -> bool {
+    let full = [ShedReason::EnvironmentConcurrency, ShedReason::QueueRequests, ShedReason::QueueItems];
+    refusal.shed.is_some_and(|reason| full.contains(&reason))
 }
 
 /// Waits until an environment is ready. Without a deadline it does not wait: the caller can, and is told how long.
@@ -193,3 +288,6 @@ pub(crate) fn items(inputs: &[Tensor], batches: bool) -> u64 {
 pub(crate) fn untimed() -> StageTimes {
     StageTimes::default()
 }
+
+#[cfg(test)]
+mod tests;

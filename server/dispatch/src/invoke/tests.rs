@@ -1,0 +1,306 @@
+//! One request's way through a version whose environments are real ones behind in-memory links. Their model runs a
+//! batch when the test says so; they are lost when the test cuts their links.
+
+use super::{VersionNumber, invoke};
+use crate::function::{ServedVersion, VersionState};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use penstock_domain::{Datatype, ErrorCode, FunctionName, Invocation, Refusal, ShedReason, Signature, Tensor};
+use penstock_environment::{BatchingPolicy, EnvironmentHandle, IsolationPolicy, QueueLimits, Specification};
+use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartInput, Prepared, Work};
+use penstock_registry::{ContentRevision, IdentityDelays, RuntimeSource, VersionSource};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// First bytes of the requests, batch by batch.
+type Log = Arc<Mutex<Vec<Vec<u8>>>>;
+type Answered = Result<(VersionNumber, u8), Refusal>;
+
+/// Echoes requests of one row each; runs one batch for each `()` it is given.
+struct Gated {
+    signature: Signature,
+    gate: Arc<Mutex<Receiver<()>>>,
+    log: Log,
+}
+
+struct GatedExecutor(Arc<Mutex<Receiver<()>>>, Log);
+
+impl Model for Gated {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn prepare(&self, work: Work) -> Result<Prepared, ExecError> {
+        let part = Part { input: PartInput::Tensors(work.inputs), items: 1, tokens: 0, kind: 0 };
+        Ok(Prepared { parts: vec![part], parameters: Vec::new() })
+    }
+
+    fn warmup(&self) -> Vec<Work> {
+        Vec::new()
+    }
+
+    fn executor(&self, _worker: usize) -> Result<Box<dyn Executor>, LoadError> {
+        Ok(Box::new(GatedExecutor(self.gate.clone(), self.log.clone())))
+    }
+}
+
+impl Executor for GatedExecutor {
+    fn execute(&mut self, batch: Batch) -> Result<Outputs, ExecError> {
+        let _ = self.0.lock().recv();
+        let tensors = |part: Part| match part.input {
+            PartInput::Tensors(tensors) => tensors,
+            PartInput::Tokens(_) => Vec::new(),
+        };
+        let parts: Vec<Vec<Tensor>> = batch.parts.into_iter().map(tensors).collect();
+        self.1.lock().push(parts.iter().map(|part| part[0].data[0]).collect());
+        let parts = parts.into_iter().map(Ok).collect();
+        Ok(Outputs { parts, compute_input_ns: 0, compute_ns: 1, compute_output_ns: 0, padded_tokens: 0 })
+    }
+}
+
+struct Environment {
+    handle: Arc<EnvironmentHandle>,
+    open: Sender<()>,
+    log: Log,
+}
+
+/// An environment that is ready, with room for `requests`.
+async fn environment(requests: u32) -> Environment {
+    let specification = Specification {
+        function: "f".into(),
+        version: 1,
+        runtime: serde_json::Value::Null,
+        batching: BatchingPolicy { dynamic: true, max_tokens: 1, ..BatchingPolicy::default() },
+        queue: QueueLimits { requests, ..QueueLimits::default() },
+        workers: 1,
+        preparation_threads: 1,
+        isolation: IsolationPolicy::default(),
+        body_bytes_max: 1 << 20,
+    };
+    let (open, gate) = channel();
+    let log = Log::default();
+    let signature = Signature { max_batch_size: 4, ..Signature::default() };
+    let model: Arc<dyn Model> = Arc::new(Gated { signature, gate: Arc::new(Mutex::new(gate)), log: log.clone() });
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let told = specification.clone();
+    tokio::spawn(async move {
+        let (mut from, to) = tokio::io::split(far);
+        // The first frame is the specification, which a process reads before it has a room.
+        let bytes = from.read_u32_le().await.unwrap();
+        let mut rest = vec![0; 4 + bytes as usize];
+        from.read_exact(&mut rest).await.unwrap();
+        let _ = penstock_environment::serve(from, to, told, Vec::new(), Box::new(move |_| Ok(model))).await;
+    });
+    let (from, to) = tokio::io::split(near);
+    let handle = EnvironmentHandle::start(from, to, &specification, None, Box::new(|_| {})).await.unwrap();
+    Environment { handle, open, log }
+}
+
+/// A version that is ready, with these environments.
+fn version(number: u64, slots: u32, environments: &[&Environment]) -> Arc<ServedVersion> {
+    let source = VersionSource {
+        number: VersionNumber(number),
+        directory: "/nowhere".into(),
+        runtime: RuntimeSource::Identity { delays: IdentityDelays::default() },
+        settings: Arc::default(),
+        revision: ContentRevision(number),
+        linked_paths: Vec::new(),
+    };
+    let name = FunctionName::new("f").unwrap();
+    let version = Arc::new(ServedVersion::new(name, source, slots, CancellationToken::new()));
+    has(&version, environments);
+    version.state.send_replace(VersionState::Ready);
+    version
+}
+
+/// From now on these are its environments.
+fn has(version: &ServedVersion, environments: &[&Environment]) {
+    version.environments.store(Arc::new(environments.iter().map(|one| one.handle.clone()).collect()));
+}
+
+fn request(number: u8, deadline: Option<Duration>) -> Invocation {
+    let shape = [1, 1].into_iter().collect();
+    let data = Bytes::copy_from_slice(&[number]);
+    Invocation {
+        function: FunctionName::new("f").unwrap(),
+        version: None,
+        id: String::new(),
+        parameters: Vec::new(),
+        inputs: vec![Tensor { name: "x".into(), datatype: Datatype::Uint8, shape, data }],
+        outputs: Vec::new(),
+        deadline: deadline.map(|left| (Instant::now() + left).into_std()),
+        priority: 0,
+        splittable: false,
+    }
+}
+
+/// Sends a request to `version`, whose name means `now_means` when it is asked again, and lets it go as far as it can.
+async fn send_renamed(
+    version: &Arc<ServedVersion>,
+    now_means: &Arc<ServedVersion>,
+    invocation: Invocation,
+) -> JoinHandle<Answered> {
+    let (version, now_means) = (version.clone(), now_means.clone());
+    let task = tokio::spawn(async move {
+        let answered = invoke(version, &invocation, || 7, || Ok(now_means.clone())).await;
+        answered.map(|(number, answer)| (number, answer.outputs[0].data[0]))
+    });
+    settle().await;
+    task
+}
+
+async fn send(version: &Arc<ServedVersion>, number: u8, deadline: Option<Duration>) -> JoinHandle<Answered> {
+    send_renamed(version, version, request(number, deadline)).await
+}
+
+/// Lets everything run until nothing moves.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn shed(task: JoinHandle<Answered>) -> (ErrorCode, Option<&'static str>) {
+    let refusal = task.await.unwrap().unwrap_err();
+    (refusal.code, refusal.reason_name())
+}
+
+async fn done(task: JoinHandle<Answered>) -> u8 {
+    task.await.unwrap().unwrap().1
+}
+
+const MINUTE: Option<Duration> = Some(Duration::from_secs(60));
+
+#[tokio::test]
+async fn without_a_slot_a_request_is_shed_with_the_reason_and_a_wait() {
+    for (function_slots, environment_slots, reason) in
+        [(1, 9, ShedReason::FunctionConcurrency), (9, 1, ShedReason::EnvironmentConcurrency)]
+    {
+        let environment = environment(environment_slots).await;
+        let version = version(1, function_slots, &[&environment]);
+        let first = send(&version, 1, None).await;
+        let refusal = send(&version, 2, None).await.await.unwrap().unwrap_err();
+        assert_eq!((refusal.shed, refusal.code), (Some(reason), ErrorCode::Exhausted));
+        assert!(refusal.retry_after.is_some());
+        (0..2).for_each(|_| environment.open.send(()).unwrap());
+        assert_eq!(done(first).await, 1);
+        assert_eq!(done(send(&version, 3, None).await).await, 3, "its slots came back");
+        assert_eq!((version.slots.taken(), environment.handle.slots().taken()), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn of_a_lost_environment_what_had_begun_runs_alone_and_the_rest_is_sent_on() {
+    let (lost, next) = (environment(9).await, environment(9).await);
+    let version = version(1, 9, &[&lost]);
+    let begun = send(&version, 1, None).await;
+    let rest = [send(&version, 2, None).await, send(&version, 3, None).await];
+    has(&version, &[&next]);
+    lost.handle.cut();
+    (0..3).for_each(|_| next.open.send(()).unwrap());
+    assert_eq!(done(begun).await, 1);
+    for (task, number) in rest.into_iter().zip(2..) {
+        assert_eq!(done(task).await, number);
+    }
+    assert!(next.log.lock().contains(&vec![1]), "alone: {:?}", next.log.lock());
+    assert_eq!((version.slots.taken(), next.handle.slots().taken()), (0, 0));
+}
+
+#[tokio::test]
+async fn one_that_was_running_at_two_losses_is_not_run_again() {
+    let (first, second) = (environment(9).await, environment(9).await);
+    let version = version(1, 9, &[&first]);
+    let deadly = send(&version, 1, MINUTE).await;
+    has(&version, &[&second]);
+    first.handle.cut();
+    settle().await;
+    assert_eq!(second.handle.slots().taken(), 1, "it runs alone, and has a slot for that");
+    second.handle.cut();
+    assert_eq!(shed(deadly).await, (ErrorCode::Internal, Some("execution_crashed")));
+    assert_eq!(version.slots.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_to_run_alone_waits_for_its_slot_and_others_leave_it_one() {
+    let (lost, next) = (environment(9).await, environment(2).await);
+    let version = version(1, 9, &[&lost]);
+    let waits = send(&version, 1, None).await;
+    let held = [next.handle.slots().try_take(), next.handle.slots().try_take()];
+    has(&version, &[&next]);
+    lost.handle.cut();
+    settle().await;
+    let [_still_held, given_back] = held;
+    drop(given_back);
+    let full = (ErrorCode::Exhausted, Some("environment_concurrency"));
+    assert_eq!(shed(send(&version, 2, None).await).await, full, "the last slot is not for others");
+    next.open.send(()).unwrap();
+    assert_eq!(done(waits).await, 1);
+    next.open.send(()).unwrap();
+    assert_eq!(done(send(&version, 3, None).await).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_wait_for_a_slot_ends_with_its_deadline_or_after_five_seconds() {
+    for (deadline, waited_s, expected) in [
+        (None, 5, (ErrorCode::Exhausted, Some("environment_concurrency"))),
+        (MINUTE, 60, (ErrorCode::DeadlineExceeded, None)),
+    ] {
+        let (lost, next) = (environment(9).await, environment(1).await);
+        let version = version(1, 9, &[&lost]);
+        let waits = send(&version, 1, deadline).await;
+        let _held = next.handle.slots().try_take().unwrap();
+        has(&version, &[&next]);
+        lost.handle.cut();
+        let began = Instant::now();
+        assert_eq!(shed(waits).await, expected);
+        assert_eq!(began.elapsed().as_secs(), waited_s);
+        assert_eq!(version.slots.taken(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_the_wait_for_an_environment_and_gives_the_slot_back() {
+    let lost = environment(9).await;
+    let version = version(1, 9, &[&lost]);
+    let patient = send(&version, 1, MINUTE).await;
+    let impatient = send(&version, 2, None).await;
+    has(&version, &[]);
+    lost.handle.cut();
+    assert_eq!(shed(impatient).await, (ErrorCode::Unavailable, Some("no_capacity")), "without a deadline none waits");
+    assert_eq!(version.slots.taken(), 1);
+    assert_eq!(shed(patient).await, (ErrorCode::DeadlineExceeded, None));
+    assert_eq!(version.slots.taken(), 0);
+}
+
+#[tokio::test]
+async fn a_version_replaced_in_that_instant_is_looked_up_once_more() {
+    let draining = (ErrorCode::Unavailable, Some("draining"));
+    let (old_environment, new_environment) = (environment(9).await, environment(9).await);
+    let (old, new) = (version(1, 9, &[&old_environment]), version(2, 9, &[&new_environment]));
+    let begun = send_renamed(&old, &new, request(1, None)).await;
+    old.state.send_replace(VersionState::Unloading);
+    old_environment.handle.drain();
+    settle().await;
+    assert_eq!(shed(send_renamed(&old, &new, request(2, None)).await).await, draining, "it was not stopped");
+    old.stop.cancel();
+    assert_eq!(shed(send(&old, 3, None).await).await, draining, "its name means nothing else");
+    new_environment.open.send(()).unwrap();
+    let renamed = send_renamed(&old, &new, request(4, None)).await;
+    assert_eq!(renamed.await.unwrap().unwrap(), (VersionNumber(2), 4));
+    // Once it may have run, it does not run among strangers.
+    old_environment.handle.cut();
+    assert_eq!(shed(begun).await, draining);
+    assert_eq!(*new_environment.log.lock(), [[4]]);
+    // Long after: the old one is gone altogether.
+    old.state.send_replace(VersionState::Unavailable("unloaded".into()));
+    has(&old, &[]);
+    new_environment.open.send(()).unwrap();
+    let renamed = send_renamed(&old, &new, request(5, None)).await;
+    assert_eq!(renamed.await.unwrap().unwrap(), (VersionNumber(2), 5));
+    assert_eq!(shed(send(&old, 6, None).await).await, (ErrorCode::NotFound, None));
+}
