@@ -300,7 +300,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             return Err(broken("a frame of no kind".into()));
         };
         if matches!(kind, header::Kind::Chunk(_)) {
-            return self.accept_chunk(call, &body);
+            return self.accept_chunk(call, body);
         }
         if matches!(kind, header::Kind::Cancel(_))
             && let Some(open) = self.assembling.remove(&call)
@@ -326,13 +326,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 }
             },
         };
-        let mut whole = BytesMut::with_capacity(body_bytes);
-        whole.put_slice(&body);
-        self.assembling.insert(call, Assembling { kind, body: whole, body_bytes, share });
+        let body = BytesMut::from(body);
+        self.assembling.insert(call, Assembling { kind, body, body_bytes, share });
         Ok(None)
     }
 
-    fn accept_chunk(&mut self, call: u64, chunk: &[u8]) -> io::Result<Option<Incoming>> {
+    fn accept_chunk(&mut self, call: u64, chunk: Bytes) -> io::Result<Option<Incoming>> {
         if let Some(left) = self.unwanted.get_mut(&call) {
             *left = left.saturating_sub(chunk.len());
             if *left == 0 {
@@ -346,12 +345,22 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if assembling.body.len() + chunk.len() > assembling.body_bytes {
             return Err(broken(format!("chunks of call {call} exceed its {} bytes", assembling.body_bytes)));
         }
-        assembling.body.put_slice(chunk);
-        if assembling.body.len() < assembling.body_bytes {
-            return Ok(None);
+        // A body that came in one chunk stays where it was read.
+        let whole = chunk.len() == assembling.body_bytes;
+        if whole {
+            assembling.body = BytesMut::new();
+        } else {
+            assembling.body.reserve(assembling.body_bytes - assembling.body.len());
+            assembling.body.put_slice(&chunk);
+            if assembling.body.len() < assembling.body_bytes {
+                return Ok(None);
+            }
         }
         let done = self.assembling.remove(&call);
-        Ok(done.map(|done| Incoming { call, kind: done.kind, body: done.body.freeze(), share: done.share }))
+        Ok(done.map(|done| {
+            let body = if whole { chunk } else { done.body.freeze() };
+            Incoming { call, kind: done.kind, body, share: done.share }
+        }))
     }
 }
 

@@ -5,9 +5,11 @@
 
 mod contents;
 mod parameters;
+mod weigh;
 
 pub use contents::raw_from_contents;
 pub use parameters::{RequestOptions, classification_count, parameter_from_wire, parameter_to_wire, read_parameters};
+pub use weigh::weigh;
 
 use penstock_domain::{
     Answer, Datatype, ErrorCode, FunctionName, Invocation, Refusal, RequestedOutput, Shape, Tensor, VersionNumber,

@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod host;
 pub mod http;
 pub mod limits;
+pub mod metrics;
 pub mod openai;
 pub mod options;
 pub mod request_id;

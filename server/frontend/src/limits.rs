@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 /// Bytes of a gRPC message head: a flag for compression and a big-endian length.
-const HEAD_BYTES: usize = 5;
+pub(crate) const HEAD_BYTES: usize = 5;
 /// Deflate's largest expansion is 1032 to 1 (zlib's technical notes): no message unpacks to more than this.
 const EXPANSION_MAX: u64 = 1032;
 
@@ -27,6 +27,14 @@ pub struct MessageHead {
     pub compressed: bool,
     /// Bytes that follow the head.
     pub length: u32,
+}
+
+impl MessageHead {
+    /// The head at the start of `bytes`; `None` while it is not complete.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let ([flag, length @ ..], _) = bytes.split_first_chunk::<HEAD_BYTES>()?;
+        Some(Self { compressed: *flag != 0, length: u32::from_be_bytes(*length) })
+    }
 }
 
 /// Finds the heads in a stream of chunks cut anywhere.
@@ -52,11 +60,11 @@ impl HeadScanner {
             self.head_filled += taken;
             chunk = &chunk[taken..];
             if self.head_filled == HEAD_BYTES {
-                let [flag, length @ ..] = self.head;
-                let length = u32::from_be_bytes(length);
                 self.head_filled = 0;
-                self.payload_left = length as usize;
-                found(MessageHead { compressed: flag != 0, length })?;
+                if let Some(head) = MessageHead::read(&self.head) {
+                    self.payload_left = head.length as usize;
+                    found(head)?;
+                }
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use penstock_environment::Launcher;
 use penstock_frontend::grpc_service;
 use penstock_frontend::host::{self, HostLimits};
 use penstock_frontend::http::{HttpOptions, http_router};
+use penstock_frontend::metrics::metrics_router;
 use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES};
 use penstock_frontend::request_id::RequestIds;
 use penstock_frontend::status::OverloadCodes;
@@ -193,13 +194,6 @@ impl Doors {
         // A client that keeps its connection open does not keep the server.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
     }
-}
-
-fn metrics_router(scrape: Arc<Scrape>) -> axum::Router {
-    let text = move || async move {
-        ([(http::header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], scrape.render())
-    };
-    axum::Router::new().route("/metrics", axum::routing::get(text))
 }
 
 /// Poll mode: looks at the repository again and again. One bad look is logged and the next is tried.

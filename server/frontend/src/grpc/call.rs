@@ -3,6 +3,7 @@
 //! In: only gRPC is let through; request id, deadline and message limits are set. Out: trailers. Never parses a
 //! message.
 
+use super::answer::AnswerBody;
 use super::context::CallContext;
 use super::deadline::grpc_timeout;
 use super::trailers::{TimedBody, add_trailers};
@@ -39,10 +40,10 @@ impl<S> CallService<S> {
 
 impl<S, B> Service<Request<B>> for CallService<S>
 where
-    S: Service<Request<CallBody<B>>, Response = Response<tonic::body::Body>, Error = Infallible>,
+    S: Service<Request<CallBody<B>>, Response = Response<AnswerBody>, Error = Infallible>,
     S::Future: Unpin,
 {
-    type Response = Response<TimedBody<tonic::body::Body>>;
+    type Response = Response<TimedBody<AnswerBody>>;
     type Error = Infallible;
     type Future = CallFuture<S::Future>;
 
@@ -62,7 +63,10 @@ where
         let context = Arc::new(CallContext::new(received, deadline, request_id));
         if let Err(refusal) = timeout {
             let status = refusal_to_status(&refusal, self.limits.overload_codes);
-            return CallFuture::Refused(Some(finish(status.into_http(), context)));
+            return CallFuture::Refused(Some(finish(
+                status.into_http::<tonic::body::Body>().map(AnswerBody::from),
+                context,
+            )));
         }
         answer_as_asked(&mut parts.headers);
         parts.extensions.insert(context.clone());
@@ -86,7 +90,7 @@ fn answer_as_asked(headers: &mut HeaderMap) {
 }
 
 /// What a browser, a probe or a lost HTTP client is told. gRPC is always POST with its own content type.
-fn not_grpc<B>(request: &Request<B>) -> Option<Response<TimedBody<tonic::body::Body>>> {
+fn not_grpc<B>(request: &Request<B>) -> Option<Response<TimedBody<AnswerBody>>> {
     let grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
     let status = if !request.headers().get(header::CONTENT_TYPE).is_some_and(grpc) {
         StatusCode::UNSUPPORTED_MEDIA_TYPE
@@ -97,7 +101,7 @@ fn not_grpc<B>(request: &Request<B>) -> Option<Response<TimedBody<tonic::body::B
     };
     const WORDS: &str = "this port speaks gRPC: POST with content-type application/grpc; REST is on the HTTP port\n";
     let body = tonic::body::Body::new(Full::new(Bytes::from_static(WORDS.as_bytes())));
-    let mut response = Response::new(TimedBody::plain(body));
+    let mut response = Response::new(TimedBody::plain(body.into()));
     *response.status_mut() = status;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
@@ -105,7 +109,7 @@ fn not_grpc<B>(request: &Request<B>) -> Option<Response<TimedBody<tonic::body::B
 }
 
 /// Sends the stage times along: in the trailers, or in the head of an answer that is nothing but trailers.
-fn finish(response: Response<tonic::body::Body>, context: Arc<CallContext>) -> Response<TimedBody<tonic::body::Body>> {
+fn finish(response: Response<AnswerBody>, context: Arc<CallContext>) -> Response<TimedBody<AnswerBody>> {
     let (mut parts, body) = response.into_parts();
     tracing::debug!(request_id = ?context.request_id, elapsed_us = context.elapsed_us(), "call answered");
     if parts.headers.contains_key("grpc-status") {
@@ -125,14 +129,14 @@ pub enum CallFuture<F> {
         context: Option<Arc<CallContext>>,
     },
     /// Answered at the door.
-    Refused(Option<Response<TimedBody<tonic::body::Body>>>),
+    Refused(Option<Response<TimedBody<AnswerBody>>>),
 }
 
 impl<F> Future for CallFuture<F>
 where
-    F: Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Unpin,
+    F: Future<Output = Result<Response<AnswerBody>, Infallible>> + Unpin,
 {
-    type Output = Result<Response<TimedBody<tonic::body::Body>>, Infallible>;
+    type Output = Result<Response<TimedBody<AnswerBody>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {

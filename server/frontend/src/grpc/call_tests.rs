@@ -24,7 +24,10 @@ fn limits() -> MessageLimits {
 }
 
 /// A door around a handler that gets the whole body read and answers.
-fn door<F>(limits: MessageLimits, handler: F) -> CallService<BoxService<Request<Body>, Answered, Infallible>>
+fn door<F>(
+    limits: MessageLimits,
+    handler: F,
+) -> CallService<BoxService<Request<Body>, Response<AnswerBody>, Infallible>>
 where
     F: Fn(&CallContext) -> Answered + Send + Clone + 'static,
 {
@@ -32,10 +35,11 @@ where
         let handler = handler.clone();
         async move {
             let context = request.extensions().get::<Arc<CallContext>>().expect("the door puts it there").clone();
-            Ok(match request.into_body().collect().await {
+            let answered: Answered = match request.into_body().collect().await {
                 Ok(_) => handler(&context),
                 Err(status) => status.into_http(),
-            })
+            };
+            Ok(answered.map(AnswerBody::from))
         }
     });
     CallService::new(BoxService::new(inner), limits, 1)

@@ -1,8 +1,10 @@
-//! Room 1, front end: which service a call is for. Inference goes straight to its generated server; health and
-//! reflection, which are rare, go through tonic's routes.
+//! Room 1, front end: which service a call is for. Inference has its own file, the other calls of the
+//! protocol go to its generated server; health and reflection, which are rare, go through tonic's routes.
 
+use super::answer::AnswerBody;
 use super::call::{CallBody, CallService};
 use super::health::HealthService;
+use super::inference::{Answering, Inference};
 use super::reflection;
 use super::service::InferenceService;
 use crate::limits::MessageLimits;
@@ -38,19 +40,22 @@ pub fn grpc_service(house: Arc<House>, options: FrontendOptions) -> CallService<
     let seed = options.request_id_seed;
     let bytes_max = options.message_limit();
     let health = HealthServer::new(HealthService::new(house.clone()));
-    let inference = GrpcInferenceServiceServer::new(InferenceService::new(house, options))
+    let options = Arc::new(options);
+    let inference = Inference { house: house.clone(), options: options.clone() };
+    let management = GrpcInferenceServiceServer::new(InferenceService::new(house, options))
         .max_decoding_message_size(bytes_max)
         .max_encoding_message_size(bytes_max)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
     let others = Routes::new(health).add_service(reflection::v1()).add_service(reflection::v1alpha()).prepare();
-    CallService::new(Routed { inference, others }, limits, seed)
+    CallService::new(Routed { inference, management, others }, limits, seed)
 }
 
 /// The services of the gRPC port.
 #[derive(Clone)]
 pub struct Routed {
-    inference: GrpcInferenceServiceServer<InferenceService>,
+    inference: Inference,
+    management: GrpcInferenceServiceServer<InferenceService>,
     others: Routes,
 }
 
@@ -59,9 +64,9 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    type Response = Response<tonic::body::Body>;
+    type Response = Response<AnswerBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = CallAnswering;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -69,9 +74,31 @@ where
 
     fn call(&mut self, request: Request<CallBody<B>>) -> Self::Future {
         let path = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
-        match path {
-            Some((SERVICE_NAME, _)) => self.inference.call(request),
-            _ => Box::pin(self.others.call(request)),
-        }
+        CallAnswering(match path {
+            Some((SERVICE_NAME, "ModelInfer")) => self.inference.unary(request),
+            Some((SERVICE_NAME, "ModelStreamInfer")) => self.inference.stream(request),
+            Some((SERVICE_NAME, _)) => boxed(self.management.call(request)),
+            _ => boxed(self.others.call(request)),
+        })
+    }
+}
+
+fn boxed(
+    answering: impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + 'static,
+) -> Answering {
+    Box::pin(async move {
+        let Ok(response) = answering.await;
+        response.map(AnswerBody::from)
+    })
+}
+
+/// A call being answered; dropping it cancels it.
+pub struct CallAnswering(Answering);
+
+impl Future for CallAnswering {
+    type Output = Result<Response<AnswerBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
     }
 }

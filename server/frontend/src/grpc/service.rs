@@ -1,9 +1,6 @@
 //! Rooms 1 and 8: the Open Inference Protocol's service, rpc by rpc. Each handler turns its message into a question to
 //! the house and the answer into its message; what takes more than a few lines has its own file.
 
-use super::context::CallContext;
-use super::infer::infer;
-use super::stream::InferStream;
 use super::{metadata, repository};
 use crate::convert::shared_memory_refusal;
 use crate::options::FrontendOptions;
@@ -13,7 +10,6 @@ use penstock_domain::{ErrorCode, Refusal};
 use penstock_proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use penstock_proto::inference::*;
 use std::sync::Arc;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The service behind `inference.GRPCInferenceService`.
@@ -25,8 +21,8 @@ pub(crate) struct InferenceService {
 type Answered<T> = Result<Response<T>, Status>;
 
 impl InferenceService {
-    pub(super) fn new(house: Arc<House>, options: FrontendOptions) -> Self {
-        Self { house, options: Arc::new(options) }
+    pub(super) fn new(house: Arc<House>, options: Arc<FrontendOptions>) -> Self {
+        Self { house, options }
     }
 
     /// A handler's result in gRPC's words.
@@ -39,36 +35,20 @@ impl InferenceService {
     }
 }
 
-/// What the door knows of a call. Calls that did not pass it (tests) get an empty context.
-fn context_of<T>(request: &Request<T>) -> Arc<CallContext> {
-    let fresh = || CallContext::new(Instant::now(), None, http::HeaderValue::from_static(""));
-    request.extensions().get().cloned().unwrap_or_else(|| Arc::new(fresh()))
-}
-
 #[tonic::async_trait]
 impl GrpcInferenceService for InferenceService {
-    type ModelStreamInferStream = InferStream;
+    type ModelStreamInferStream = tokio_stream::Empty<Result<ModelStreamInferResponse, Status>>;
 
-    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answered<ModelInferResponse> {
-        let context = context_of(&request);
-        let (received, deadline) = (Instant::now(), context.deadline);
-        let limit = self.options.message_limit();
-        match infer(&self.house, request.into_inner(), received, deadline, limit).await {
-            Ok((response, times, share)) => {
-                context.set_times(times);
-                share.into_iter().for_each(|share| context.hold(share));
-                Ok(Response::new(response))
-            }
-            Err(refusal) => Err(self.status(&refusal)),
-        }
+    // The two inference calls are taken by the routes before the generated server sees them: they have their own codec.
+    async fn model_infer(&self, _request: Request<ModelInferRequest>) -> Answered<ModelInferResponse> {
+        Err(Status::internal("ModelInfer is routed elsewhere"))
     }
 
     async fn model_stream_infer(
         &self,
-        request: Request<Streaming<ModelInferRequest>>,
+        _request: Request<Streaming<ModelInferRequest>>,
     ) -> Answered<Self::ModelStreamInferStream> {
-        let context = context_of(&request);
-        Ok(Response::new(InferStream::new(self.house.clone(), self.options.clone(), context, request.into_inner())))
+        Err(Status::internal("ModelStreamInfer is routed elsewhere"))
     }
 
     async fn server_live(&self, _request: Request<ServerLiveRequest>) -> Answered<ServerLiveResponse> {

@@ -6,6 +6,7 @@
 //! answer then waits in the stream's bounded set. Dropping the stream (client gone, deadline) cancels them all. When
 //! the client has sent its last request, what is in flight is still answered.
 
+use super::codec::Weighed;
 use super::context::CallContext;
 use super::infer::infer;
 use crate::options::FrontendOptions;
@@ -16,7 +17,7 @@ use penstock_admission::ByteShare;
 use penstock_dispatch::House;
 use penstock_domain::{ErrorCode, Refusal};
 use penstock_proto::inference::infer_parameter::ParameterChoice;
-use penstock_proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
+use penstock_proto::inference::{InferParameter, ModelInferResponse, ModelStreamInferResponse};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,10 +27,10 @@ use tonic::{Status, Streaming};
 
 /// A message of the stream, and what it holds of the memory budget.
 type Answered = (ModelStreamInferResponse, Option<ByteShare>);
-type Start = Box<dyn Fn(ModelInferRequest) -> Pin<Box<dyn Future<Output = Answered> + Send>> + Send>;
+type Start = Box<dyn Fn(Weighed) -> Pin<Box<dyn Future<Output = Answered> + Send>> + Send>;
 
 /// The responses of one stream.
-pub(crate) struct InferStream<R = Streaming<ModelInferRequest>> {
+pub(crate) struct InferStream<R = Streaming<Weighed>> {
     /// `None` once the client has sent its last request.
     incoming: Option<R>,
     in_flight: JoinSet<Answered>,
@@ -53,14 +54,14 @@ impl<R> InferStream<R> {
     ) -> Self {
         let deadline = context.deadline;
         let answer_options = options.clone();
-        let start = move |request: ModelInferRequest| {
+        let start = move |weighed: Weighed| {
             let (house, options, context) = (house.clone(), answer_options.clone(), context.clone());
-            let share = context.take_share();
+            let (request, shares) = (weighed.request, (context.take_share(), weighed.share));
             let received = Instant::now();
             Box::pin(async move {
                 let id = request.id.clone();
                 let answered = infer(&house, request, received, context.deadline, options.message_limit()).await;
-                drop(share);
+                drop(shares);
                 match answered {
                     Ok((response, times, share)) => {
                         let timing = ParameterChoice::StringParam(timing_text(&times));
@@ -90,7 +91,7 @@ impl<R> InferStream<R> {
     }
 }
 
-impl<R: Stream<Item = Result<ModelInferRequest, Status>> + Unpin> Stream for InferStream<R> {
+impl<R: Stream<Item = Result<Weighed, Status>> + Unpin> Stream for InferStream<R> {
     type Item = Result<ModelStreamInferResponse, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -4,6 +4,7 @@ use super::*;
 use futures_util::{FutureExt, StreamExt, stream};
 use penstock_admission::ByteBudget;
 use penstock_domain::ShedReason;
+use penstock_proto::inference::ModelInferRequest;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ fn options(stream_requests_max: usize) -> Arc<FrontendOptions> {
     Arc::new(FrontendOptions { stream_requests_max, ..FrontendOptions::new(ByteBudget::new(0)) })
 }
 
-fn request(id: u64) -> Result<ModelInferRequest, Status> {
-    Ok(ModelInferRequest { id: id.to_string(), ..Default::default() })
+fn request(id: u64) -> Result<Weighed, Status> {
+    Ok(Weighed { request: ModelInferRequest { id: id.to_string(), ..Default::default() }, share: None })
 }
 
 /// Counts futures that live.
@@ -25,14 +26,14 @@ impl Drop for Alive {
 }
 
 /// A stream whose request `n` takes `n` milliseconds, and how many are in flight.
-fn streaming<R: Stream<Item = Result<ModelInferRequest, Status>> + Unpin>(
+fn streaming<R: Stream<Item = Result<Weighed, Status>> + Unpin>(
     incoming: R,
     stream_requests_max: usize,
     deadline: Option<std::time::Instant>,
 ) -> (InferStream<R>, Arc<AtomicUsize>) {
     let alive = Arc::new(AtomicUsize::new(0));
     let counted = alive.clone();
-    let start = Box::new(move |request: ModelInferRequest| {
+    let start = Box::new(move |Weighed { request, .. }: Weighed| {
         counted.fetch_add(1, Ordering::Relaxed);
         let guard = Alive(counted.clone());
         Box::pin(async move {

@@ -7,6 +7,7 @@
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
+use pin_project_lite::pin_project;
 use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -67,29 +68,34 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
         self.open.fetch_add(1, Ordering::Relaxed);
         let watched = Watched {
-            stream: Some(Box::pin(stream)),
+            stream,
             waiting: Waiting::Server,
             patience: self.patience,
             timer: None,
-            open: self.open.clone(),
+            open: Open(self.open.clone()),
         };
         tokio::spawn(watched);
     }
 }
 
-/// A stream's task, dropped when its client stands still.
-struct Watched<F> {
-    /// `None` once it was given up.
-    stream: Option<Pin<Box<F>>>,
-    waiting: Waiting,
-    patience: Patience,
-    timer: Option<Pin<Box<Sleep>>>,
-    open: Arc<AtomicUsize>,
+pin_project! {
+    /// A stream's task, which ends, and drops the stream, when its client stands still.
+    struct Watched<F> {
+        #[pin]
+        stream: F,
+        waiting: Waiting,
+        patience: Patience,
+        timer: Option<Pin<Box<Sleep>>>,
+        open: Open,
+    }
 }
 
-impl<F> Drop for Watched<F> {
+/// One of a connection's open streams.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -97,30 +103,28 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        let Some(stream) = &mut this.stream else { return Poll::Ready(()) };
-        let before = this.waiting;
+        let this = self.project();
+        let before = *this.waiting;
         let (polled, waiting) = WAITING.sync_scope(Cell::new(before), || {
-            let polled = stream.as_mut().poll(cx);
+            let polled = this.stream.poll(cx);
             (polled, WAITING.with(Cell::get))
         });
         if polled.is_ready() {
             return Poll::Ready(());
         }
-        this.waiting = waiting;
+        *this.waiting = waiting;
         let Waiting::Client { bytes } = waiting else {
-            this.timer = None;
+            *this.timer = None;
             return Poll::Pending;
         };
         if waiting != before || this.timer.is_none() {
             let earned = Duration::from_millis(bytes.saturating_mul(1000) / this.patience.bytes_per_second_min.max(1));
-            this.timer = Some(Box::pin(sleep_until(Instant::now() + this.patience.stall_timeout + earned)));
+            *this.timer = Some(Box::pin(sleep_until(Instant::now() + this.patience.stall_timeout + earned)));
         }
-        if let Some(timer) = &mut this.timer {
+        if let Some(timer) = this.timer {
             ready!(timer.as_mut().poll(cx));
         }
         tracing::debug!(bytes, "answer dropped: its client does not read it");
-        this.stream = None;
         Poll::Ready(())
     }
 }
