@@ -1,8 +1,10 @@
 //! The candle engine: the same forward pass in candle's operations, on any device candle knows (the CPU for now).
 //! Called by the executor, on its thread. Needs no library beside this program.
 //!
-//! candle's CPU threads belong to the process: their number is `RAYON_NUM_THREADS`, or all cores, whatever a model asks
-//! for. An environment process runs one version, so whoever starts it may set that.
+//! candle's CPU threads belong to the process, and their number is read from its variables, in several places: matrix
+//! products are cut into so many pieces and run, like normalisation and softmax, on rayon's pool of that size; what goes
+//! element by element runs on a pool of candle's own. An environment process runs one version, so whoever starts it says
+//! how many there are to be: [`variables`].
 
 use crate::executor::Encoder;
 use crate::folder::{Activation, Folder, FolderError};
@@ -11,6 +13,18 @@ use crate::weights::WeightType;
 use bytes::{BufMut, Bytes, BytesMut};
 use candle_core::{DType, Device, Error, Result, Tensor};
 use penstock_executor::{ExecError, LoadError};
+use std::collections::BTreeMap;
+
+/// The variables of a process in which candle is to run on `threads` threads, of all its workers together. Without them
+/// it takes as many as there are physical cores.
+pub fn variables(threads: usize) -> BTreeMap<String, String> {
+    let variables = [
+        ("RAYON_NUM_THREADS", threads.max(1)),
+        // Idle threads sleep at once: the cores are shared with others.
+        ("CANDLE_BARRIER_POOL_SPIN_LIMIT", 1),
+    ];
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect()
+}
 
 /// What can fail while the weights are read.
 #[derive(Debug, thiserror::Error)]

@@ -25,6 +25,7 @@ mod plan;
 mod tokenize;
 mod weights;
 
+pub use candle::variables as candle_variables;
 pub use model::{BertModel, BertOptions, Engine};
 
 #[cfg(test)]

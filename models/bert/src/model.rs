@@ -29,7 +29,8 @@ pub enum Engine {
     /// The faster one for the device: on a CPU, ONNX Runtime.
     #[default]
     Auto,
-    /// candle, in this program. Its CPU threads are the process's, whatever [`BertOptions::threads`] says.
+    /// candle, in this program. Its CPU threads are the process's, as [`candle_variables`](crate::candle_variables)
+    /// say; [`BertOptions::threads`] is not looked at.
     Candle,
     /// The ONNX Runtime library.
     OnnxRuntime,

@@ -82,7 +82,7 @@ impl Supervisor {
     }
 
     async fn live(&self) -> Life {
-        let launched = match self.launcher.launch() {
+        let launched = match self.launcher.launch(&self.specification.isolation) {
             Ok(launched) => launched,
             Err(error) => return Life::Failed(format!("the environment could not be started: {error}"), false),
         };

@@ -16,6 +16,7 @@ use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,7 @@ const OPEN_FILES_MAX: u64 = 256;
 pub fn enter(policy: &IsolationPolicy) -> Vec<Measure> {
     let mut measures = vec![
         measure("session", rustix::process::setsid(), "own session and process group"),
-        cleared_environment(),
+        cleared_environment(policy),
         one_descriptor(),
         limits(policy),
     ];
@@ -82,17 +83,24 @@ fn measure<T, E: std::fmt::Display>(name: &str, result: Result<T, E>, detail: &s
     }
 }
 
-fn cleared_environment() -> Measure {
-    let left: Vec<_> = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
-    Measure {
-        name: "cleared_environment".into(),
-        in_force: left.is_empty(),
-        detail: if left.is_empty() {
-            "no variable is inherited".into()
-        } else {
-            format!("inherited: {}", left.join(", "))
-        },
-    }
+fn cleared_environment(policy: &IsolationPolicy) -> Measure {
+    let given = |(name, value): &(OsString, OsString)| {
+        let given = name.to_str().and_then(|name| policy.variables.get(name));
+        given.is_some_and(|given| **value == **given)
+    };
+    let left: Vec<_> = std::env::vars_os().filter(|variable| !given(variable)).collect();
+    let names = |names: Vec<String>| names.join(", ");
+    let detail = match (left.is_empty(), policy.variables.is_empty()) {
+        (true, true) => "no variable is inherited".into(),
+        (true, false) => {
+            format!("no variable is inherited; given: {}", names(policy.variables.keys().cloned().collect()))
+        }
+        (false, _) => {
+            let left = left.into_iter().map(|(name, _)| name.to_string_lossy().into_owned());
+            format!("inherited: {}", names(left.collect()))
+        }
+    };
+    Measure { name: "cleared_environment".into(), in_force: !detail.starts_with("inherited"), detail }
 }
 
 /// Descriptor 0 is the link; 1 and 2 lead nowhere and to the log.

@@ -2,6 +2,7 @@
 //!
 //! Called by the supervisor. Unloading is process exit, so memory provably returns.
 
+use crate::specification::IsolationPolicy;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -29,9 +30,9 @@ pub struct Launched {
 }
 
 impl Launcher {
-    /// Starts a process: its own process group, a cleared environment, the link as descriptor 0, standard error kept
-    /// for its log. Errors: no descriptors, no processes, no such executable.
-    pub fn launch(&self) -> io::Result<Launched> {
+    /// Starts a process: its own process group, no variables but those of `policy`, the link as descriptor 0, standard
+    /// error kept for its log. Errors: no descriptors, no processes, no such executable.
+    pub fn launch(&self, policy: &IsolationPolicy) -> io::Result<Launched> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         // What this process opens itself does not pass on; what a shell or a service manager left open would.
@@ -39,6 +40,7 @@ impl Launcher {
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .env_clear()
+            .envs(&policy.variables)
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

@@ -2,6 +2,7 @@
 
 use penstock_domain::{Datatype, Signature, TensorSpec};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Everything an environment needs to serve one version.
@@ -92,6 +93,8 @@ pub struct IsolationPolicy {
     pub network: bool,
     /// Niceness added, so that the front end outranks the environments.
     pub nice: i32,
+    /// The only variables of its environment: for libraries that can be told things in no other way.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// What an environment reports once it is loaded and warm.

@@ -13,16 +13,16 @@ pub(crate) fn run(config: &Config) -> ExitCode {
         Err(error) => return failed(&error.to_string()),
     };
     runtime.block_on(async {
-        let launched = match serve::launcher().and_then(|launcher| launcher.launch()) {
+        let probe = runtime::probe(config);
+        let launched = match serve::launcher().and_then(|launcher| launcher.launch(&probe.isolation)) {
             Ok(launched) => launched,
             Err(error) => return failed(&format!("an environment could not be started: {error}")),
         };
         let (from, to) = launched.link.into_split();
-        let environment =
-            match EnvironmentHandle::start(from, to, &runtime::probe(config), None, Box::new(|_| {})).await {
-                Ok(environment) => environment,
-                Err(error) => return failed(&error.to_string()),
-            };
+        let environment = match EnvironmentHandle::start(from, to, &probe, None, Box::new(|_| {})).await {
+            Ok(environment) => environment,
+            Err(error) => return failed(&error.to_string()),
+        };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         println!("device  cpu: {cores} cores");
         println!();

@@ -11,6 +11,7 @@ use penstock_identity::{DelayKind, Identity, IdentityOptions};
 use penstock_onnx::{OnnxModel, OnnxOptions};
 use penstock_registry::{Engine, FunctionSource, RuntimeSource, VersionSource};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -123,6 +124,10 @@ pub(crate) fn specify(
         let real = library.canonicalize().unwrap_or(library);
         readable.extend(real.parent().map(PathBuf::from));
     }
+    let variables = match (&version.runtime, settings.penstock.engine) {
+        (RuntimeSource::Bert { .. }, Engine::Candle) => penstock_bert::candle_variables(threads),
+        _ => BTreeMap::new(),
+    };
     // A Hugging Face folder without a configuration batches as its model allows; Triton's rules hold for the rest.
     let text = matches!(runtime, Runtime::Bert { .. });
     let queue = &settings.queue_policy;
@@ -161,6 +166,7 @@ pub(crate) fn specify(
             memory_limit_bytes: settings.penstock.memory_limit_bytes.unwrap_or_default(),
             network: false,
             nice: config.integer("environments.nice") as i32,
+            variables,
         },
         body_bytes_max: config.integer("limits.message_bytes"),
     }

@@ -23,7 +23,7 @@ async fn start() -> (Arc<EnvironmentHandle>, tokio::process::Child) {
         isolation: IsolationPolicy { nice: 3, memory_limit_bytes: 8 << 30, ..IsolationPolicy::default() },
         body_bytes_max: 1 << 20,
     };
-    let Launched { child, link } = launcher.launch().unwrap();
+    let Launched { child, link } = launcher.launch(&specification.isolation).unwrap();
     let (from, to) = link.into_split();
     (EnvironmentHandle::start(from, to, &specification, None, Box::new(|_| {})).await.unwrap(), child)
 }
