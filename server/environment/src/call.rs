@@ -170,6 +170,6 @@ pub(crate) fn refusal(error: &ExecError) -> Refusal {
     }
 }
 
-pub(crate) fn nanos(duration: Duration) -> u64 {
+fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -79,7 +79,7 @@ pub struct BatchReport {
 }
 
 /// How busy an environment last said it was.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
     /// Requests of which something waits.
     pub queued_requests: u32,
@@ -91,8 +91,6 @@ pub struct LoadReport {
     pub busy_workers: u32,
     /// Resident memory of its process.
     pub resident_bytes: u64,
-    /// Items finished per second.
-    pub items_per_second: f64,
 }
 
 /// Hears of every batch. Called on the link's task: must be quick.
@@ -271,7 +269,6 @@ impl EnvironmentHandle {
                     queued_tokens: load.queued_tokens,
                     busy_workers: load.busy_workers,
                     resident_bytes: load.resident_bytes,
-                    items_per_second: load.items_per_second,
                 };
             }
             _ => tracing::warn!(call = incoming.call, "unexpected message from an environment"),

@@ -7,7 +7,7 @@
 mod entering;
 
 use crate::batcher::{BatchShape, Decision, form};
-use crate::call::{BatchTimes, Call, nanos};
+use crate::call::{BatchTimes, Call};
 use crate::frame::{Body, FrameReader, Incoming, Outbox};
 use crate::message;
 use crate::prepare::Preparation;
@@ -80,7 +80,6 @@ struct LoadReport {
     told: link::Load,
     at: Instant,
     changed: bool,
-    finished_items: u64,
 }
 
 impl Room {
@@ -112,7 +111,7 @@ impl Room {
             drain_rate: DrainRate::new(now),
             batches: 0,
             wake: None,
-            load: LoadReport { told: link::Load::default(), at: now, changed: false, finished_items: 0 },
+            load: LoadReport { told: link::Load::default(), at: now, changed: false },
             draining: false,
         }
     }
@@ -185,7 +184,6 @@ impl Room {
         self.idle.push(done.worker);
         self.alone = false; // nothing else was running if it was set
         self.load.changed = true;
-        self.load.finished_items += u64::from(done.items);
         let times = BatchTimes {
             number: done.batch,
             items: done.items,
@@ -377,7 +375,6 @@ impl Room {
             queued_tokens: self.queue.tokens(),
             busy_workers: (self.workers.len() - self.idle.len()) as u32,
             resident_bytes: crate::isolation::resident_bytes(),
-            items_per_second: self.load.finished_items as f64 * 1e9 / nanos(elapsed).max(1) as f64,
         };
         if load != self.load.told {
             self.outbox.send(0, Kind::Load(load), Body::new());
@@ -385,7 +382,6 @@ impl Room {
         }
         self.load.at = now;
         self.load.changed = false;
-        self.load.finished_items = 0;
     }
 }
 
