@@ -215,6 +215,14 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "How long a request that has begun may stand still before it is given up. Lower frees memory sooner.",
     },
     Field {
+        key: "limits.answer_stall_s",
+        variable: "PENSTOCK_ANSWER_STALL_S",
+        kind: Kind::Integer(1, 3_600),
+        default: "30",
+        unit: "seconds",
+        meaning: "How long a client may leave an answer unread before it is dropped. Lower frees memory sooner.",
+    },
+    Field {
         key: "overload_codes",
         variable: "PENSTOCK_OVERLOAD_CODES",
         kind: Kind::Choice(&["lambda", "triton"]),

@@ -170,7 +170,8 @@ impl Doors {
             ..FrontendOptions::new(budget)
         };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let limits = HostLimits::default();
+        let answer_stall = Duration::from_secs(config.integer("limits.answer_stall_s"));
+        let limits = HostLimits { write_stall_timeout: answer_stall, ..HostLimits::default() };
         let http_door = http_router(house.clone(), http_options);
         let grpc_door = grpc_service(house.clone(), grpc_options);
         let metrics_door = metrics_router(scrape.clone());
