@@ -182,7 +182,6 @@ def test_some_are_loaded_at_the_start(start, tmp_path):
     assert everything.api.is_model_ready("two") and everything.api.is_model_ready("one")
 
 
-@pytest.mark.xfail(strict=True, reason="in explicit mode the index tells only what was loaded once")
 def test_the_index_tells_what_could_be_loaded(start, tmp_path, kind):
     client = Client(start("--model-repository", identity_repository(tmp_path), *EXPLICIT), kind)
     assert [name for name, _ in client.index()] == ["identity"]

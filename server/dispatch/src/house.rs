@@ -164,6 +164,25 @@ impl House {
         self.functions.load_full()
     }
 
+    /// Everything known by name and, in explicit mode, what the repositories hold and nobody has loaded yet. Errors: a
+    /// repository that cannot be read.
+    pub async fn index(&self) -> Result<Arc<BTreeMap<String, Arc<ServedFunction>>>, Refusal> {
+        let known = self.functions();
+        if self.options.control != penstock_registry::ControlMode::Explicit {
+            return Ok(known);
+        }
+        let mut all = BTreeMap::clone(&known);
+        for source in self.scan().await? {
+            let unloaded = |source: FunctionSource| ServedFunction {
+                name: source.name.clone(),
+                source: Arc::new(source),
+                versions: BTreeMap::new(),
+            };
+            all.entry(source.name.as_str().to_owned()).or_insert_with(|| Arc::new(unloaded(source)));
+        }
+        Ok(Arc::new(all))
+    }
+
     /// How the repositories are followed.
     pub fn control(&self) -> penstock_registry::ControlMode {
         self.options.control

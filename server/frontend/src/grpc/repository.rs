@@ -10,10 +10,12 @@ use penstock_proto::inference::{
 };
 
 /// Every version with its state, and the reason of what cannot be served. The HTTP door tells the same.
-pub(crate) fn index(house: &House, request: &RepositoryIndexRequest) -> RepositoryIndexResponse {
-    let functions = house.functions();
+pub(crate) async fn index(house: &House, request: &RepositoryIndexRequest) -> Result<RepositoryIndexResponse, Refusal> {
+    // What is ready has been loaded: no need to look at the files.
+    let functions = if request.ready { house.functions() } else { house.index().await? };
     let models = functions.values().flat_map(|function| entries(function));
-    RepositoryIndexResponse { models: models.filter(|model| !request.ready || model.state == "READY").collect() }
+    let models = models.filter(|model| !request.ready || model.state == "READY").collect();
+    Ok(RepositoryIndexResponse { models })
 }
 
 /// One entry for each version; one without a version if there is none at all.

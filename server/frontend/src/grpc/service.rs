@@ -84,7 +84,7 @@ impl GrpcInferenceService for InferenceService {
     }
 
     async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answered<RepositoryIndexResponse> {
-        Ok(Response::new(repository::index(&self.house, &request.into_inner())))
+        self.answer(repository::index(&self.house, &request.into_inner()).await)
     }
 
     async fn repository_model_load(

@@ -25,6 +25,7 @@ pub(crate) async fn index(State(door): State<Arc<Door>>, request: Request) -> Re
     let only_ready = only_ready.into_iter().flatten().next_back().unwrap_or(false);
     let request = RepositoryIndexRequest { ready: only_ready, ..RepositoryIndexRequest::default() };
     let entries: Vec<Value> = crate::grpc::index(&door.house, &request)
+        .await?
         .models
         .into_iter()
         .map(|model| {
