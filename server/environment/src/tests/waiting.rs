@@ -38,7 +38,8 @@ impl World {
                 other => panic!("expected a loss, got {other:?}"),
             }
         }
-        self.open_for(8); // lets the worker threads end
+        // Lets the worker threads end; the last one that does takes the gate with it.
+        (0..8).for_each(|_| drop(self.open.send(())));
         begun
     }
 }

@@ -129,15 +129,36 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
     }
 }
 
-/// A body that tells its stream's task whose turn it is.
+/// Largest piece handed over at once: what a client that has stopped reading is still waited for without the budget
+/// knowing better.
+const PIECE_BYTES: usize = 128 << 10;
+/// Frames up to this size go as they are; the last byte of a larger one goes by itself. hyper hands a whole piece over once
+/// there is room for a byte of it, and then asks for the next: only when there is one more does it wait for the client.
+const UNWATCHED_BYTES: usize = 4 << 10;
+
+/// A body that tells its stream's task whose turn it is, and comes in pieces that are worth waiting for.
 #[derive(Debug)]
-pub(super) struct SentBody<B>(B);
+pub(super) struct SentBody<B> {
+    inner: B,
+    /// The rest of a frame that is sent in pieces.
+    rest: Bytes,
+}
 
 impl<B: Body> SentBody<B> {
     /// An answer begins: it is the client's turn until its first frame is asked for.
-    pub(super) fn new(body: B) -> Self {
+    pub(super) fn new(inner: B) -> Self {
         now_waiting(|_| Waiting::Client { bytes: 0 });
-        Self(body)
+        Self { inner, rest: Bytes::new() }
+    }
+
+    /// The next piece of `rest`.
+    fn piece(&mut self) -> Bytes {
+        let watched = WAITING.try_with(|_| ()).is_ok();
+        let piece_bytes = match self.rest.len() {
+            length if !watched || length <= 1 => length,
+            length => (length - 1).min(PIECE_BYTES),
+        };
+        self.rest.split_to(piece_bytes)
     }
 }
 
@@ -146,7 +167,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for SentBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let polled = Pin::new(&mut self.get_mut().0).poll_frame(cx);
+        let this = self.get_mut();
+        let polled = match this.rest.is_empty() {
+            false => Poll::Ready(Some(Ok(Frame::data(this.piece())))),
+            true => match Pin::new(&mut this.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| data.len() > UNWATCHED_BYTES) => {
+                    this.rest = frame.into_data().unwrap_or_default();
+                    Poll::Ready(Some(Ok(Frame::data(this.piece()))))
+                }
+                polled => polled,
+            },
+        };
         now_waiting(|waiting| match (&polled, waiting) {
             (Poll::Pending, _) => Waiting::Server,
             (Poll::Ready(Some(Ok(frame))), waiting) => {
@@ -160,11 +191,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for SentBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        let (inner, rest) = (self.inner.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(rest));
+        if let Some(upper) = inner.upper().and_then(|upper| upper.checked_add(rest)) {
+            hint.set_upper(upper);
+        }
+        hint
     }
 }
 
@@ -223,8 +260,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_handed_over_earns_time() {
         let started = Instant::now();
-        assert!(!send(frames([60_000, 1]), Arc::new(Semaphore::new(1))).await);
+        assert!(!send(frames([60_001]), Arc::new(Semaphore::new(1))).await);
         assert_eq!(started.elapsed(), Duration::from_secs(10 + 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_byte_of_what_is_large_waits_for_the_client() {
+        // hyper hands over a piece for a byte of room: one place for the first piece, and none for the last byte.
+        assert!(!send(frames([100_000]), Arc::new(Semaphore::new(1))).await);
+        // The two pieces and the end.
+        assert!(send(frames([100_000]), Arc::new(Semaphore::new(3))).await);
+        assert!(send(frames([1000]), Arc::new(Semaphore::new(2))).await, "a small one goes whole");
+    }
+
+    #[tokio::test]
+    async fn pieces_make_the_whole() {
+        let whole: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+        let body = StreamBody::new(stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from(whole.clone())))]));
+        let (sent, received) = tokio::sync::oneshot::channel();
+        StreamExecutor::new(PATIENCE).execute(async move {
+            let _ = sent.send(SentBody::new(body).collect().await.unwrap().to_bytes());
+        });
+        assert!(received.await.unwrap() == whole);
     }
 
     #[tokio::test(start_paused = true)]
