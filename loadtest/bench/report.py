@@ -93,7 +93,7 @@ def page(found):
               "to the longest. Same texts on both sides, new ones each round; rates count tokens and are told in texts of "
               f"the mean length. Lowest cosine to the goldens: reference {about['lowest_cosine_together']:.7f}, server "
               f"{about['server_lowest_cosine']:.7f}. The ratio is to the faster of the two references, whose threads wait "
-              "spinning (onnxruntime's default) or not (as Penstock's).\n",
+              "spinning (onnxruntime's default) or not; Penstock's spin within a run only.\n",
               _table(["texts", "in flight", "Penstock/s", "spinning/s", "no spinning/s", "ratio (lowest to highest)",
                       "ratio to spinning", "ratio to no spinning", "rounds", "p50 ms", "p99 ms",
                       "padding waste, Penstock", "in process"],

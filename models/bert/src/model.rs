@@ -46,7 +46,7 @@ pub struct BertOptions {
     pub engine: Engine,
     /// `libonnxruntime.so`; not looked at by [`Engine::Candle`].
     pub library: PathBuf,
-    /// Threads of one executor, the worker's own included. They wait without spinning.
+    /// Threads of one executor, the worker's own included. Between runs they sleep.
     pub threads: usize,
     /// Most rows in one batch, 1 or more.
     pub max_batch_size: u32,

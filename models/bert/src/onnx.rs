@@ -29,7 +29,7 @@ impl OnnxEncoder {
         let source = GraphSource::Memory { bytes: graph.to_vec(), external_data_folder: Some(folder.into()) };
         let options = SessionOptions {
             intra_threads: threads,
-            spinning: false,
+            spinning: true,
             optimized_dump: dump,
             // Lengths vary without end, and a plan would be kept for each.
             memory_pattern: false,

@@ -39,7 +39,8 @@ impl GraphSource {
 pub struct SessionOptions {
     /// Threads that share the work of one node, the calling one included; 0 is read as 1.
     pub intra_threads: usize,
-    /// Whether those threads burn their core while waiting for work. Off: a core belongs to whoever has work.
+    /// Whether those threads wait for the next node of a run spinning, which saves them falling asleep some hundred times
+    /// in each. Between runs they sleep in any case: a core belongs to whoever has work.
     pub spinning: bool,
     /// Whether ONNX Runtime rewrites the graph before running it.
     pub optimize: bool,
@@ -200,7 +201,8 @@ fn commit(
         .with_intra_threads(options.intra_threads.max(1))?
         .with_inter_threads(1)?
         .with_intra_op_spinning(options.spinning)?
-        .with_inter_op_spinning(options.spinning)?
+        .with_inter_op_spinning(false)?
+        .with_config_entry("session.force_spinning_stop", "1")?
         .with_optimization_level(level)?
         .with_memory_pattern(options.memory_pattern)?
         .with_execution_providers([ort::ep::CPU::default().with_arena_allocator(options.arena).build()])?;

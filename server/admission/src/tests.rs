@@ -51,7 +51,76 @@ fn time_without_work_is_not_measured() {
     assert!(rate.wait(1).as_secs_f64() < 0.11);
 }
 
+/// A steady model: `fixed` and `per_unit` milliseconds.
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+fn learned(fixed: f64, per_unit: f64, sizes: &[u64]) -> (ServiceTime, Instant) {
+    let (mut service, now) = (ServiceTime::default(), Instant::now());
+    for size in sizes.iter().cycle().take(100) {
+        service.observe(*size, Duration::from_secs_f64((fixed + per_unit * *size as f64) / 1e3), now);
+    }
+    (service, now)
+}
+
+fn millis(service: &ServiceTime, size: u64, now: Instant) -> f64 {
+    service.predict(size, now).unwrap().as_secs_f64() * 1e3
+}
+
+#[test]
+fn the_time_of_a_batch_is_learned_from_its_size() {
+    let (service, now) = learned(10.0, 2.0, &[1, 4, 8]);
+    for size in [1, 8, 16] {
+        assert!((millis(&service, size, now) - (10.0 + 2.0 * size as f64)).abs() < 0.1, "{service:?}");
+    }
+    let (fixed, now) = learned(10.0, 0.0, &[1, 8]);
+    assert!((millis(&fixed, 64, now) - 10.0).abs() < 0.1);
+    // Of one size alone nothing is known of others: neither less nor more than in proportion.
+    let (alike, now) = learned(0.0, 2.0, &[8]);
+    assert!((millis(&alike, 4, now) - 8.0).abs() < 0.1 && (millis(&alike, 16, now) - 32.0).abs() < 0.1);
+    // It never shrinks with size, and is never negative.
+    let (mut odd, now) = learned(0.0, 1.0, &[100]);
+    (0..50).for_each(|_| odd.observe(1, Duration::from_millis(500), now));
+    assert!(millis(&odd, 1000, now) >= millis(&odd, 1, now) && millis(&odd, 0, now) >= 0.0);
+}
+
+#[test]
+fn a_promise_allows_for_what_varies_and_ages() {
+    let (mut service, now) = learned(10.0, 0.0, &[1, 8]);
+    for n in 0..100u64 {
+        service.observe(1 + n % 8, Duration::from_millis(if n % 2 == 0 { 5 } else { 15 }), now);
+    }
+    assert!(millis(&service, 4, now) > 15.0, "as long as the longest");
+    let mean = service.expect(4, now).unwrap().as_secs_f64() * 1e3;
+    assert!((9.0..11.0).contains(&mean), "{mean}");
+    assert_eq!(service.predict(4, now + Duration::from_secs(2)), None, "after a while it is tried again");
+    assert_eq!(ServiceTime::default().predict(1, now), None);
+    // What takes long is remembered long.
+    let (slow, now) = learned(5000.0, 0.0, &[1, 8]);
+    assert!(slow.predict(1, now + Duration::from_secs(15)).is_some());
+}
+
+#[test]
+fn a_request_is_done_after_what_stands_before_it() {
+    let (service, now) = learned(10.0, 1.0, &[1, 8]);
+    let backlog =
+        Backlog { batches: 4.0, batch_size: 8, own_batch_size: 2, workers: 2, free_in: Duration::from_millis(5) };
+    let done = backlog.done_in(|size| service.predict(size, now)).unwrap().as_secs_f64() * 1e3;
+    assert!((done - (5.0 + 2.0 * 18.0 + 12.0)).abs() < 0.2, "{done}");
+    assert_eq!(backlog.done_in(|_| None), None);
+}
+
 proptest! {
+    #[test]
+    fn a_bigger_batch_never_takes_less(seen in prop::collection::vec((1u64..100, 0u64..100_000), 1..60), size in 0u64..200) {
+        #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+        let now = Instant::now();
+        let mut service = ServiceTime::default();
+        for (size, us) in &seen {
+            service.observe(*size, Duration::from_micros(*us), now);
+        }
+        let (less, more) = (service.predict(size, now).unwrap(), service.predict(size + 1, now).unwrap());
+        prop_assert!(less <= more + Duration::from_nanos(2));
+    }
+
     #[test]
     fn shares_never_exceed_the_budget_and_all_return(limit in 0u64..1000, takes in prop::collection::vec((0u64..400, 0u64..400), 0..40)) {
         let budget = ByteBudget::new(limit);

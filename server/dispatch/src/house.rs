@@ -39,6 +39,8 @@ pub struct HouseOptions {
     pub specify: Specify,
     /// Requests in flight per function.
     pub function_concurrency: u32,
+    /// Deadline of a request that brings none, from its arrival; a function's own `timeout_ms` goes before it.
+    pub function_timeout: Option<Duration>,
     /// Environments per version.
     pub environments: u32,
     /// How long loading may take.
@@ -105,12 +107,17 @@ impl House {
 
     /// Runs one invocation: admission, router, link, environment and back. Dropping the future cancels it.
     /// `received` is when the request was read. Every end is counted here, once.
-    pub async fn invoke(&self, invocation: Invocation, received: Instant) -> Result<Reply, Refusal> {
-        let resolve = || self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
-        let resolved = resolve();
+    pub async fn invoke(&self, mut invocation: Invocation, received: Instant) -> Result<Reply, Refusal> {
+        let resolved = self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
         let version = resolved.as_ref().ok().cloned();
+        if invocation.deadline.is_none() {
+            let own = version.as_ref().and_then(|version| version.source.settings.penstock.timeout_ms);
+            let timeout = own.map(Duration::from_millis).or(self.options.function_timeout);
+            invocation.deadline = timeout.and_then(|timeout| received.into_std().checked_add(timeout));
+        }
+        let resolve = || self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
         let batches = version.as_ref().and_then(|v| v.signature.load().as_ref().map(|s| s.max_batch_size > 0));
-        let items = invoke::items(&invocation.inputs, batches.unwrap_or(true));
+        let items = invocation.items(batches.unwrap_or(true));
         let account = Account::open(&self.in_flight, version, received, items);
         let result = match resolved {
             Err(refusal) => Err(refusal),

@@ -3,7 +3,7 @@
 //! Called by the house with an invocation whose version is known.
 
 use crate::function::{ServedVersion, VersionState};
-use penstock_domain::{ErrorCode, Invocation, Refusal, ShedReason, StageTimes, Tensor, VersionNumber};
+use penstock_domain::{ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
 use penstock_environment::{CallAnswer, CallEnd, EnvironmentHandle};
 use penstock_router::{Candidate, choose};
 use std::sync::Arc;
@@ -108,6 +108,9 @@ async fn run(
             continue;
         };
         let now = Instant::now();
+        if let Some(refusal) = unmeetable(&environment, invocation, now.into_std()) {
+            return Err(refusal.into());
+        }
         let end = environment.call(invocation.clone(), false, now.into_std()).await;
         drop(slot);
         match end {
@@ -215,6 +218,13 @@ fn pick(version: &ServedVersion, random: &impl Fn() -> u64, kept: u32) -> Result
     }
 }
 
+/// Refuses a request that would be late for certain, so that it does not cross the link for nothing.
+fn unmeetable(environment: &EnvironmentHandle, invocation: &Invocation, now: std::time::Instant) -> Option<Refusal> {
+    let left = invocation.deadline?.saturating_duration_since(now);
+    let done_in = environment.done_in(invocation, now)?;
+    (done_in > left).then(|| Refusal::unmeetable(done_in, left))
+}
+
 fn has_others(version: &ServedVersion, than: &Arc<EnvironmentHandle>) -> bool {
     version.environments.load().iter().any(|other| other.is_open() && !Arc::ptr_eq(other, than))
 }
@@ -276,12 +286,6 @@ fn full(version: &ServedVersion) -> Refusal {
 
 pub(crate) fn expired() -> Refusal {
     Refusal::new(ErrorCode::DeadlineExceeded, "the deadline passed before the answer was ready")
-}
-
-/// Rows of a request, for the statistics: dimension 0 of its first input, or 1.
-pub(crate) fn items(inputs: &[Tensor], batches: bool) -> u64 {
-    let rows = inputs.first().and_then(|tensor| tensor.shape.first()).copied().unwrap_or(1);
-    if batches { u64::try_from(rows).unwrap_or(1) } else { 1 }
 }
 
 /// The stage times of a request that never reached an environment.

@@ -126,6 +126,18 @@ impl Refusal {
         Self { code: reason.code(), message: message.into(), shed: Some(reason), reason: None, retry_after }
     }
 
+    /// A shed of what cannot be done in time: its answer would be ready in `done_in`, `left` is left. It asks to be sent
+    /// again when it could be.
+    pub fn unmeetable(done_in: Duration, left: Duration) -> Self {
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        let text = format!(
+            "the deadline cannot be met: the answer would be ready in {:.1} ms, {:.1} ms are left",
+            milliseconds(done_in),
+            milliseconds(left)
+        );
+        Self::shed(ShedReason::DeadlineUnmeetable, text, Some(done_in.saturating_sub(left)))
+    }
+
     /// The same with a stable reason text.
     #[must_use]
     pub fn with_reason(mut self, reason: &'static str) -> Self {

@@ -53,6 +53,12 @@ pub struct Invocation {
 }
 
 impl Invocation {
+    /// Rows: dimension 0 of the first input where the function batches, else 1.
+    pub fn items(&self, batches: bool) -> u64 {
+        let rows = self.inputs.first().and_then(|tensor| tensor.shape.first()).copied().unwrap_or(1);
+        if batches { u64::try_from(rows).unwrap_or(1) } else { 1 }
+    }
+
     /// Bytes of all input tensors.
     pub fn input_bytes(&self) -> u64 {
         self.inputs.iter().map(|tensor| tensor.data.len() as u64).sum()

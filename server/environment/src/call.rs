@@ -30,6 +30,7 @@ pub(crate) struct Call {
     parameters: Parameters,
     outputs: Vec<Option<PartOutputs>>,
     missing: usize,
+    begun: bool,
     batch: Option<u64>,
     error: Option<Refusal>,
     timing: StageTimes,
@@ -56,6 +57,7 @@ impl Call {
             parameters: Parameters::new(),
             outputs: Vec::new(),
             missing: 0,
+            begun: false,
             batch: None,
             error: None,
             timing: StageTimes::default(),
@@ -74,6 +76,11 @@ impl Call {
         self.prepared.is_none()
     }
 
+    /// A part of it has been handed to a worker.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Its parts are known.
     pub(crate) fn prepared(&mut self, prepared: &mut Prepared, now: Instant) {
         self.prepared = Some(now);
@@ -85,6 +92,7 @@ impl Call {
 
     /// One of its parts is in batch number `batch`, formed at `now`.
     pub(crate) fn begun(&mut self, now: Instant) {
+        self.begun = true;
         let waited = nanos(now.saturating_duration_since(self.prepared.unwrap_or(now)));
         self.timing.queue_ns = self.timing.queue_ns.max(waited);
     }

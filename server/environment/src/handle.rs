@@ -3,6 +3,7 @@
 //! Called by dispatch. Many calls share the link; dropping a call cancels it there. When the link is lost every open
 //! call hears whether it had begun to run, because that decides whether it may simply be sent elsewhere.
 
+use crate::forecast::Forecast;
 use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
 use crate::message::{self, fits};
 use crate::specification::{ReadyReport, Specification};
@@ -13,7 +14,7 @@ use penstock_proto::link::{self, header::Kind};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
 
@@ -116,6 +117,9 @@ pub struct EnvironmentHandle {
     slots: Slots,
     draining: AtomicBool,
     load: Mutex<LoadReport>,
+    forecast: Forecast,
+    /// Whether dimension 0 of a request is its items.
+    batches: bool,
     lost: watch::Sender<bool>,
     body_bytes_max: u64,
 }
@@ -148,7 +152,11 @@ impl EnvironmentHandle {
             }
             _ => return Err(StartError::Lost),
         };
+        let items_max = report.signature().max_batch_size;
+        let together = specification.batching.dynamic && items_max > 0;
         let handle = Arc::new(Self {
+            forecast: Forecast::new(specification.workers as u32, together.then_some(items_max), now()),
+            batches: items_max > 0,
             report,
             outbox,
             calls: Mutex::default(),
@@ -178,6 +186,11 @@ impl EnvironmentHandle {
         *self.load.lock()
     }
 
+    /// How long until a request that is sent now would be done, in the mean; `None` if nothing ran lately.
+    pub fn done_in(&self, invocation: &Invocation, now: Instant) -> Option<Duration> {
+        self.forecast.done_in(invocation.items(self.batches), now)
+    }
+
     /// Whether it takes new calls.
     pub fn is_open(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && !*self.lost.borrow()
@@ -203,6 +216,7 @@ impl EnvironmentHandle {
 
     /// Runs one invocation there. `alone` keeps strangers out of its batch. Dropping the future cancels it.
     pub async fn call(&self, invocation: Invocation, alone: bool, now: Instant) -> Result<CallAnswer, CallEnd> {
+        let items = invocation.items(self.batches);
         let (inputs, body) = message::tensors_out(invocation.inputs);
         let invoke = link::Invoke {
             inputs,
@@ -224,7 +238,8 @@ impl EnvironmentHandle {
             }
             calls.open.insert(number, Open { answer, begun: false });
         }
-        let guard = CancelOnDrop { handle: self, number };
+        self.forecast.sent(items, now);
+        let guard = CancelOnDrop { handle: self, number, items };
         self.outbox.send(number, Kind::Invoke(invoke), body);
         let end = answered.await.unwrap_or(Err(CallEnd::Lost { begun: true }));
         drop(guard);
@@ -254,14 +269,18 @@ impl EnvironmentHandle {
                     }
                 }
             }
-            Kind::Batch(batch) => on_batch(BatchReport {
-                items: batch.items,
-                tokens: batch.tokens,
-                padded_tokens: batch.padded_tokens,
-                compute_input_ns: batch.compute_input_ns,
-                compute_ns: batch.compute_ns,
-                compute_output_ns: batch.compute_output_ns,
-            }),
+            Kind::Batch(batch) => {
+                let took_ns = batch.compute_input_ns + batch.compute_ns + batch.compute_output_ns;
+                self.forecast.ran(batch.items, Duration::from_nanos(took_ns), now());
+                on_batch(BatchReport {
+                    items: batch.items,
+                    tokens: batch.tokens,
+                    padded_tokens: batch.padded_tokens,
+                    compute_input_ns: batch.compute_input_ns,
+                    compute_ns: batch.compute_ns,
+                    compute_output_ns: batch.compute_output_ns,
+                });
+            }
             Kind::Load(load) => {
                 *self.load.lock() = LoadReport {
                     queued_requests: load.queued_requests,
@@ -288,6 +307,10 @@ impl EnvironmentHandle {
             let _ = open.answer.send(Err(CallEnd::Lost { begun: open.begun }));
         }
     }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn answer(result: link::Result, body: bytes::Bytes, share: Option<ByteShare>) -> Result<CallAnswer, CallEnd> {
@@ -330,10 +353,12 @@ async fn read<R: AsyncRead + Unpin>(handle: Arc<EnvironmentHandle>, mut reader: 
 struct CancelOnDrop<'a> {
     handle: &'a EnvironmentHandle,
     number: u64,
+    items: u64,
 }
 
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
+        self.handle.forecast.left(self.items);
         if self.handle.take(self.number).is_some() {
             self.handle.outbox.send(self.number, Kind::Cancel(link::Cancel {}), Body::new());
         }

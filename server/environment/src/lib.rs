@@ -10,6 +10,7 @@
 mod batcher;
 mod call;
 mod entry;
+mod forecast;
 mod frame;
 mod handle;
 mod isolation;

@@ -4,6 +4,7 @@
 //! what the link brings and in two timers. It never computes: models run on worker threads, tokenization on
 //! preparation threads. What a request meets on its way in is in `entering`.
 
+mod deadlines;
 mod entering;
 
 use crate::batcher::{BatchShape, Decision, form};
@@ -12,10 +13,11 @@ use crate::frame::{Body, FrameReader, Incoming, Outbox};
 use crate::message;
 use crate::prepare::Preparation;
 use crate::queue::{Entry, Queue};
-use crate::specification::{Specification, TimeoutAction};
+use crate::specification::Specification;
 use crate::worker::{Assignment, BatchDone};
-use penstock_admission::DrainRate;
-use penstock_domain::{ErrorCode, Refusal};
+use deadlines::Running;
+use penstock_admission::{DrainRate, ServiceTime};
+use penstock_domain::Refusal;
 use penstock_executor::{ExecError, Model, Prepared};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::{BTreeSet, HashMap};
@@ -64,6 +66,9 @@ pub(crate) struct Room {
     timeouts: BTreeSet<(Instant, u64)>,
     workers: Vec<SyncSender<Assignment>>,
     idle: Vec<usize>,
+    /// What each worker runs.
+    running: Vec<Option<Running>>,
+    service: ServiceTime,
     /// What runs is to run alone.
     alone: bool,
     preparation: Option<Preparation>,
@@ -103,6 +108,8 @@ impl Room {
             preparing: 0,
             deadlines: BTreeSet::new(),
             timeouts: BTreeSet::new(),
+            running: vec![None; workers.len()],
+            service: ServiceTime::default(),
             workers,
             idle,
             alone: false,
@@ -146,6 +153,7 @@ impl Room {
             }
             let now = now();
             self.expire(now);
+            self.watch(now)?;
             self.assign(now);
             self.tell_load(now);
             if self.draining && self.calls.is_empty() {
@@ -158,7 +166,7 @@ impl Room {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let timeout = self.timeouts.first().map(|(at, _)| *at);
         let load = self.load.changed.then(|| self.load.at + LOAD_INTERVAL);
-        [deadline, timeout, self.wake, load].into_iter().flatten().min()
+        [deadline, timeout, self.wake, load, self.hang_at()].into_iter().flatten().min()
     }
 
     fn message(&mut self, message: Incoming, now: Instant) {
@@ -182,6 +190,9 @@ impl Room {
 
     fn batch_done(&mut self, done: BatchDone, now: Instant) -> Result<(), RoomError> {
         self.idle.push(done.worker);
+        if let Some(Running { since, size }) = self.running[done.worker].take() {
+            self.service.observe(size, now.saturating_duration_since(since), now);
+        }
         self.alone = false; // nothing else was running if it was set
         self.load.changed = true;
         let times = BatchTimes {
@@ -255,41 +266,6 @@ impl Room {
         }
     }
 
-    fn expire(&mut self, now: Instant) {
-        while let Some((deadline, number)) = self.deadlines.first().copied()
-            && deadline <= now
-        {
-            self.cancel(number);
-            let text = "the deadline passed before the answer was ready";
-            self.refuse(number, Refusal::new(ErrorCode::DeadlineExceeded, text));
-        }
-        while let Some((at, number)) = self.timeouts.first().copied()
-            && at <= now
-        {
-            self.timeouts.remove(&(at, number));
-            self.waited_too_long(number);
-        }
-    }
-
-    /// The queue's policy has a limit to waiting, and this request has reached it with nothing begun.
-    fn waited_too_long(&mut self, number: u64) {
-        match &self.specification.queue.timeout {
-            Some(timeout) if timeout.action == TimeoutAction::Refuse => {
-                let after_us = timeout.after_us;
-                self.cancel(number);
-                let text = format!("the request waited {after_us} us in the queue, the most that its policy allows");
-                self.refuse(number, Refusal::new(ErrorCode::DeadlineExceeded, text));
-            }
-            _ => {
-                if let Some(call) = self.calls.get_mut(&number) {
-                    call.timeout = None;
-                    call.behind = true;
-                    self.queue.send_behind(number);
-                }
-            }
-        }
-    }
-
     fn forget(&mut self, number: u64) -> Option<Call> {
         let call = self.calls.remove(&number)?;
         if let Some(deadline) = call.deadline {
@@ -309,6 +285,7 @@ impl Room {
     fn assign(&mut self, now: Instant) {
         self.wake = None;
         while !self.idle.is_empty() && !self.keeps_still() {
+            self.drop_late(now);
             let nothing_more = self.draining || self.is_full();
             let entries = match form(&mut self.queue, &self.specification.batching, &self.shape, nothing_more, now) {
                 Decision::Run(entries) => entries,
@@ -346,6 +323,9 @@ impl Room {
                 }
             }
         }
+        let items = entries.iter().map(|entry| u64::from(entry.part.items)).sum();
+        let tokens = entries.iter().map(|entry| u64::from(entry.part.tokens)).sum();
+        self.running[worker] = Some(Running { since: now, size: self.size(items, tokens) });
         let assignment = Assignment { batch: self.batches, entries };
         let sender = self.workers[worker].clone();
         // The batch starts only once the front end is sure to learn of it: should it kill this process, it is known

@@ -40,6 +40,9 @@ pub struct BatchingPolicy {
     pub max_delay_us: u64,
     /// Most tokens in a batch. Only for models that count tokens.
     pub max_tokens: u64,
+    /// Longest that a batch may run before the model counts as hanging and its process is ended, in microseconds; 0 for
+    /// ever.
+    pub run_timeout_us: u64,
 }
 
 /// What may wait in the environment, and for how long. A request that would exceed one is refused whole.

@@ -2,6 +2,7 @@
 //! an in-memory link with a model that runs when the test lets it.
 
 mod batching;
+mod deadlines;
 mod framing;
 mod rooms;
 mod waiting;

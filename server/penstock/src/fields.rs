@@ -175,6 +175,14 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "Most tokens in one batch. More fills a GPU, less answers sooner.",
     },
     Field {
+        key: "environments.batch_timeout_s",
+        variable: "PENSTOCK_BATCH_TIMEOUT_S",
+        kind: Kind::Integer(0, 86_400),
+        default: "120",
+        unit: "seconds",
+        meaning: "Longest that a batch may run before its model counts as hanging and its process is ended. 0: for ever.",
+    },
+    Field {
         key: "environments.nice",
         variable: "PENSTOCK_ENVIRONMENT_NICE",
         kind: Kind::Integer(0, 19),
@@ -189,6 +197,14 @@ pub(crate) const FIELDS: &[Field] = &[
         default: "4096",
         unit: "requests",
         meaning: "Requests in flight of one version over all its environments.",
+    },
+    Field {
+        key: "functions.timeout_ms",
+        variable: "PENSTOCK_FUNCTION_TIMEOUT_MS",
+        kind: Kind::Integer(0, 86_400_000),
+        default: "0",
+        unit: "milliseconds",
+        meaning: "Deadline of a request that brings none, from its arrival. 0: none, it waits as long as its caller does.",
     },
     Field {
         key: "limits.message_bytes",

@@ -144,6 +144,8 @@ pub(crate) fn specify(
                 .penstock
                 .max_batch_tokens
                 .map_or(config.integer("environments.batch_tokens"), u64::from),
+            run_timeout_us: 1000
+                * settings.penstock.batch_timeout_ms.unwrap_or(1000 * config.integer("environments.batch_timeout_s")),
         },
         queue: QueueLimits {
             requests: settings.penstock.max_concurrency.unwrap_or(config.integer_u32("environments.concurrency")),

@@ -115,6 +115,7 @@ fn house_options(config: Arc<Config>, budget: ByteBudget) -> io::Result<HouseOpt
         load_at_start,
         launcher: launcher()?,
         function_concurrency: config.integer_u32("functions.concurrency"),
+        function_timeout: Some(Duration::from_millis(config.integer("functions.timeout_ms"))).filter(|t| !t.is_zero()),
         environments: config.integer_u32("environments.per_version"),
         load_timeout: seconds("models.load_timeout_s"),
         drain_timeout: seconds("drain_timeout_s"),

@@ -33,6 +33,10 @@ impl Room {
         if let Err(refusal) = self.judge(&inputs, &outputs, invoke.splittable) {
             return self.refuse(call, refusal);
         }
+        // Before any work is put into it; once its size is known it is asked again.
+        if let Some(refusal) = self.unmeetable(deadline, &[], now) {
+            return self.refuse(call, refusal);
+        }
         let timeout = self.specification.queue.timeout.as_ref();
         let timeout = timeout.and_then(|timeout| now.checked_add(Duration::from_micros(timeout.after_us)));
         let gone = self.preparation.as_ref().map(|_| Gone::default());
@@ -86,9 +90,10 @@ impl Room {
     }
 
     pub(super) fn prepared(&mut self, number: u64, prepared: Result<Prepared, ExecError>, now: Instant) {
-        let Some(call) = self.calls.get_mut(&number) else {
+        let Some(call) = self.calls.get(&number) else {
             return; // cancelled or expired meanwhile
         };
+        let deadline = call.deadline;
         let mut prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -100,6 +105,11 @@ impl Room {
             self.forget(number);
             return self.shed(number, reason);
         }
+        if let Some(refusal) = self.unmeetable(deadline, &prepared.parts, now) {
+            self.forget(number);
+            return self.refuse(number, refusal);
+        }
+        let Some(call) = self.calls.get_mut(&number) else { return };
         call.prepared(&mut prepared, now);
         self.load.changed = true;
         let (alone, behind, complete) = (call.alone, call.behind, call.is_complete());

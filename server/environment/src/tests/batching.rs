@@ -26,7 +26,7 @@ fn tokens(max_items: u32) -> BatchShape {
 }
 
 fn policy() -> BatchingPolicy {
-    BatchingPolicy { dynamic: true, preferred_sizes: Vec::new(), max_delay_us: 0, max_tokens: 1 << 20 }
+    BatchingPolicy { dynamic: true, max_tokens: 1 << 20, ..BatchingPolicy::default() }
 }
 
 /// The calls in the batch formed, or `None` if nothing runs now.

@@ -12,6 +12,7 @@ use tower::ServiceExt;
 
 fn router() -> Router {
     let house = House::new(HouseOptions {
+        function_timeout: None,
         repositories: Vec::new(),
         control: ControlMode::None,
         load_at_start: Vec::new(),

@@ -21,6 +21,10 @@ pub struct PenstockSettings {
     pub max_queue_items: Option<u32>,
     /// Address space limit of the environment's process, in bytes.
     pub memory_limit_bytes: Option<u64>,
+    /// Deadline of a request that brings none, in milliseconds from its arrival.
+    pub timeout_ms: Option<u64>,
+    /// Longest that a batch may run, in milliseconds.
+    pub batch_timeout_ms: Option<u64>,
 }
 
 /// What runs a model that more than one engine can run.
@@ -36,14 +40,18 @@ pub enum Engine {
 }
 
 const PREFIX: &str = "penstock.";
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 8] = [
     "penstock.engine",
     "penstock.max_batch_tokens",
     "penstock.threads",
     "penstock.max_concurrency",
     "penstock.max_queue_items",
     "penstock.memory_limit_bytes",
+    "penstock.timeout_ms",
+    "penstock.batch_timeout_ms",
 ];
+/// A day: longer than anything that is waited for.
+const TIME_MS_MAX: u64 = 86_400_000;
 
 impl PenstockSettings {
     /// Reads them; a key with the prefix that is not known is an error, so that a typing mistake is seen.
@@ -75,6 +83,8 @@ impl PenstockSettings {
             max_queue_items: small("penstock.max_queue_items", 1 << 24)?,
             // Less than 64 MiB does not start a process with a runtime library in it.
             memory_limit_bytes: parameter(parameters, "penstock.memory_limit_bytes", 64 << 20, 1 << 50)?,
+            timeout_ms: parameter(parameters, "penstock.timeout_ms", 1, TIME_MS_MAX)?,
+            batch_timeout_ms: parameter(parameters, "penstock.batch_timeout_ms", 1, TIME_MS_MAX)?,
         })
     }
 }

@@ -1,0 +1,114 @@
+//! How long a batch takes, learned from those that ran; and when a request that comes now would be done.
+//!
+//! Called by both ends of the link: the front end refuses what cannot be in time before it crosses, an environment, which
+//! knows its queue and its tokens, refuses the rest.
+
+use std::time::{Duration, Instant};
+
+/// Weight that is left of an observation after the next: about the last thirty batches count.
+const FORGET: f64 = 0.97;
+/// Weight of a new residual in the mean deviation.
+const DEVIATION_SMOOTHING: f64 = 0.1;
+/// A promise allows for so many mean deviations: of normally distributed times 99 in 100 are shorter.
+const DEVIATIONS: f64 = 3.0;
+/// Nothing is foretold from observations older than this, nor older than [`STALE_BATCHES`] batches: else one slow batch
+/// could refuse all others for ever, and nothing would be learned any more.
+const STALE: Duration = Duration::from_secs(1);
+/// See [`STALE`].
+const STALE_BATCHES: f64 = 4.0;
+/// Below this share of the mean square the sizes seen are all alike, and tell nothing of how time grows with size.
+const ALIKE: f64 = 1e-3;
+
+/// Time of a batch by its size (in items or in tokens, whichever its cost grows with): least squares of
+/// `fixed + per_unit · size`, both at least 0, over observations that are forgotten exponentially.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceTime {
+    weight: f64,
+    size: f64,
+    seconds: f64,
+    size_size: f64,
+    size_seconds: f64,
+    deviation: f64,
+    observed: Option<Instant>,
+}
+
+impl ServiceTime {
+    /// A batch of `size` that ended at `now` had taken `took`.
+    pub fn observe(&mut self, size: u64, took: Duration, now: Instant) {
+        let (x, y) = (size as f64, took.as_secs_f64());
+        if self.weight > 0.0 {
+            let residual = (y - self.mean(x)).abs();
+            self.deviation += DEVIATION_SMOOTHING * (residual - self.deviation);
+        }
+        for (sum, term) in [
+            (&mut self.weight, 1.0),
+            (&mut self.size, x),
+            (&mut self.seconds, y),
+            (&mut self.size_size, x * x),
+            (&mut self.size_seconds, x * y),
+        ] {
+            *sum = *sum * FORGET + term;
+        }
+        self.observed = Some(now);
+    }
+
+    /// How long a batch of `size` takes at most, but for one in a hundred. `None` if nothing was observed lately.
+    pub fn predict(&self, size: u64, now: Instant) -> Option<Duration> {
+        self.told(self.mean(size as f64) + DEVIATIONS * self.deviation, now)
+    }
+
+    /// How long a batch of `size` takes in the mean. `None` if nothing was observed lately.
+    pub fn expect(&self, size: u64, now: Instant) -> Option<Duration> {
+        self.told(self.mean(size as f64), now)
+    }
+
+    fn told(&self, seconds: f64, now: Instant) -> Option<Duration> {
+        let age = now.saturating_duration_since(self.observed?);
+        let fresh = age <= STALE || age.as_secs_f64() <= STALE_BATCHES * seconds;
+        if fresh { Duration::try_from_secs_f64(seconds).ok() } else { None }
+    }
+
+    fn mean(&self, size: f64) -> f64 {
+        let (x, y) = (self.size / self.weight, self.seconds / self.weight);
+        let (xx, xy) = (self.size_size / self.weight, self.size_seconds / self.weight);
+        let variance = xx - x * x;
+        let through_origin = if xx > 0.0 { xy / xx } else { 0.0 };
+        if variance <= ALIKE * xx {
+            return through_origin * size;
+        }
+        let per_unit = (xy - x * y) / variance;
+        let fixed = y - per_unit * x;
+        match (per_unit < 0.0, fixed < 0.0) {
+            (true, _) => y,
+            (false, true) => through_origin * size,
+            (false, false) => fixed + per_unit * size,
+        }
+    }
+}
+
+/// What stands before a request that comes now.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Backlog {
+    /// Batches that run before its own, all workers together; parts of one count.
+    pub batches: f64,
+    /// Size of each.
+    pub batch_size: u64,
+    /// Size of the batch it would be in, itself included.
+    pub own_batch_size: u64,
+    /// Runtime workers that share the work.
+    pub workers: u32,
+    /// Until one of them is free.
+    pub free_in: Duration,
+}
+
+impl Backlog {
+    /// From now until the request would be done, where a batch of a size takes `time`. `None` if that is not known.
+    pub fn done_in(&self, time: impl Fn(u64) -> Option<Duration>) -> Option<Duration> {
+        let rounds = (self.batches / f64::from(self.workers.max(1))).floor();
+        let before = match rounds > 0.0 {
+            true => time(self.batch_size)?.checked_mul(rounds as u32).unwrap_or(Duration::MAX),
+            false => Duration::ZERO,
+        };
+        Some(self.free_in.saturating_add(before).saturating_add(time(self.own_batch_size)?))
+    }
+}

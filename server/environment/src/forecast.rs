@@ -1,0 +1,113 @@
+//! What the front end foretells of an environment: from how much is in flight there and how long its batches took, when a
+//! request that is sent now would be done. Pure: `now` is an argument.
+//!
+//! Called by the handle, and through it by dispatch for requests with a deadline. It sees items, not tokens, and not
+//! the queue: it is there so that the hopeless do not cross the link, and the environment judges the rest.
+
+use parking_lot::Mutex;
+use penstock_admission::{Backlog, ServiceTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) struct Forecast {
+    workers: u32,
+    /// Most items in a batch; `None` where each request is a batch of its own.
+    batch_items_max: Option<u32>,
+    /// In flight: waiting and running.
+    items: AtomicU64,
+    learned: Mutex<Learned>,
+}
+
+struct Learned {
+    service: ServiceTime,
+    /// When the batch that runs now began, as far as it can be told: when the last one ended, or work came after none.
+    began: Instant,
+}
+
+impl Forecast {
+    pub(crate) fn new(workers: u32, batch_items_max: Option<u32>, now: Instant) -> Self {
+        let learned = Mutex::new(Learned { service: ServiceTime::default(), began: now });
+        Self { workers: workers.max(1), batch_items_max, items: AtomicU64::new(0), learned }
+    }
+
+    /// A request was sent; [`Forecast::left`] when it has ended.
+    pub(crate) fn sent(&self, items: u64, now: Instant) {
+        if self.items.fetch_add(items, Ordering::Relaxed) == 0 {
+            self.learned.lock().began = now;
+        }
+    }
+
+    /// A request has ended.
+    pub(crate) fn left(&self, items: u64) {
+        self.items.fetch_sub(items, Ordering::Relaxed);
+    }
+
+    /// A batch has run.
+    pub(crate) fn ran(&self, items: u32, took: Duration, now: Instant) {
+        let mut learned = self.learned.lock();
+        learned.service.observe(u64::from(items), took, now);
+        learned.began = now;
+    }
+
+    /// How long until a request of so many items would be done, in the mean. `None` if nothing ran lately.
+    pub(crate) fn done_in(&self, items: u64, now: Instant) -> Option<Duration> {
+        let in_flight = self.items.load(Ordering::Relaxed);
+        let batch = self.batch_items_max.map_or(items, u64::from).max(1);
+        let running = in_flight.min(batch * u64::from(self.workers));
+        let waiting = in_flight - running;
+        let learned = self.learned.lock();
+        let time = |size| learned.service.expect(size, now);
+        let busy = running >= u64::from(self.workers);
+        let free_in = match busy {
+            true => {
+                let each = running / u64::from(self.workers);
+                time(each)?.saturating_sub(now.saturating_duration_since(learned.began))
+            }
+            false => Duration::ZERO,
+        };
+        let own_batch_size = (waiting % batch).saturating_add(items).min(batch.max(items));
+        let batches = waiting as f64 / batch as f64;
+        Backlog { batches, batch_size: batch, own_batch_size, workers: self.workers, free_in }.done_in(time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+    fn what_is_in_flight_is_done_first() {
+        let start = Instant::now();
+        let forecast = Forecast::new(1, Some(8), start);
+        assert_eq!(forecast.done_in(1, start), None, "nothing ran yet");
+        for n in 0..40u32 {
+            forecast.ran(1 + n % 8, 10 * MS, start);
+        }
+        let done_in = |now| (forecast.done_in(1, now).unwrap().as_secs_f64() * 1e3).round();
+        assert_eq!(done_in(start), 10.0, "nothing is in flight");
+        forecast.sent(8, start);
+        assert_eq!(done_in(start), 20.0);
+        assert_eq!(done_in(start + 4 * MS), 16.0, "the batch that runs has come on");
+        forecast.sent(20, start);
+        assert_eq!(done_in(start), 40.0, "it is in the third batch after this");
+        forecast.left(28);
+        assert_eq!(done_in(start), 10.0);
+        assert_eq!(forecast.done_in(1, start + 2000 * MS), None, "that is too long ago");
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+    fn workers_share_the_work() {
+        let start = Instant::now();
+        let forecast = Forecast::new(2, None, start);
+        (0..10).for_each(|_| forecast.ran(1, 10 * MS, start));
+        forecast.sent(1, start);
+        assert_eq!(forecast.done_in(1, start), Some(10 * MS), "one of them is free");
+        forecast.sent(1, start);
+        forecast.sent(4, start);
+        assert_eq!(forecast.done_in(1, start), Some(40 * MS), "two rounds after the one that runs");
+    }
+}

@@ -1,0 +1,150 @@
+//! Time in the room: requests that cannot be done in time are refused when they come, or at the latest before a batch
+//! would run them for nothing; those whose deadline passes are answered then; a batch that never ends ends the room.
+//!
+//! Called by the room's loop. Every decision follows from `now`, the queue and the service times learned so far.
+
+use super::{Room, RoomError};
+use crate::specification::TimeoutAction;
+use penstock_admission::Backlog;
+use penstock_domain::{ErrorCode, Refusal};
+use penstock_executor::{BatchCost, Part};
+use std::time::{Duration, Instant};
+
+/// A batch that a worker runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Running {
+    /// When it was handed over.
+    pub(super) since: Instant,
+    /// In the unit its cost grows with.
+    pub(super) size: u64,
+}
+
+impl Room {
+    /// In the unit a batch's cost grows with.
+    pub(super) fn size(&self, items: u64, tokens: u64) -> u64 {
+        match self.shape.cost {
+            BatchCost::Items => items,
+            BatchCost::Tokens => tokens,
+        }
+    }
+
+    /// Most of that unit in a batch, as far as it is limited.
+    fn batch_size_max(&self) -> u64 {
+        self.size(u64::from(self.shape.max_items.max(1)), self.specification.batching.max_tokens.max(1))
+    }
+
+    /// Refuses a request of these parts if it cannot be done by its deadline; `None` if it can, or if nobody knows.
+    pub(super) fn unmeetable(&self, deadline: Option<Instant>, parts: &[Part], now: Instant) -> Option<Refusal> {
+        let left = deadline?.saturating_duration_since(now);
+        let items = parts.iter().map(|part| u64::from(part.items)).sum();
+        let tokens = parts.iter().map(|part| u64::from(part.tokens)).sum();
+        let done_in = self.done_in(self.size(items, tokens), now)?;
+        (done_in > left).then(|| Refusal::unmeetable(done_in, left))
+    }
+
+    /// How long until a request of this size that comes now would be done.
+    fn done_in(&self, size: u64, now: Instant) -> Option<Duration> {
+        let time = |size| self.service.predict(size, now);
+        let mut free_in = Duration::MAX;
+        for running in &self.running {
+            let left = match running {
+                None => Duration::ZERO,
+                Some(running) => time(running.size)?.saturating_sub(now.saturating_duration_since(running.since)),
+            };
+            free_in = free_in.min(left);
+        }
+        let (items, tokens) = (self.queue.items(), self.queue.tokens());
+        let together = self.specification.batching.dynamic && self.shape.max_items > 0;
+        let backlog = match together {
+            false => {
+                let requests = self.queue.requests() as f64;
+                let batch_size = self.size(items, tokens) / (self.queue.requests() as u64).max(1);
+                Backlog { batches: requests, batch_size, own_batch_size: size, workers: 0, free_in }
+            }
+            true => {
+                let by_items = items as f64 / f64::from(self.shape.max_items);
+                let by_tokens = match self.shape.cost {
+                    BatchCost::Items => 0.0,
+                    BatchCost::Tokens => tokens as f64 / self.specification.batching.max_tokens.max(1) as f64,
+                };
+                let (waiting, batches) = (self.size(items, tokens) as f64, by_items.max(by_tokens));
+                let batch_size = if batches > 1.0 { waiting / batches } else { waiting };
+                // Of what waits, the last batch is not full: this request joins it.
+                let company = batch_size * if batches > 1.0 { batches.fract() } else { 1.0 };
+                let own_batch_size = (company as u64).saturating_add(size).min(self.batch_size_max().max(size));
+                Backlog { batches, batch_size: batch_size as u64, own_batch_size, workers: 0, free_in }
+            }
+        };
+        Backlog { workers: self.workers.len() as u32, ..backlog }.done_in(time)
+    }
+
+    /// Refuses what waits and could not be done in time even if it ran in the very next batch.
+    pub(super) fn drop_late(&mut self, now: Instant) {
+        if self.deadlines.is_empty() || self.queue.is_empty() {
+            return;
+        }
+        let waiting = self.size(self.queue.items(), self.queue.tokens());
+        let Some(takes) = self.service.predict(waiting.min(self.batch_size_max()), now) else { return };
+        let waits = |call: &u64| self.calls.get(call).is_some_and(|call| !call.is_preparing() && !call.has_begun());
+        let late = self.deadlines.iter().take_while(|(deadline, _)| *deadline < now + takes);
+        let late: Vec<_> = late.copied().filter(|(_, call)| waits(call)).collect();
+        for (deadline, call) in late {
+            self.cancel(call);
+            self.refuse(call, Refusal::unmeetable(takes, deadline.saturating_duration_since(now)));
+        }
+    }
+
+    /// Answers those whose time is up.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some((deadline, number)) = self.deadlines.first().copied()
+            && deadline <= now
+        {
+            self.cancel(number);
+            let text = "the deadline passed before the answer was ready";
+            self.refuse(number, Refusal::new(ErrorCode::DeadlineExceeded, text));
+        }
+        while let Some((at, number)) = self.timeouts.first().copied()
+            && at <= now
+        {
+            self.timeouts.remove(&(at, number));
+            self.waited_too_long(number);
+        }
+    }
+
+    /// The queue's policy has a limit to waiting, and this request has reached it with nothing begun.
+    fn waited_too_long(&mut self, number: u64) {
+        match &self.specification.queue.timeout {
+            Some(timeout) if timeout.action == TimeoutAction::Refuse => {
+                let after_us = timeout.after_us;
+                self.cancel(number);
+                let text = format!("the request waited {after_us} us in the queue, the most that its policy allows");
+                self.refuse(number, Refusal::new(ErrorCode::DeadlineExceeded, text));
+            }
+            _ => {
+                if let Some(call) = self.calls.get_mut(&number) {
+                    call.timeout = None;
+                    call.behind = true;
+                    self.queue.send_behind(number);
+                }
+            }
+        }
+    }
+
+    /// When the batch that has run longest will have run too long.
+    pub(super) fn hang_at(&self) -> Option<Instant> {
+        let longest = Duration::from_micros(self.specification.batching.run_timeout_us);
+        let since = self.running.iter().flatten().map(|running| running.since).min()?;
+        (!longest.is_zero()).then_some(since)?.checked_add(longest)
+    }
+
+    /// Ends the room when a batch has run too long: a thread that hangs in a model cannot be stopped, a process can.
+    pub(super) fn watch(&self, now: Instant) -> Result<(), RoomError> {
+        match self.hang_at() {
+            Some(at) if at <= now => {
+                let longest_ms = self.specification.batching.run_timeout_us / 1000;
+                Err(RoomError::Broken(format!("a batch has not ended within {longest_ms} ms: the model hangs")))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Deadlines in a room that has learned how long a batch takes, and what becomes of a batch that never ends.
+
+use super::rooms::{World, invocation, now, refused, world};
+use crate::handle::CallEnd;
+use crate::specification::Specification;
+use penstock_domain::{ErrorCode, Invocation, ShedReason};
+use std::time::Duration;
+
+const BATCH: Duration = Duration::from_secs(10);
+
+fn one_by_one(specification: &mut Specification) {
+    specification.batching.dynamic = false;
+}
+
+fn within(row: u8, timeout: Duration) -> Invocation {
+    Invocation { deadline: Some(now() + timeout), ..invocation(&[row]) }
+}
+
+/// Lets the batch that runs end after it has run for `time`.
+async fn ends_after(world: &World, time: Duration) {
+    tokio::time::sleep(time).await;
+    // Else the clock would jump to the next deadline while the worker's thread works.
+    tokio::time::resume();
+    let before = world.log.lock().len();
+    world.open.send(()).unwrap();
+    while world.log.lock().len() == before {
+        world.settle().await;
+    }
+    world.settle().await;
+    tokio::time::pause();
+}
+
+/// A room in which a batch has taken ten seconds, twice.
+async fn learned() -> World {
+    let world = world(one_by_one).await;
+    for _ in 0..2 {
+        let call = world.send(invocation(&[1])).await;
+        ends_after(&world, BATCH).await;
+        call.await.unwrap().unwrap();
+    }
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_in_time_is_refused_when_it_comes() {
+    let world = learned().await;
+    let began = now();
+    let refusal = refused(world.send(within(2, BATCH / 2)).await.await.unwrap());
+    assert_eq!((refusal.code, refusal.shed), (ErrorCode::DeadlineExceeded, Some(ShedReason::DeadlineUnmeetable)));
+    let wait = refusal.retry_after.unwrap().as_secs_f64();
+    assert!((4.9..5.5).contains(&wait), "as long as it lacks: {wait}");
+    let running = world.send(within(3, BATCH * 2)).await;
+    tokio::time::sleep(BATCH / 2).await;
+    // What runs has five seconds to go, so another would be done in fifteen.
+    let refusal = refused(world.send(within(4, BATCH)).await.await.unwrap());
+    assert_eq!(refusal.shed, Some(ShedReason::DeadlineUnmeetable), "{refusal}");
+    assert!(now() - began < BATCH, "nobody waited for it");
+    let waiting = world.send(within(5, BATCH * 2)).await;
+    ends_after(&world, BATCH / 2).await;
+    ends_after(&world, BATCH).await;
+    assert_eq!((running.await.unwrap().unwrap(), waiting.await.unwrap().unwrap()), (vec![3], vec![5]));
+    assert_eq!(*world.log.lock(), [vec![1], vec![1], vec![3], vec![5]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_become_late_does_not_run() {
+    let world = learned().await;
+    let running = world.send(invocation(&[2])).await;
+    let (late, in_time) = (world.send(within(3, BATCH * 5 / 2)).await, world.send(within(4, BATCH * 10)).await);
+    // Five seconds longer than ever: the first could start now, and would end ten seconds late.
+    let sent = now();
+    ends_after(&world, BATCH * 2).await;
+    let refusal = refused(late.await.unwrap());
+    assert_eq!(refusal.shed, Some(ShedReason::DeadlineUnmeetable), "{refusal}");
+    assert!(now() - sent < BATCH * 5 / 2, "it is told before its deadline");
+    ends_after(&world, BATCH).await;
+    assert_eq!((running.await.unwrap().unwrap(), in_time.await.unwrap().unwrap()), (vec![2], vec![4]));
+    assert_eq!(*world.log.lock(), [vec![1], vec![1], vec![2], vec![4]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_learned_long_ago_refuses_nobody() {
+    let world = learned().await;
+    tokio::time::sleep(BATCH * 100).await;
+    let call = world.send(within(2, BATCH / 2)).await;
+    ends_after(&world, Duration::ZERO).await;
+    assert_eq!(call.await.unwrap().unwrap(), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_never_ends_ends_the_environment() {
+    let world = world(|s| {
+        one_by_one(s);
+        s.batching.run_timeout_us = BATCH.as_micros() as u64;
+    })
+    .await;
+    let began = now();
+    let (running, waiting) = (world.send(invocation(&[1])).await, world.send(invocation(&[2])).await);
+    assert!(matches!(running.await.unwrap(), Err(CallEnd::Lost { begun: true })));
+    assert!(matches!(waiting.await.unwrap(), Err(CallEnd::Lost { begun: false })));
+    assert!((BATCH..BATCH + Duration::from_millis(20)).contains(&(now() - began)));
+    world.open.send(()).unwrap(); // lets its thread end
+}
