@@ -12,7 +12,7 @@ PYTHON3 ?= python3
 VENV = $(CACHE)/venv-$(shell cat tests/requirements.txt tests/constraints.txt | sha256sum | cut -c1-12)
 PYTEST = $(VENV)/bin/python -m pytest -q -o cache_dir=$(CACHE)/pytest
 
-.PHONY: help run fetch test lint deny unit clients loadtest bench prove clean
+.PHONY: help run fetch test lint deny unit clients loadtest bench prove sim clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 18
@@ -64,6 +64,12 @@ bench: fetch $(VENV)/ok ## The figures of the README, beside their ceilings
 prove: fetch $(VENV)/ok tools ## What takes longer: cycles, kills, sweeps; writes a report
 	@cargo build --release --bin penstock --bin penstock-loadtest
 	@$(VENV)/bin/python loadtest/prove.py
+
+SEEDS ?= 20000
+sim: ## Many seeds of the simulation (SEEDS=20000), and the goodput curve
+	@cargo build --release --bin penstock-sim
+	@target/release/penstock-sim seeds --count $(SEEDS)
+	@target/release/penstock-sim curve --out loadtest/reports
 
 clean: ## Remove what was built here (not the cache)
 	cargo clean

@@ -20,6 +20,35 @@ impl InFlight {
     }
 }
 
+/// The books of one version: how many requests came, and how each ended.
+pub(crate) struct Books {
+    received: AtomicU64,
+    ended: [AtomicU64; Outcome::COUNT],
+}
+
+impl Default for Books {
+    fn default() -> Self {
+        Self { received: AtomicU64::new(0), ended: [const { AtomicU64::new(0) }; Outcome::COUNT] }
+    }
+}
+
+/// What the books say at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// Requests that came.
+    pub received: u64,
+    /// Those that have ended, by outcome; none that is 0.
+    pub ended: Vec<(Outcome, u64)>,
+}
+
+impl Books {
+    pub(crate) fn balance(&self) -> Balance {
+        let count = |outcome: Outcome| (outcome, self.ended[outcome.index()].load(Ordering::Relaxed));
+        let ended = Outcome::all().map(count).filter(|(_, count)| *count > 0).collect();
+        Balance { received: self.received.load(Ordering::Relaxed), ended }
+    }
+}
+
 /// One request's entry in the books.
 pub(crate) struct Account<'a> {
     in_flight: &'a InFlight,
@@ -39,6 +68,7 @@ impl<'a> Account<'a> {
     ) -> Self {
         in_flight.0.fetch_add(1, Ordering::Relaxed);
         if let Some(version) = &version {
+            version.books.received.fetch_add(1, Ordering::Relaxed);
             version.metrics.received();
         }
         Self { in_flight, version, received, items, closed: false }
@@ -56,6 +86,7 @@ impl<'a> Account<'a> {
         self.in_flight.0.fetch_sub(1, Ordering::Relaxed);
         match &self.version {
             Some(version) => {
+                version.books.ended[outcome.index()].fetch_add(1, Ordering::Relaxed);
                 version.metrics.ended(outcome, self.items, timing);
                 version.statistics.request(outcome, self.items, timing, epoch_ms());
             }

@@ -3,6 +3,7 @@
 //! Read by the front end on every request (a snapshot behind one atomic pointer, no lock), written by the house when
 //! something is loaded, unloaded or lost.
 
+use crate::accounting::{Balance, Books};
 use crate::statistics::{StatisticsCell, VersionStatistics};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
@@ -81,6 +82,7 @@ pub struct ServedVersion {
     /// That request waits for a slot: others leave one.
     pub(crate) alone_waits: AtomicBool,
     pub(crate) stop: CancellationToken,
+    pub(crate) books: Books,
     /// Tasks that keep an environment of this version alive; 0 once every process is gone for good.
     pub(crate) supervisors: AtomicU32,
 }
@@ -99,6 +101,7 @@ impl ServedVersion {
             slots: Slots::new(slots),
             drain_rate: Mutex::new(DrainRate::new(tokio::time::Instant::now().into_std())),
             statistics: StatisticsCell::default(),
+            books: Books::default(),
             retry_lane: tokio::sync::Semaphore::new(1),
             alone_waits: AtomicBool::new(false),
             stop,
@@ -121,6 +124,21 @@ impl ServedVersion {
     /// What it takes and gives; `None` until it was loaded once.
     pub fn signature(&self) -> Option<Arc<Signature>> {
         self.signature.load_full()
+    }
+
+    /// How many requests came, and how each ended.
+    pub fn balance(&self) -> Balance {
+        self.books.balance()
+    }
+
+    /// Those of its environments that are ready, or were a moment ago.
+    pub fn environments(&self) -> Arc<Vec<Arc<EnvironmentHandle>>> {
+        self.environments.load_full()
+    }
+
+    /// Its own slots; each environment has its own beside them.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     /// What it has done.

@@ -10,7 +10,7 @@ use crate::invoke;
 use arc_swap::ArcSwap;
 use penstock_admission::{ByteBudget, ByteShare};
 use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Refusal, ShedReason, VersionNumber};
-use penstock_environment::{Launcher, Specification};
+use penstock_environment::{Launch, Specification};
 use penstock_registry::{FunctionSource, VersionSource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub struct HouseOptions {
     /// In explicit mode: what is loaded at start.
     pub load_at_start: Vec<String>,
     /// Starts environments.
-    pub launcher: Launcher,
+    pub launcher: Arc<dyn Launch>,
     /// Describes them.
     pub specify: Specify,
     /// Requests in flight per function.
@@ -240,11 +240,16 @@ impl House {
                 format!("nothing in the model repository is called '{}'", unknown.join("', '")),
             )
         })?;
+        self.start_with(functions).await;
+        Ok(())
+    }
+
+    /// The same with functions that are known.
+    pub async fn start_with(&self, functions: Vec<FunctionSource>) {
         let changed = self.change(&mut *self.control.lock().await, functions);
         settled(&changed.opened).await;
         self.started.store(true, Ordering::Relaxed);
         self.changed.send_modify(|count| *count += 1);
-        Ok(())
     }
 
     /// Looks at the repositories again, once, and follows what changed (poll mode).

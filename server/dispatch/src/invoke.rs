@@ -205,13 +205,17 @@ impl Drop for AloneWaits<'_> {
 /// The router's choice among the environments that take requests and have more than `kept` slots left; else why there
 /// is none.
 fn pick(version: &ServedVersion, random: &impl Fn() -> u64, kept: u32) -> Result<Arc<EnvironmentHandle>, Refusal> {
-    let environments = version.environments.load();
-    let candidates = environments.iter().map(|environment| {
-        let slots = environment.slots();
-        let load = slots.taken();
-        Candidate { load, open: environment.is_open() && load.saturating_add(kept) < slots.limit() }
-    });
-    match choose(candidates, random()) {
+    let (environments, now) = (version.environments.load(), Instant::now().into_std());
+    let candidates = |quiet_ones: bool| {
+        environments.iter().map(move |environment| {
+            let slots = environment.slots();
+            let load = slots.taken();
+            let open = environment.is_open() && (quiet_ones || !environment.is_quiet(now));
+            Candidate { load, open: open && load.saturating_add(kept) < slots.limit() }
+        })
+    };
+    let random = random();
+    match choose(candidates(false), random).or_else(|| choose(candidates(true), random)) {
         Some(index) => Ok(environments[index].clone()),
         None if environments.iter().any(|environment| environment.is_open()) => Err(full(version)),
         None => Err(not_ready(version)),

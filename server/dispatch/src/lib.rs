@@ -15,6 +15,7 @@ mod log;
 mod statistics;
 mod supervisor;
 
+pub use accounting::Balance;
 pub use function::{Health, ServedFunction, ServedVersion, VersionState};
 pub use house::{House, HouseOptions, LoadOverride, Reply, Specify};
 pub use penstock_registry::ControlMode;

@@ -5,12 +5,11 @@
 use crate::function::{ServedVersion, VersionState};
 use crate::log;
 use penstock_admission::ByteBudget;
-use penstock_environment::{BatchReport, EnvironmentHandle, Launcher, OnBatch, Specification, StartError};
+use penstock_environment::{BatchReport, EnvironmentHandle, Launch, OnBatch, Specification, StartError, Started};
 use penstock_telemetry::{BatchSample, LoadSample};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -29,7 +28,7 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) struct Supervisor {
     pub(crate) version: Arc<ServedVersion>,
     pub(crate) specification: Specification,
-    pub(crate) launcher: Launcher,
+    pub(crate) launcher: Arc<dyn Launch>,
     pub(crate) load_timeout: Duration,
     pub(crate) drain_timeout: Duration,
     /// Where large answers take their shares.
@@ -69,6 +68,7 @@ impl Supervisor {
                 }
             }
             tokio::select! {
+                biased;
                 () = sleep(pause) => pause = (pause * 2).min(BACKOFF_MAX),
                 () = self.version.stop.cancelled() => break,
             }
@@ -82,39 +82,38 @@ impl Supervisor {
     }
 
     async fn live(&self) -> Life {
-        let launched = match self.launcher.launch(&self.specification.isolation) {
-            Ok(launched) => launched,
+        let Started { from, to, log, mut life } = match self.launcher.start(&self.specification) {
+            Ok(started) => started,
             Err(error) => return Life::Failed(format!("the environment could not be started: {error}"), false),
         };
-        let mut child = launched.child;
         let name = format!("{}:{}", self.version.function, self.version.number);
-        if let Some(stderr) = child.stderr.take() {
+        if let Some(log) = log {
             let function = name.clone();
-            tokio::spawn(log::pass_on(stderr, move |line| tracing::info!(target: "environment", function, "{line}")));
+            tokio::spawn(log::pass_on(log, move |line| tracing::info!(target: "environment", function, "{line}")));
         }
-        let (from, to) = launched.link.into_split();
         let starting =
             EnvironmentHandle::start(from, to, &self.specification, Some(self.budget.clone()), self.on_batch());
         let started = tokio::select! {
+            biased;
             started = timeout(self.load_timeout, starting) => started,
             () = self.version.stop.cancelled() => {
-                end(&mut child, Duration::ZERO).await;
+                life.end(Duration::ZERO).await;
                 return Life::Stopped;
             }
         };
         let environment = match started {
             Ok(Ok(environment)) => environment,
             Ok(Err(StartError::Load { message, permanent })) => {
-                end(&mut child, EXIT_TIMEOUT).await;
+                life.end(EXIT_TIMEOUT).await;
                 tracing::warn!(function = name, reason = message, "a version could not be loaded");
                 return Life::Failed(message, permanent);
             }
             Ok(Err(error)) => {
-                let status = end(&mut child, EXIT_TIMEOUT).await;
+                let status = life.end(EXIT_TIMEOUT).await;
                 return Life::Failed(format!("{error} ({status})"), false);
             }
             Err(_) => {
-                end(&mut child, Duration::ZERO).await;
+                life.end(Duration::ZERO).await;
                 return Life::Failed(format!("not loaded within {} s", self.load_timeout.as_secs()), false);
             }
         };
@@ -126,6 +125,7 @@ impl Supervisor {
         self.add(&environment);
         self.set_state(VersionState::Ready);
         tokio::select! {
+            biased;
             () = self.watch_load() => {}
             () = environment.lost() => {}
             () = self.version.stop.cancelled() => {
@@ -135,13 +135,13 @@ impl Supervisor {
                 let _ = timeout(self.drain_timeout, environment.lost()).await;
                 environment.cut();
                 self.remove(&environment);
-                end(&mut child, EXIT_TIMEOUT).await;
+                life.end(EXIT_TIMEOUT).await;
                 return Life::Stopped;
             }
         }
         self.remove(&environment);
         self.set_state(VersionState::Loading);
-        let status = end(&mut child, EXIT_TIMEOUT).await;
+        let status = life.end(EXIT_TIMEOUT).await;
         tracing::warn!(function = name, pid, status, "environment lost");
         Life::Lost(ready.elapsed())
     }
@@ -210,16 +210,5 @@ impl Supervisor {
         };
         self.version.state.send_replace(state);
         self.changed.send_modify(|count| *count += 1);
-    }
-}
-
-/// Waits for a process to end, kills it if it does not, and says how it ended.
-async fn end(child: &mut Child, patience: Duration) -> String {
-    if let Ok(Ok(status)) = timeout(patience, child.wait()).await {
-        return status.to_string();
-    }
-    match child.kill().await {
-        Ok(()) => "killed".into(),
-        Err(error) => format!("could not be killed: {error}"),
     }
 }

@@ -48,6 +48,38 @@ pub enum ShedReason {
     Draining,
 }
 
+impl ErrorCode {
+    /// All of them.
+    pub const ALL: [ErrorCode; 10] = [
+        ErrorCode::Internal,
+        ErrorCode::InvalidArgument,
+        ErrorCode::NotFound,
+        ErrorCode::Conflict,
+        ErrorCode::TooLarge,
+        ErrorCode::Unsupported,
+        ErrorCode::Exhausted,
+        ErrorCode::Unavailable,
+        ErrorCode::DeadlineExceeded,
+        ErrorCode::Cancelled,
+    ];
+
+    /// Its place in [`ErrorCode::ALL`].
+    pub const fn index(self) -> usize {
+        match self {
+            ErrorCode::Internal => 0,
+            ErrorCode::InvalidArgument => 1,
+            ErrorCode::NotFound => 2,
+            ErrorCode::Conflict => 3,
+            ErrorCode::TooLarge => 4,
+            ErrorCode::Unsupported => 5,
+            ErrorCode::Exhausted => 6,
+            ErrorCode::Unavailable => 7,
+            ErrorCode::DeadlineExceeded => 8,
+            ErrorCode::Cancelled => 9,
+        }
+    }
+}
+
 impl ShedReason {
     /// All of them.
     pub const ALL: [ShedReason; 8] = [
@@ -174,4 +206,26 @@ pub enum Outcome {
     Expired,
     /// The caller left.
     Cancelled,
+}
+
+impl Outcome {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Outcome> {
+        let plain = [Outcome::Done, Outcome::Expired, Outcome::Cancelled];
+        plain.into_iter().chain(ErrorCode::ALL.map(Outcome::Failed)).chain(ShedReason::ALL.map(Outcome::Shed))
+    }
+
+    /// How many there are.
+    pub const COUNT: usize = 3 + ErrorCode::ALL.len() + ShedReason::ALL.len();
+
+    /// Its place in [`Outcome::all`].
+    pub const fn index(self) -> usize {
+        match self {
+            Outcome::Done => 0,
+            Outcome::Expired => 1,
+            Outcome::Cancelled => 2,
+            Outcome::Failed(code) => 3 + code.index(),
+            Outcome::Shed(reason) => 3 + ErrorCode::ALL.len() + reason as usize,
+        }
+    }
 }

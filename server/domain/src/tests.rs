@@ -56,3 +56,9 @@ proptest! {
         prop_assert!(read <= data.len());
     }
 }
+
+#[test]
+fn every_outcome_has_a_place_of_its_own() {
+    let places: Vec<usize> = Outcome::all().map(Outcome::index).collect();
+    assert_eq!(places, (0..Outcome::COUNT).collect::<Vec<_>>());
+}

@@ -11,12 +11,19 @@ use parking_lot::Mutex;
 use penstock_admission::{ByteBudget, ByteShare, Slots};
 use penstock_domain::{Invocation, Parameters, Refusal, StageTimes, Tensor};
 use penstock_proto::link::{self, header::Kind};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
+
+/// An environment tells its load every second; one that is silent for so long is lost. Long enough for a machine that is
+/// short of memory or of cores.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// One that has been silent for so long gets no new calls while others can take them: a breaker that opens by itself,
+/// and closes with the next word.
+const QUIET: Duration = Duration::from_millis(2500);
 
 /// What the environment made of a call.
 #[derive(Debug)]
@@ -104,7 +111,8 @@ struct Open {
 
 #[derive(Default)]
 struct Calls {
-    open: HashMap<u64, Open>,
+    /// By number, so that the oldest hears first of a loss.
+    open: BTreeMap<u64, Open>,
     lost: bool,
 }
 
@@ -118,6 +126,8 @@ pub struct EnvironmentHandle {
     draining: AtomicBool,
     load: Mutex<LoadReport>,
     forecast: Forecast,
+    /// When it last told its load.
+    heard: Mutex<Instant>,
     /// Whether dimension 0 of a request is its items.
     batches: bool,
     lost: watch::Sender<bool>,
@@ -157,6 +167,7 @@ impl EnvironmentHandle {
         let handle = Arc::new(Self {
             forecast: Forecast::new(specification.workers as u32, together.then_some(items_max), now()),
             batches: items_max > 0,
+            heard: Mutex::new(now()),
             report,
             outbox,
             calls: Mutex::default(),
@@ -194,6 +205,11 @@ impl EnvironmentHandle {
     /// Whether it takes new calls.
     pub fn is_open(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && !*self.lost.borrow()
+    }
+
+    /// Whether it has given no sign of life for a while: others go before it.
+    pub fn is_quiet(&self, now: Instant) -> bool {
+        now.saturating_duration_since(*self.heard.lock()) > QUIET
     }
 
     /// Takes no new calls, finishes what it has, and ends.
@@ -282,6 +298,7 @@ impl EnvironmentHandle {
                 });
             }
             Kind::Load(load) => {
+                *self.heard.lock() = now();
                 *self.load.lock() = LoadReport {
                     queued_requests: load.queued_requests,
                     queued_items: load.queued_items,
@@ -337,11 +354,19 @@ fn answer(result: link::Result, body: bytes::Bytes, share: Option<ByteShare>) ->
 
 async fn read<R: AsyncRead + Unpin>(handle: Arc<EnvironmentHandle>, mut reader: FrameReader<R>, on_batch: OnBatch) {
     loop {
-        match reader.next().await {
+        let read = match reader.next_buffered() {
+            Ok(None) => tokio::time::timeout(SILENCE_MAX, reader.next()).await.unwrap_or_else(|_| {
+                let seconds = SILENCE_MAX.as_secs();
+                let text = format!("nothing came from the environment for {seconds} s: it hangs, or its link is cut");
+                Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+            }),
+            buffered => buffered,
+        };
+        match read {
             Ok(Some(incoming)) => handle.message(incoming, &on_batch),
             Ok(None) => break,
             Err(error) => {
-                tracing::debug!(%error, "a link broke");
+                tracing::warn!(%error, "a link broke");
                 break;
             }
         }

@@ -18,6 +18,7 @@ mod lifecycle;
 mod message;
 mod prepare;
 mod queue;
+mod rehearsal;
 mod room;
 mod specification;
 mod worker;
@@ -25,7 +26,8 @@ mod worker;
 pub use entry::{Load, run, serve};
 pub use handle::{BatchReport, CallAnswer, CallEnd, EnvironmentHandle, LoadReport, OnBatch, StartError};
 pub use isolation::enter as enter_isolation;
-pub use lifecycle::{Launched, Launcher};
+pub use lifecycle::{Launch, Launched, Launcher, Life, Started};
+pub use rehearsal::{Act, Play, Scene, rehearse};
 pub use room::RoomError;
 pub use specification::{
     BatchingPolicy, IsolationPolicy, Measure, QueueLimits, QueueTimeout, ReadyReport, Specification, TimeoutAction,

@@ -1,16 +1,79 @@
-//! The life of an environment's process, seen from outside: started with nothing but its link, ended by its end.
+//! The life of an environment, seen from outside: started with nothing but its link, ended by its end.
 //!
-//! Called by the supervisor. Unloading is process exit, so memory provably returns.
+//! Called by the supervisor. Unloading is process exit, so memory provably returns. A simulation starts environments
+//! as tasks instead ([`crate::rehearsal`]); all that is different for the supervisor is in [`Life`].
 
-use crate::specification::IsolationPolicy;
+use crate::specification::{IsolationPolicy, Specification};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Starts environments.
+pub trait Launch: Send + Sync {
+    /// Starts one. Errors: no descriptors, no processes, no such executable.
+    fn start(&self, specification: &Specification) -> io::Result<Started>;
+}
+
+/// An environment that has been started, and this side of its link.
+pub struct Started {
+    /// What it sends.
+    pub from: Box<dyn AsyncRead + Send + Unpin>,
+    /// What it is sent.
+    pub to: Box<dyn AsyncWrite + Send + Unpin>,
+    /// What it writes to standard error.
+    pub log: Option<ChildStderr>,
+    /// Ends when this is dropped.
+    pub life: Life,
+}
+
+/// What an environment runs as.
+pub enum Life {
+    /// A process of its own.
+    Process(Child),
+    /// A task of this process.
+    Task(JoinHandle<()>),
+}
+
+impl Life {
+    /// Waits for it to end, ends it if it does not, and says how it ended.
+    pub async fn end(&mut self, patience: Duration) -> String {
+        match self {
+            Life::Process(child) => {
+                if let Ok(Ok(status)) = timeout(patience, child.wait()).await {
+                    return status.to_string();
+                }
+                match child.kill().await {
+                    Ok(()) => "killed".into(),
+                    Err(error) => format!("could not be killed: {error}"),
+                }
+            }
+            Life::Task(task) => match timeout(patience, &mut *task).await {
+                Ok(_) => "ended".into(),
+                Err(_) => {
+                    task.abort();
+                    "aborted".into()
+                }
+            },
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Life::Task(task) = self {
+            task.abort();
+        }
+    }
+}
 
 /// How to start the environment executable.
 #[derive(Clone, Debug)]
@@ -48,5 +111,14 @@ impl Launcher {
             .kill_on_drop(true)
             .spawn()?;
         Ok(Launched { child, link: UnixStream::from_std(ours)? })
+    }
+}
+
+impl Launch for Launcher {
+    fn start(&self, specification: &Specification) -> io::Result<Started> {
+        let Launched { mut child, link } = self.launch(&specification.isolation)?;
+        let (from, to) = link.into_split();
+        let log = child.stderr.take();
+        Ok(Started { from: Box::new(from), to: Box::new(to), log, life: Life::Process(child) })
     }
 }

@@ -108,20 +108,6 @@ pub(crate) fn wanted_in(outputs: Vec<link::Wanted>) -> Vec<RequestedOutput> {
     outputs.into_iter().map(|o| RequestedOutput { name: o.name, classification: o.classification }).collect()
 }
 
-/// Numbers of the error codes on the link.
-const CODES: [ErrorCode; 10] = [
-    ErrorCode::Internal,
-    ErrorCode::InvalidArgument,
-    ErrorCode::NotFound,
-    ErrorCode::Conflict,
-    ErrorCode::TooLarge,
-    ErrorCode::Unsupported,
-    ErrorCode::Exhausted,
-    ErrorCode::Unavailable,
-    ErrorCode::DeadlineExceeded,
-    ErrorCode::Cancelled,
-];
-
 /// Failure reasons that cross the link.
 const REASONS: [&str; 2] = [reason::OUT_OF_MEMORY, reason::EXECUTION_FAILED];
 
@@ -133,17 +119,18 @@ pub(crate) mod reason {
 
 pub(crate) fn refusal_out(refusal: Refusal) -> link::Refused {
     link::Refused {
-        code: CODES.iter().position(|code| *code == refusal.code).unwrap_or_default() as u32,
+        code: refusal.code.index() as u32,
         shed: refusal.shed.map_or("", ShedReason::name).to_owned(),
         reason: refusal.reason.unwrap_or_default().to_owned(),
-        retry_after_us: refusal.retry_after.map_or(0, |wait| wait.as_micros() as u64),
+        // 0 is for none: a wait of less than a microsecond is one.
+        retry_after_us: refusal.retry_after.map_or(0, |wait| (wait.as_micros() as u64).max(1)),
         message: refusal.message,
     }
 }
 
 pub(crate) fn refusal_in(refused: link::Refused) -> Refusal {
     Refusal {
-        code: CODES.get(refused.code as usize).copied().unwrap_or(ErrorCode::Internal),
+        code: ErrorCode::ALL.get(refused.code as usize).copied().unwrap_or(ErrorCode::Internal),
         shed: ShedReason::parse(&refused.shed),
         reason: REASONS.into_iter().find(|reason| *reason == refused.reason),
         retry_after: (refused.retry_after_us > 0).then(|| Duration::from_micros(refused.retry_after_us)),

@@ -14,7 +14,7 @@ use crate::message;
 use crate::prepare::Preparation;
 use crate::queue::{Entry, Queue};
 use crate::specification::Specification;
-use crate::worker::{Assignment, BatchDone};
+use crate::worker::{Assignment, BatchDone, Hand};
 use deadlines::Running;
 use penstock_admission::{DrainRate, ServiceTime};
 use penstock_domain::Refusal;
@@ -23,13 +23,14 @@ use penstock_proto::link::{self, header::Kind};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 /// How often at most the load is told.
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);
+/// How often at least: it is the sign of life that the front end waits for.
+const LIFE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What happens inside the environment.
 pub(crate) enum Event {
@@ -64,7 +65,7 @@ pub(crate) struct Room {
     deadlines: BTreeSet<(Instant, u64)>,
     /// When those of which nothing has begun will have waited too long.
     timeouts: BTreeSet<(Instant, u64)>,
-    workers: Vec<SyncSender<Assignment>>,
+    workers: Vec<Hand>,
     idle: Vec<usize>,
     /// What each worker runs.
     running: Vec<Option<Running>>,
@@ -80,9 +81,8 @@ pub(crate) struct Room {
     draining: bool,
 }
 
-/// What was last told of the load.
+/// When the load was last told, and whether it has changed since.
 struct LoadReport {
-    told: link::Load,
     at: Instant,
     changed: bool,
 }
@@ -91,7 +91,7 @@ impl Room {
     pub(crate) fn new(
         specification: Specification,
         model: Arc<dyn Model>,
-        workers: Vec<SyncSender<Assignment>>,
+        workers: Vec<Hand>,
         preparation: Option<Preparation>,
         outbox: Outbox,
         now: Instant,
@@ -118,7 +118,7 @@ impl Room {
             drain_rate: DrainRate::new(now),
             batches: 0,
             wake: None,
-            load: LoadReport { told: link::Load::default(), at: now, changed: false },
+            load: LoadReport { at: now, changed: false },
             draining: false,
         }
     }
@@ -165,8 +165,8 @@ impl Room {
     fn next_timer(&self) -> Option<Instant> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let timeout = self.timeouts.first().map(|(at, _)| *at);
-        let load = self.load.changed.then(|| self.load.at + LOAD_INTERVAL);
-        [deadline, timeout, self.wake, load, self.hang_at()].into_iter().flatten().min()
+        let load = self.load.at + if self.load.changed { LOAD_INTERVAL } else { LIFE_INTERVAL };
+        [deadline, timeout, self.wake, Some(load), self.hang_at()].into_iter().flatten().min()
     }
 
     fn message(&mut self, message: Incoming, now: Instant) {
@@ -327,17 +327,10 @@ impl Room {
         let tokens = entries.iter().map(|entry| u64::from(entry.part.tokens)).sum();
         self.running[worker] = Some(Running { since: now, size: self.size(items, tokens) });
         let assignment = Assignment { batch: self.batches, entries };
-        let sender = self.workers[worker].clone();
+        let hand = self.workers[worker].clone();
         // The batch starts only once the front end is sure to learn of it: should it kill this process, it is known
         // which requests were running.
-        self.outbox.send_then(
-            0,
-            Kind::Begun(link::Begun { calls: begun }),
-            Box::new(move || {
-                // A worker that is gone has told so by an event, and the room ends.
-                let _ = sender.send(assignment);
-            }),
-        );
+        self.outbox.send_then(0, Kind::Begun(link::Begun { calls: begun }), Box::new(move || hand(assignment)));
     }
 
     fn refuse(&mut self, call: u64, refusal: Refusal) {
@@ -346,7 +339,7 @@ impl Room {
 
     fn tell_load(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.load.at);
-        if !self.load.changed || elapsed < LOAD_INTERVAL {
+        if elapsed < if self.load.changed { LOAD_INTERVAL } else { LIFE_INTERVAL } {
             return;
         }
         let load = link::Load {
@@ -356,10 +349,7 @@ impl Room {
             busy_workers: (self.workers.len() - self.idle.len()) as u32,
             resident_bytes: crate::isolation::resident_bytes(),
         };
-        if load != self.load.told {
-            self.outbox.send(0, Kind::Load(load), Body::new());
-            self.load.told = load;
-        }
+        self.outbox.send(0, Kind::Load(load), Body::new());
         self.load.at = now;
         self.load.changed = false;
     }

@@ -8,9 +8,12 @@ use crate::room::Event;
 use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartOutputs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
+
+/// Gives a batch to a worker that is idle. Never blocks.
+pub(crate) type Hand = Arc<dyn Fn(Assignment) + Send + Sync>;
 
 /// A batch given to a worker.
 pub(crate) struct Assignment {
@@ -42,12 +45,12 @@ pub(crate) struct BatchDone {
 pub(crate) type Started = oneshot::Receiver<Result<(), LoadError>>;
 
 /// Starts worker `index`. The second half tells when it has its executor and is warm; after that it sends one
-/// [`Event::BatchDone`] for each assignment. It ends when the sender is dropped.
+/// [`Event::BatchDone`] for each assignment. It ends when the hand is dropped.
 pub(crate) fn start(
     index: usize,
     model: Arc<dyn Model>,
     events: UnboundedSender<Event>,
-) -> std::io::Result<(SyncSender<Assignment>, Started)> {
+) -> std::io::Result<(Hand, Started)> {
     let (assign, assigned) = sync_channel(1);
     let (started, starting) = oneshot::channel();
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -58,7 +61,11 @@ pub(crate) fn start(
             let _ = gone.send(Event::WorkerGone(index));
         }
     })?;
-    Ok((assign, starting))
+    let hand = move |assignment| {
+        // A worker that is gone has told so by an event, and the room ends.
+        let _ = assign.send(assignment);
+    };
+    Ok((Arc::new(hand), starting))
 }
 
 fn run(
@@ -90,7 +97,7 @@ fn run(
     }
 }
 
-fn run_batch(
+pub(crate) fn run_batch(
     worker: usize,
     batch: u64,
     entries: Vec<Entry>,

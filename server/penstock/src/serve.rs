@@ -113,7 +113,7 @@ fn house_options(config: Arc<Config>, budget: ByteBudget) -> io::Result<HouseOpt
         repositories,
         control: ControlMode::parse(control).unwrap_or_default(),
         load_at_start,
-        launcher: launcher()?,
+        launcher: Arc::new(launcher()?),
         function_concurrency: config.integer_u32("functions.concurrency"),
         function_timeout: Some(Duration::from_millis(config.integer("functions.timeout_ms"))).filter(|t| !t.is_zero()),
         environments: config.integer_u32("environments.per_version"),

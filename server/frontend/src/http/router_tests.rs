@@ -16,7 +16,7 @@ fn router() -> Router {
         repositories: Vec::new(),
         control: ControlMode::None,
         load_at_start: Vec::new(),
-        launcher: Launcher { program: "never-started".into(), arguments: Vec::new() },
+        launcher: Arc::new(Launcher { program: "never-started".into(), arguments: Vec::new() }),
         specify: Box::new(|_, _| panic!("an empty house starts nothing")),
         function_concurrency: 1,
         environments: 1,
