@@ -3,7 +3,7 @@
 Each part starts servers of its own, prints as it goes, and adds a chapter to reports/prove.md. An invariant that does
 not hold makes the exit code 1; figures (times, memory, rates) are reported and never fail.
 
-    prove.py [cycles] [kills] [memory] [refusals] [deadlines]      PENSTOCK_PROGRAM names another program
+    prove.py [cycles] [kills] [memory] [refusals] [deadlines] [overload]      PENSTOCK_PROGRAM names another program
 """
 
 import argparse
@@ -21,12 +21,14 @@ import cycles  # noqa: E402
 import deadlines  # noqa: E402
 import kills  # noqa: E402
 import memory  # noqa: E402
+import overload  # noqa: E402
 import refusals  # noqa: E402
 from report import Report  # noqa: E402
 
 from conftest import Server  # noqa: E402
 
-PARTS = {"cycles": cycles, "kills": kills, "memory": memory, "refusals": refusals, "deadlines": deadlines}
+PARTS = {"cycles": cycles, "kills": kills, "memory": memory, "refusals": refusals, "deadlines": deadlines,
+         "overload": overload}
 
 
 def main():

@@ -53,6 +53,8 @@ def test_every_request_is_counted_once(start, tmp_path):
     repository = identity_repository(tmp_path, execute_delay_us_per_item=10_000, max_batch_size=200, count=2)
     server = start("--model-repository", repository, "--set", "environments.concurrency=2")
     with triton.InferenceServerClient(server.grpc) as client:
+        # Expired: 1 s of work with 100 ms to do it in, told by the request, and nobody knows yet how long it takes.
+        assert refused(lambda: client.infer("identity", tensor(100), timeout=100_000)) == "StatusCode.DEADLINE_EXCEEDED"
         for _ in range(5):
             client.infer("identity", tensor(1))
         for _ in range(3):
@@ -64,7 +66,7 @@ def test_every_request_is_counted_once(start, tmp_path):
             assert refused(lambda: client.infer("identity", tensor(201))) == "StatusCode.INVALID_ARGUMENT"
         for _ in range(4):
             assert refused(lambda: client.infer("nothing", tensor(1))) == "StatusCode.NOT_FOUND"
-        # Expired: 1 s of work with 100 ms to do it in, told by the request.
+        # The same once it is known: refused when it comes.
         assert refused(lambda: client.infer("identity", tensor(100), timeout=100_000)) == "StatusCode.DEADLINE_EXCEEDED"
         quiet(server)
         # Cancelled, two that take all slots; shed, what comes meanwhile.
@@ -86,17 +88,18 @@ def test_every_request_is_counted_once(start, tmp_path):
         ("done", ""): 9,
         ("failed", "invalid_argument"): 2,
         ("expired", ""): 1,
+        ("shed", "deadline_unmeetable"): 1,
         ("shed", "environment_concurrency"): 6,
         ("cancelled", ""): 2,
     }
     assert seen.ended("") == {("failed", "not_found"): 4}
     assert_books_are_whole(seen, ["identity", ""])
-    assert seen.value("penstock_requests_received_total", function="identity") == 20
+    assert seen.value("penstock_requests_received_total", function="identity") == 21
     # The same under Triton's names.
     of = {"model": "identity", "version": 1}
     assert seen.value("nv_inference_request_success", **of) == 9
     failures = {s.labels["reason"]: s.value for s in seen.matching("nv_inference_request_failure", **of)}
-    assert failures == {"REJECTED": 7, "CANCELED": 2, "BACKEND": 0, "OTHER": 2}
+    assert failures == {"REJECTED": 8, "CANCELED": 2, "BACKEND": 0, "OTHER": 2}
     assert int(statistics["success"]["count"]) == 9
     assert int(statistics["fail"]["count"]) == 11
     # Only what is done has a duration, and each exactly one in every stage.

@@ -138,12 +138,17 @@ def test_an_upload_that_trickles_is_given_up(full):
 def test_what_a_message_becomes_is_weighed(full):
     """8 MiB of empty tensors would be gigabytes once decoded."""
     bomb = b"\x2a\x00" * (4 << 20)
+    # An unknown group before it, which decoders pass over.
+    hidden = b"\xa3\x06\xa4\x06" + bomb
     with grpc.insecure_channel(full.grpc) as channel:
         for call in (channel.unary_unary(SERVICE + "ModelInfer"), channel.unary_unary(SERVICE + "ModelStreamInfer")):
             with pytest.raises(grpc.RpcError) as failed:
                 call(bomb, timeout=TIMEOUT_S)
             assert failed.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, failed.value
             assert "in memory" in failed.value.details()
+            with pytest.raises(grpc.RpcError) as failed:
+                call(hidden, timeout=TIMEOUT_S)
+            assert failed.value.code() == grpc.StatusCode.INVALID_ARGUMENT, failed.value
     with open(f"/proc/{full.process.pid}/status") as status:
         peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     assert peak_kib < 256 * KIB

@@ -4,11 +4,13 @@
 //! environments (deadlines). Pure: no I/O, no
 //! clock, no queue; a refusal is immediate, because waiting for a permit would be a queue nobody bounded.
 
+mod adaptive;
 mod bytes;
 mod drain_rate;
 mod service_time;
 mod slots;
 
+pub use adaptive::AdaptiveLimit;
 pub use bytes::{ByteBudget, ByteShare};
 pub use drain_rate::DrainRate;
 pub use service_time::{Backlog, ServiceTime};

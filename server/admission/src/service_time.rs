@@ -18,6 +18,9 @@ const STALE: Duration = Duration::from_secs(1);
 const STALE_BATCHES: f64 = 4.0;
 /// Below this share of the mean square the sizes seen are all alike, and tell nothing of how time grows with size.
 const ALIKE: f64 = 1e-3;
+/// A batch counts as at most so many times what it would have taken: one that met a hiccup says little of the next, and
+/// several that are truly slower are believed after two or three.
+const SURPRISE_MAX: f64 = 4.0;
 
 /// Time of a batch by its size (in items or in tokens, whichever its cost grows with): least squares of
 /// `fixed + per_unit · size`, both at least 0, over observations that are forgotten exponentially.
@@ -35,8 +38,14 @@ pub struct ServiceTime {
 impl ServiceTime {
     /// A batch of `size` that ended at `now` had taken `took`.
     pub fn observe(&mut self, size: u64, took: Duration, now: Instant) {
-        let (x, y) = (size as f64, took.as_secs_f64());
+        let (x, mut y) = (size as f64, took.as_secs_f64());
+        if !self.is_fresh(self.mean(x), now) {
+            *self = Self::default();
+        }
         if self.weight > 0.0 {
+            // Of larger ones than were ever seen nobody knows how much longer they take: in proportion, at most.
+            let in_proportion = self.seconds / self.size.max(1.0) * x;
+            y = y.min(SURPRISE_MAX * self.mean(x).max(in_proportion));
             let residual = (y - self.mean(x)).abs();
             self.deviation += DEVIATION_SMOOTHING * (residual - self.deviation);
         }
@@ -63,9 +72,14 @@ impl ServiceTime {
     }
 
     fn told(&self, seconds: f64, now: Instant) -> Option<Duration> {
-        let age = now.saturating_duration_since(self.observed?);
-        let fresh = age <= STALE || age.as_secs_f64() <= STALE_BATCHES * seconds;
-        if fresh { Duration::try_from_secs_f64(seconds).ok() } else { None }
+        if self.is_fresh(seconds, now) { Duration::try_from_secs_f64(seconds).ok() } else { None }
+    }
+
+    /// Whether what was observed still says something, where a batch takes so many seconds.
+    fn is_fresh(&self, seconds: f64, now: Instant) -> bool {
+        let Some(observed) = self.observed else { return false };
+        let age = now.saturating_duration_since(observed);
+        age <= STALE || age.as_secs_f64() <= STALE_BATCHES * seconds
     }
 
     fn mean(&self, size: f64) -> f64 {
@@ -74,7 +88,8 @@ impl ServiceTime {
         let variance = xx - x * x;
         let through_origin = if xx > 0.0 { xy / xx } else { 0.0 };
         if variance <= ALIKE * xx {
-            return through_origin * size;
+            // Smaller ones in proportion and larger ones alike: both err on the side of trying, which teaches.
+            return through_origin * size.min(x);
         }
         let per_unit = (xy - x * y) / variance;
         let fixed = y - per_unit * x;

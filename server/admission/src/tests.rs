@@ -73,9 +73,9 @@ fn the_time_of_a_batch_is_learned_from_its_size() {
     }
     let (fixed, now) = learned(10.0, 0.0, &[1, 8]);
     assert!((millis(&fixed, 64, now) - 10.0).abs() < 0.1);
-    // Of one size alone nothing is known of others: neither less nor more than in proportion.
+    // Of one size alone nothing is known of others: what is assumed lets them be tried.
     let (alike, now) = learned(0.0, 2.0, &[8]);
-    assert!((millis(&alike, 4, now) - 8.0).abs() < 0.1 && (millis(&alike, 16, now) - 32.0).abs() < 0.1);
+    assert!((millis(&alike, 4, now) - 8.0).abs() < 0.1 && (millis(&alike, 16, now) - 16.0).abs() < 0.1);
     // It never shrinks with size, and is never negative.
     let (mut odd, now) = learned(0.0, 1.0, &[100]);
     (0..50).for_each(|_| odd.observe(1, Duration::from_millis(500), now));
@@ -99,6 +99,18 @@ fn a_promise_allows_for_what_varies_and_ages() {
 }
 
 #[test]
+fn one_hiccup_says_little_and_what_was_learned_long_ago_nothing() {
+    let (mut service, now) = learned(5.0, 0.0, &[1, 8]);
+    service.observe(1, Duration::from_secs(10), now);
+    assert!(millis(&service, 8, now) < 15.0, "{}", millis(&service, 8, now));
+    (0..5).for_each(|_| service.observe(1, Duration::from_secs(10), now));
+    assert!(millis(&service, 1, now) > 20.0, "that is no hiccup any more");
+    let later = now + Duration::from_secs(3600);
+    service.observe(1, Duration::from_millis(5), later);
+    assert!((millis(&service, 1, later) - 5.0).abs() < 0.1, "it begins anew");
+}
+
+#[test]
 fn a_request_is_done_after_what_stands_before_it() {
     let (service, now) = learned(10.0, 1.0, &[1, 8]);
     let backlog =
@@ -108,7 +120,62 @@ fn a_request_is_done_after_what_stands_before_it() {
     assert_eq!(backlog.done_in(|_| None), None);
 }
 
+const TARGET: Duration = Duration::from_millis(50);
+
+/// A hundred windows of ten ends each, that waited so many milliseconds and fewer; `refused` in each or not.
+fn windows(limit: &mut AdaptiveLimit, from: &mut Instant, least_ms: u64, refused: bool) {
+    for _ in 0..100 {
+        for n in 0..10 {
+            *from += Duration::from_millis(10);
+            if refused {
+                limit.refused();
+            }
+            limit.ended(Duration::from_millis(least_ms + 100 * (n % 3)), *from);
+        }
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+fn a_standing_queue_lowers_the_limit_to_its_floor_and_a_burst_does_not() {
+    let mut now = Instant::now();
+    let mut limit = AdaptiveLimit::new(16, 512, TARGET, now);
+    windows(&mut limit, &mut now, 10, false);
+    assert_eq!(limit.limit(), 512, "some waited long, and some did not");
+    windows(&mut limit, &mut now, 60, false);
+    assert_eq!(limit.limit(), 16);
+    windows(&mut limit, &mut now, 10, false);
+    assert_eq!(limit.limit(), 16, "nobody asked for more");
+    windows(&mut limit, &mut now, 10, true);
+    assert_eq!(limit.limit(), 16 + 4 * 100);
+    windows(&mut limit, &mut now, 10, true);
+    assert_eq!(limit.limit(), 512);
+    let mut off = AdaptiveLimit::new(16, 512, Duration::ZERO, now);
+    windows(&mut off, &mut now, 60, false);
+    assert_eq!(off.limit(), 512);
+    assert_eq!(AdaptiveLimit::new(64, 8, TARGET, now).limit(), 8, "the configured limit is below the floor");
+}
+
 proptest! {
+    #[test]
+    fn the_limit_stays_between_floor_and_maximum(
+        floor in 1u32..50, max in 1u32..500, ends in prop::collection::vec((0u64..200, any::<bool>()), 0..400)
+    ) {
+        #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+        let mut now = Instant::now();
+        let mut limit = AdaptiveLimit::new(floor, max, TARGET, now);
+        for (waited, refused) in ends {
+            now += Duration::from_millis(20);
+            if refused {
+                limit.refused();
+            }
+            if let Some(told) = limit.ended(Duration::from_millis(waited), now) {
+                prop_assert_eq!(told, limit.limit());
+            }
+            prop_assert!((floor.min(max)..=max).contains(&limit.limit()));
+        }
+    }
+
     #[test]
     fn a_bigger_batch_never_takes_less(seen in prop::collection::vec((1u64..100, 0u64..100_000), 1..60), size in 0u64..200) {
         #[allow(clippy::disallowed_methods)] // a test needs some instant to start from

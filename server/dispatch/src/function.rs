@@ -11,6 +11,7 @@ use penstock_admission::{DrainRate, Slots};
 use penstock_domain::{FunctionName, Signature, VersionNumber};
 use penstock_environment::EnvironmentHandle;
 use penstock_registry::{FunctionSource, VersionSource};
+use penstock_router::RetryBudget;
 use penstock_telemetry::VersionMetrics;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,6 +84,7 @@ pub struct ServedVersion {
     pub(crate) alone_waits: AtomicBool,
     pub(crate) stop: CancellationToken,
     pub(crate) books: Books,
+    pub(crate) retry_budget: RetryBudget,
     /// Tasks that keep an environment of this version alive; 0 once every process is gone for good.
     pub(crate) supervisors: AtomicU32,
 }
@@ -102,6 +104,7 @@ impl ServedVersion {
             drain_rate: Mutex::new(DrainRate::new(tokio::time::Instant::now().into_std())),
             statistics: StatisticsCell::default(),
             books: Books::default(),
+            retry_budget: RetryBudget::default(),
             retry_lane: tokio::sync::Semaphore::new(1),
             alone_waits: AtomicBool::new(false),
             stop,

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often a request is sent on because its environment refused it or had no slot left: enough to get past a full
-/// neighbour, few enough that a storm cannot grow.
-const REROUTES_MAX: u32 = 2;
+/// neighbour. All requests of a version together have a budget for it, so that a storm cannot grow.
+const REROUTES_MAX: usize = 1;
 /// How often a request that has not begun to run is sent on because its environment was lost. Each loss takes at
 /// least a restart, so this does not add load; one deadly request costs two environments, and this outlives four.
 const LOSSES_MAX: u32 = 8;
@@ -94,33 +94,26 @@ async fn run(
     invocation: &Invocation,
     random: &impl Fn() -> u64,
 ) -> Result<CallAnswer, Unanswered> {
-    let (mut reroutes, mut losses) = (0, 0);
+    version.retry_budget.request();
+    let (mut refusals, mut losses) = (Refusals::default(), 0);
     loop {
         // While an admitted request waits for a slot to run alone in, the last one is kept for it.
         let kept = u32::from(version.alone_waits.load(Ordering::Relaxed));
-        let environment = pick(version, random, kept)?;
+        let environment = pick(version, invocation, random, kept, &refusals)?;
         let Some(slot) = environment.slots().try_take() else {
             // Taken by another since it was picked.
-            reroutes += 1;
-            if reroutes > REROUTES_MAX {
-                return Err(full(version).into());
-            }
+            refusals.add(version, environment, full(version))?;
             continue;
         };
         let now = Instant::now();
-        if let Some(refusal) = unmeetable(&environment, invocation, now.into_std()) {
-            return Err(refusal.into());
-        }
         let end = environment.call(invocation.clone(), false, now.into_std()).await;
         drop(slot);
         match end {
             Ok(answer) => return Ok(answer),
-            Err(CallEnd::Refused(refusal)) => {
-                reroutes += 1;
-                if reroutes > REROUTES_MAX || !may_go_elsewhere(&refusal) || !has_others(version, &environment) {
-                    return Err(refusal.into());
-                }
+            Err(CallEnd::Refused(refusal)) if may_go_elsewhere(&refusal) => {
+                refusals.add(version, environment, refusal)?
             }
+            Err(CallEnd::Refused(refusal)) => return Err(refusal.into()),
             Err(CallEnd::Lost { begun: true }) => {
                 let retried = retry_alone(version, invocation, random).await;
                 return retried.map_err(|refusal| Unanswered { refusal, begun: true });
@@ -133,6 +126,34 @@ async fn run(
                 wait_for_environment(version, invocation.deadline).await?;
             }
         }
+    }
+}
+
+/// Environments that have refused a request, and what the last of them said.
+#[derive(Default)]
+struct Refusals(Vec<(Arc<EnvironmentHandle>, Refusal)>);
+
+impl Refusals {
+    /// One more; the refusal is final if there were enough of it, of this request or of all.
+    fn add(
+        &mut self,
+        version: &ServedVersion,
+        environment: Arc<EnvironmentHandle>,
+        refusal: Refusal,
+    ) -> Result<(), Refusal> {
+        if self.0.len() >= REROUTES_MAX || !version.retry_budget.try_retry() {
+            return Err(refusal);
+        }
+        self.0.push((environment, refusal));
+        Ok(())
+    }
+
+    fn by(&self, environment: &Arc<EnvironmentHandle>) -> bool {
+        self.0.iter().any(|(refused, _)| Arc::ptr_eq(refused, environment))
+    }
+
+    fn last(&self) -> Option<Refusal> {
+        self.0.last().map(|(_, refusal)| refusal.clone())
     }
 }
 
@@ -179,7 +200,7 @@ async fn run_alone(
     invocation: &Invocation,
     random: &impl Fn() -> u64,
 ) -> Result<CallAnswer, CallEnd> {
-    let environment = pick(version, random, 0).map_err(CallEnd::Refused)?;
+    let environment = pick(version, invocation, random, 0, &Refusals::default()).map_err(CallEnd::Refused)?;
     let Some(_slot) = environment.slots().try_take() else {
         return Err(CallEnd::Refused(full(version)));
     };
@@ -202,39 +223,53 @@ impl Drop for AloneWaits<'_> {
     }
 }
 
-/// The router's choice among the environments that take requests and have more than `kept` slots left; else why there
-/// is none.
-fn pick(version: &ServedVersion, random: &impl Fn() -> u64, kept: u32) -> Result<Arc<EnvironmentHandle>, Refusal> {
+/// The router's choice among the environments that take requests, have more than `kept` slots left, have not refused this
+/// one and can be in time, as far as is known here; else why there is none. One that is quiet is a last resort.
+fn pick(
+    version: &ServedVersion,
+    invocation: &Invocation,
+    random: &impl Fn() -> u64,
+    kept: u32,
+    refusals: &Refusals,
+) -> Result<Arc<EnvironmentHandle>, Refusal> {
     let (environments, now) = (version.environments.load(), Instant::now().into_std());
+    let late_by = |environment: &Arc<EnvironmentHandle>| {
+        let left = invocation.deadline?.saturating_duration_since(now);
+        let done_in = environment.done_in(invocation, now)?;
+        (done_in > left).then_some((done_in, left))
+    };
+    let takes = |environment: &Arc<EnvironmentHandle>| {
+        let slots = environment.slots();
+        let kept = kept + environment.slots_kept(invocation);
+        environment.is_open() && slots.taken().saturating_add(kept) < slots.limit() && !refusals.by(environment)
+    };
     let candidates = |quiet_ones: bool| {
         environments.iter().map(move |environment| {
-            let slots = environment.slots();
-            let load = slots.taken();
-            let open = environment.is_open() && (quiet_ones || !environment.is_quiet(now));
-            Candidate { load, open: open && load.saturating_add(kept) < slots.limit() }
+            let open =
+                takes(environment) && (quiet_ones || !environment.is_quiet(now)) && late_by(environment).is_none();
+            Candidate { load: environment.slots().taken(), open }
         })
     };
     let random = random();
-    match choose(candidates(false), random).or_else(|| choose(candidates(true), random)) {
-        Some(index) => Ok(environments[index].clone()),
-        None if environments.iter().any(|environment| environment.is_open()) => Err(full(version)),
-        None => Err(not_ready(version)),
+    if let Some(index) = choose(candidates(false), random).or_else(|| choose(candidates(true), random)) {
+        return Ok(environments[index].clone());
     }
-}
-
-/// Refuses a request that would be late for certain, so that it does not cross the link for nothing.
-fn unmeetable(environment: &EnvironmentHandle, invocation: &Invocation, now: std::time::Instant) -> Option<Refusal> {
-    let left = invocation.deadline?.saturating_duration_since(now);
-    let done_in = environment.done_in(invocation, now)?;
-    (done_in > left).then(|| Refusal::unmeetable(done_in, left))
-}
-
-fn has_others(version: &ServedVersion, than: &Arc<EnvironmentHandle>) -> bool {
-    version.environments.load().iter().any(|other| other.is_open() && !Arc::ptr_eq(other, than))
+    if let Some(refusal) = refusals.last() {
+        return Err(refusal);
+    }
+    // So that late requests do not cross the link for nothing.
+    if let Some((done_in, left)) = environments.iter().filter(|one| takes(one)).filter_map(late_by).min() {
+        return Err(Refusal::unmeetable(done_in, left));
+    }
+    Err(match environments.iter().any(|environment| environment.is_open()) {
+        true => full(version),
+        false => not_ready(version),
+    })
 }
 
 fn may_go_elsewhere(refusal: &Refusal) -> bool {
-    matches!(refusal.shed, Some(ShedReason::QueueRequests | ShedReason::QueueItems | ShedReason::Draining))
+    use ShedReason::{DeadlineUnmeetable, Draining, QueueItems, QueueRequests};
+    matches!(refusal.shed, Some(QueueRequests | QueueItems | Draining | DeadlineUnmeetable))
 }
 
 /// There is no room now, and there will be.
@@ -282,6 +317,7 @@ pub(crate) fn not_ready(version: &ServedVersion) -> Refusal {
 
 fn full(version: &ServedVersion) -> Refusal {
     let environments = version.environments.load();
+    environments.iter().for_each(|environment| environment.found_full());
     let limit: u32 = environments.iter().map(|environment| environment.slots().limit()).sum();
     let text = format!("function '{}' version {} has all its {limit} slots in use", version.function, version.number);
     let wait = version.drain_rate.lock().wait(1);

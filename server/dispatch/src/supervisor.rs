@@ -171,9 +171,10 @@ impl Supervisor {
 
     /// Tells the metrics the load of the version: of all its environments together.
     fn tell_load(&self) {
-        let mut sum =
-            LoadSample { queued_requests: 0, queued_items: 0, queued_tokens: 0, busy_workers: 0, resident_bytes: 0 };
-        for load in self.version.environments.load().iter().map(|environment| environment.load()) {
+        let mut sum = LoadSample::default();
+        for environment in self.version.environments.load().iter() {
+            let load = environment.load();
+            sum.concurrency_limit += environment.slots().limit();
             sum.queued_requests += load.queued_requests;
             sum.queued_items += load.queued_items;
             sum.queued_tokens += load.queued_tokens;

@@ -1,7 +1,7 @@
 //! The batcher: what runs next. Pure: `now` is an argument.
 //!
 //! Called by the room only when a runtime worker is idle (late binding): everything that arrived while the worker was
-//! busy can be in its next batch. The oldest part is always in the batch, so no length and no size can starve.
+//! busy can be in its next batch. The part whose turn it is always is in the batch, so no length and no size can starve.
 
 use crate::queue::{Entry, Queue};
 use crate::specification::BatchingPolicy;
@@ -41,7 +41,7 @@ pub(crate) fn form(
     nothing_more: bool,
     now: Instant,
 ) -> Decision {
-    let Some((first, oldest)) = queue.oldest() else {
+    let Some((first, oldest)) = queue.first() else {
         return Decision::Idle;
     };
     let due = oldest.ready + Duration::from_micros(policy.max_delay_us);
@@ -58,6 +58,7 @@ pub(crate) fn form(
             selected.items -= items;
         }
     }
+    queue.formed();
     Decision::Run(selected.places.into_iter().filter_map(|(place, _)| queue.take(place)).collect())
 }
 
@@ -87,7 +88,7 @@ fn select(queue: &Queue, policy: &BatchingPolicy, shape: &BatchShape, first: u64
     let mut tokens = u64::from(oldest.part.tokens);
     selected.full = false;
     let search = (shape.max_items as usize).saturating_mul(SEARCH_FACTOR);
-    for (place, entry) in queue.in_order().take(search).skip(1).filter(|(_, entry)| together(entry)) {
+    for (place, entry) in queue.in_order().take(search).filter(|(place, entry)| *place != first && together(entry)) {
         if selected.items >= shape.max_items || tokens >= tokens_max {
             break;
         }

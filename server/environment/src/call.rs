@@ -19,6 +19,8 @@ pub(crate) struct Call {
     /// When it will have waited too long; `None` once it has begun or has been sent behind.
     pub(crate) timeout: Option<Instant>,
     pub(crate) alone: bool,
+    /// Of priority, 0 the highest.
+    pub(crate) level: u8,
     /// It has waited too long and goes behind those that have not.
     pub(crate) behind: bool,
     /// Outputs wanted, in order; empty means all.
@@ -50,6 +52,7 @@ impl Call {
             deadline,
             timeout,
             alone,
+            level: 0,
             behind: false,
             wanted,
             gone,

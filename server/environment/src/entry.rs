@@ -143,7 +143,7 @@ async fn open(
         false => None,
     };
     let ready = tokio::time::Instant::now();
-    let mut report = ReadyReport::new(model.signature(), isolation);
+    let mut report = ReadyReport::new(&*model, isolation);
     report.load_ms = (loaded - began).as_millis() as u64;
     report.warmup_ms = (ready - loaded).as_millis() as u64;
     let report = serde_json::to_string(&report).map_err(|error| LoadError::Failed(error.to_string()))?;

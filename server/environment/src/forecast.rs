@@ -1,17 +1,20 @@
 //! What the front end foretells of an environment: from how much is in flight there and how long its batches took, when a
 //! request that is sent now would be done. Pure: `now` is an argument.
 //!
-//! Called by the handle, and through it by dispatch for requests with a deadline. It sees items, not tokens, and not
-//! the queue: it is there so that the hopeless do not cross the link, and the environment judges the rest.
+//! Called by the handle, and through it by dispatch for requests with a deadline. It sees neither tokens nor the queue: it
+//! is there so that the hopeless do not cross the link, errs on the side of sending, and the environment judges the rest.
 
 use parking_lot::Mutex;
 use penstock_admission::{Backlog, ServiceTime};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// Most rows of a request that may be split, as far as they count here.
+const SPLITTABLE_ROWS_MAX: u64 = 1 << 20;
+
 pub(crate) struct Forecast {
     workers: u32,
-    /// Most items in a batch; `None` where each request is a batch of its own.
+    /// Most items in a batch; `None` where each request is a batch of its own, and counts as one item.
     batch_items_max: Option<u32>,
     /// In flight: waiting and running.
     items: AtomicU64,
@@ -30,6 +33,15 @@ impl Forecast {
         Self { workers: workers.max(1), batch_items_max, items: AtomicU64::new(0), learned }
     }
 
+    /// What a request of so many rows counts as. Nobody has checked the rows yet.
+    pub(crate) fn counted(&self, rows: u64, splittable: bool) -> u64 {
+        match self.batch_items_max {
+            None => 1,
+            Some(_) if splittable => rows.clamp(1, SPLITTABLE_ROWS_MAX),
+            Some(most) => rows.clamp(1, u64::from(most)),
+        }
+    }
+
     /// A request was sent; [`Forecast::left`] when it has ended.
     pub(crate) fn sent(&self, items: u64, now: Instant) {
         if self.items.fetch_add(items, Ordering::Relaxed) == 0 {
@@ -45,24 +57,21 @@ impl Forecast {
     /// A batch has run.
     pub(crate) fn ran(&self, items: u32, took: Duration, now: Instant) {
         let mut learned = self.learned.lock();
-        learned.service.observe(u64::from(items), took, now);
+        let size = self.batch_items_max.map_or(1, |_| u64::from(items));
+        learned.service.observe(size, took, now);
         learned.began = now;
     }
 
     /// How long until a request of so many items would be done, in the mean. `None` if nothing ran lately.
     pub(crate) fn done_in(&self, items: u64, now: Instant) -> Option<Duration> {
         let in_flight = self.items.load(Ordering::Relaxed);
-        let batch = self.batch_items_max.map_or(items, u64::from).max(1);
-        let running = in_flight.min(batch * u64::from(self.workers));
+        let (batch, workers) = (u64::from(self.batch_items_max.unwrap_or(1)).max(1), u64::from(self.workers));
+        let running = in_flight.min(batch * workers);
         let waiting = in_flight - running;
         let learned = self.learned.lock();
         let time = |size| learned.service.expect(size, now);
-        let busy = running >= u64::from(self.workers);
-        let free_in = match busy {
-            true => {
-                let each = running / u64::from(self.workers);
-                time(each)?.saturating_sub(now.saturating_duration_since(learned.began))
-            }
+        let free_in = match running.div_ceil(batch) >= workers {
+            true => time(running / workers)?.saturating_sub(now.saturating_duration_since(learned.began)),
             false => Duration::ZERO,
         };
         let own_batch_size = (waiting % batch).saturating_add(items).min(batch.max(items));
@@ -96,6 +105,15 @@ mod tests {
         forecast.left(28);
         assert_eq!(done_in(start), 10.0);
         assert_eq!(forecast.done_in(1, start + 2000 * MS), None, "that is too long ago");
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+    fn rows_count_as_far_as_a_batch_may_have_them() {
+        let start = Instant::now();
+        let (together, alone) = (Forecast::new(1, Some(8), start), Forecast::new(3, None, start));
+        assert_eq!([0, 5, u64::MAX].map(|rows| together.counted(rows, false)), [1, 5, 8]);
+        assert_eq!((together.counted(u64::MAX, true), alone.counted(u64::MAX, false)), (1 << 20, 1));
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Outbox {
         self.0.wake.notify_one();
     }
 
+    /// Closes it when dropped, unless it is [kept](CloseOnDrop::keep).
+    pub(crate) fn close_on_drop(&self) -> CloseOnDrop {
+        CloseOnDrop(Some(self.clone()))
+    }
+
     fn push(&self, mut message: Outgoing) {
         message.header.body_bytes = message.body.iter().map(|piece| piece.len() as u64).sum();
         let first = {
@@ -88,6 +93,24 @@ impl Outbox {
         };
         if first {
             self.0.wake.notify_one();
+        }
+    }
+}
+
+/// Ends the writer of a link that nobody will use.
+pub(crate) struct CloseOnDrop(Option<Outbox>);
+
+impl CloseOnDrop {
+    /// The link is in use.
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        if let Some(outbox) = &self.0 {
+            outbox.close();
         }
     }
 }

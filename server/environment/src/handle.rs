@@ -6,9 +6,9 @@
 use crate::forecast::Forecast;
 use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
 use crate::message::{self, fits};
-use crate::specification::{ReadyReport, Specification};
+use crate::specification::{BatchingPolicy, ReadyReport, Specification};
 use parking_lot::Mutex;
-use penstock_admission::{ByteBudget, ByteShare, Slots};
+use penstock_admission::{AdaptiveLimit, ByteBudget, ByteShare, Slots};
 use penstock_domain::{Invocation, Parameters, Refusal, StageTimes, Tensor};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::BTreeMap;
@@ -123,6 +123,8 @@ pub struct EnvironmentHandle {
     calls: Mutex<Calls>,
     next_call: AtomicU64,
     slots: Slots,
+    /// What sets the limit of `slots`.
+    adaptive: Mutex<AdaptiveLimit>,
     draining: AtomicBool,
     load: Mutex<LoadReport>,
     forecast: Forecast,
@@ -130,6 +132,7 @@ pub struct EnvironmentHandle {
     heard: Mutex<Instant>,
     /// Whether dimension 0 of a request is its items.
     batches: bool,
+    batching: BatchingPolicy,
     lost: watch::Sender<bool>,
     body_bytes_max: u64,
 }
@@ -150,6 +153,8 @@ impl EnvironmentHandle {
     {
         let outbox = Outbox::new();
         tokio::spawn(write_frames(outbox.clone(), to));
+        // Whatever keeps it from getting ready, and if this future is dropped.
+        let unused = outbox.close_on_drop();
         let text = serde_json::to_string(specification).map_err(|error| StartError::Report(error.to_string()))?;
         outbox.send(0, Kind::Start(link::Start { specification: text }), Body::new());
         let mut reader = FrameReader::new(from, specification.body_bytes_max).with_budget(budget);
@@ -167,17 +172,20 @@ impl EnvironmentHandle {
         let handle = Arc::new(Self {
             forecast: Forecast::new(specification.workers as u32, together.then_some(items_max), now()),
             batches: items_max > 0,
+            batching: specification.batching.clone(),
             heard: Mutex::new(now()),
             report,
             outbox,
             calls: Mutex::default(),
             next_call: AtomicU64::new(1),
             slots: Slots::new(specification.queue.requests),
+            adaptive: Mutex::new(adaptive(specification, items_max)),
             draining: AtomicBool::new(false),
             load: Mutex::default(),
             lost: watch::Sender::new(false),
             body_bytes_max: specification.body_bytes_max,
         });
+        unused.keep();
         tokio::spawn(read(handle.clone(), reader, on_batch));
         Ok(handle)
     }
@@ -192,14 +200,30 @@ impl EnvironmentHandle {
         &self.slots
     }
 
+    /// A request found no slot free: the limit may be too low.
+    pub fn found_full(&self) {
+        self.adaptive.lock().refused();
+    }
+
     /// How busy it last said it was.
     pub fn load(&self) -> LoadReport {
         *self.load.lock()
     }
 
-    /// How long until a request that is sent now would be done, in the mean; `None` if nothing ran lately.
+    /// Slots that a request leaves to those of a higher priority: an eighth, unless it is of the highest level.
+    pub fn slots_kept(&self, invocation: &Invocation) -> u32 {
+        let highest = self.batching.level(invocation.priority) == 0;
+        if highest { 0 } else { self.slots.limit().div_ceil(8) }
+    }
+
+    /// How long until a request that is sent now would be done, in the mean; `None` if nothing ran lately, or if only the
+    /// environment can judge: where batches cost what their tokens do, or a request may go before others.
     pub fn done_in(&self, invocation: &Invocation, now: Instant) -> Option<Duration> {
-        self.forecast.done_in(invocation.items(self.batches), now)
+        if self.batching.priority_levels > 1 || self.report.counts_tokens {
+            return None;
+        }
+        let items = self.forecast.counted(invocation.items(self.batches), invocation.splittable);
+        self.forecast.done_in(items, now)
     }
 
     /// Whether it takes new calls.
@@ -232,7 +256,7 @@ impl EnvironmentHandle {
 
     /// Runs one invocation there. `alone` keeps strangers out of its batch. Dropping the future cancels it.
     pub async fn call(&self, invocation: Invocation, alone: bool, now: Instant) -> Result<CallAnswer, CallEnd> {
-        let items = invocation.items(self.batches);
+        let items = self.forecast.counted(invocation.items(self.batches), invocation.splittable);
         let (inputs, body) = message::tensors_out(invocation.inputs);
         let invoke = link::Invoke {
             inputs,
@@ -270,6 +294,10 @@ impl EnvironmentHandle {
         match incoming.kind {
             Kind::Result(result) => {
                 let Some(open) = self.take(incoming.call) else { return };
+                let waited = Duration::from_nanos(result.queue_ns);
+                if let Some(limit) = self.adaptive.lock().ended(waited, now()) {
+                    self.slots.set_limit(limit);
+                }
                 // A caller that has just left does not mind.
                 let _ = open.answer.send(answer(result, incoming.body, incoming.share));
             }
@@ -324,6 +352,14 @@ impl EnvironmentHandle {
             let _ = open.answer.send(Err(CallEnd::Lost { begun: open.begun }));
         }
     }
+}
+
+/// The floor keeps the workers busy: a batch in each, and one that forms meanwhile.
+fn adaptive(specification: &Specification, items_max: u32) -> AdaptiveLimit {
+    let together = if specification.batching.dynamic { items_max.max(1) } else { 1 };
+    let floor = (specification.workers as u32).saturating_add(1).saturating_mul(together);
+    let target = Duration::from_micros(specification.queue.standing_wait_us);
+    AdaptiveLimit::new(floor, specification.queue.requests, target, now())
 }
 
 fn now() -> Instant {

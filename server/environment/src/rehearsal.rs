@@ -63,7 +63,7 @@ where
     });
     let hands = hands.collect();
     let now = tokio::time::Instant::now().into_std();
-    let report = ReadyReport::new(model.signature(), Vec::new());
+    let report = ReadyReport::new(&*model, Vec::new());
     if let Ok(report) = serde_json::to_string(&report) {
         outbox.send(0, Kind::Ready(link::Ready { report }), Body::new());
     }

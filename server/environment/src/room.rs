@@ -304,7 +304,7 @@ impl Room {
     /// itself. It waits until nothing else runs, and nothing starts beside it.
     fn keeps_still(&self) -> bool {
         let busy = self.workers.len() > self.idle.len();
-        busy && (self.alone || self.queue.oldest().is_some_and(|(_, entry)| entry.alone))
+        busy && (self.alone || self.queue.first().is_some_and(|(_, entry)| entry.alone))
     }
 
     fn run_batch(&mut self, worker: usize, entries: Vec<Entry>, now: Instant) {

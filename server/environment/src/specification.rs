@@ -1,6 +1,8 @@
 //! What an environment is told when it starts, and what it reports when it is ready. Crosses the link as JSON once.
 
+use crate::queue::LEVELS_MAX;
 use penstock_domain::{Datatype, Signature, TensorSpec};
+use penstock_executor::{BatchCost, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -43,6 +45,19 @@ pub struct BatchingPolicy {
     /// Longest that a batch may run before the model counts as hanging and its process is ended, in microseconds; 0 for
     /// ever.
     pub run_timeout_us: u64,
+    /// Levels of priority, 1 the highest; 0 if all are alike.
+    pub priority_levels: u32,
+    /// The level of a request that names none, or one that there is not.
+    pub default_priority: u32,
+}
+
+impl BatchingPolicy {
+    /// The level of a request's priority, from 0, the highest.
+    pub fn level(&self, priority: u32) -> u8 {
+        let known = (1..=self.priority_levels).contains(&priority);
+        let level = if known { priority } else { self.default_priority };
+        if self.priority_levels == 0 { 0 } else { level.saturating_sub(1).min(u32::from(LEVELS_MAX)) as u8 }
+    }
 }
 
 /// What may wait in the environment, and for how long. A request that would exceed one is refused whole.
@@ -58,6 +73,9 @@ pub struct QueueLimits {
     pub tokens: u64,
     /// How long a request may wait for its first part to begin; `None` leaves it to its deadline.
     pub timeout: Option<QueueTimeout>,
+    /// A queue in which everybody waits longer than this, in microseconds, lowers the number of requests that the front
+    /// end sends at once; 0 leaves it at `requests`.
+    pub standing_wait_us: u64,
 }
 
 /// The longest wait in the queue.
@@ -81,7 +99,7 @@ pub enum TimeoutAction {
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        Self { requests: 1024, waiting: None, items: 8192, tokens: 1 << 20, timeout: None }
+        Self { requests: 1024, waiting: None, items: 8192, tokens: 1 << 20, timeout: None, standing_wait_us: 0 }
     }
 }
 
@@ -107,6 +125,8 @@ pub struct ReadyReport {
     pub pid: u32,
     /// What the version takes and gives.
     signature: SignatureReport,
+    /// Its batches cost what their tokens do, not their items.
+    pub counts_tokens: bool,
     /// Milliseconds to load.
     pub load_ms: u64,
     /// Milliseconds to warm up.
@@ -127,8 +147,15 @@ pub struct Measure {
 }
 
 impl ReadyReport {
-    pub(crate) fn new(signature: &Signature, isolation: Vec<Measure>) -> Self {
-        Self { pid: std::process::id(), signature: signature.into(), load_ms: 0, warmup_ms: 0, isolation }
+    pub(crate) fn new(model: &dyn Model, isolation: Vec<Measure>) -> Self {
+        Self {
+            pid: std::process::id(),
+            signature: model.signature().into(),
+            counts_tokens: model.batch_cost() == BatchCost::Tokens,
+            load_ms: 0,
+            warmup_ms: 0,
+            isolation,
+        }
     }
 
     /// What the version takes and gives.

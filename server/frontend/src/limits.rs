@@ -129,8 +129,8 @@ pub struct LimitedBody<B, K> {
     limits: MessageLimits,
     sink: K,
     scanner: HeadScanner,
-    /// A message must come even though none has begun: true until the first of a unary call.
-    message_owed: bool,
+    /// The client owes something even between messages: its one message, and then the end of its side.
+    unary: bool,
     stall: Option<Pin<Box<Sleep>>>,
     stall_armed: bool,
     /// When the message under way was first waited for, and bytes that came since.
@@ -138,16 +138,16 @@ pub struct LimitedBody<B, K> {
 }
 
 impl<B, K> LimitedBody<B, K> {
-    /// Measures `inner` and puts shares into `sink`. `message_owed`: the first message must come within the stall
-    /// timeout (unary calls); streams may wait as long as they like before a message begins.
-    pub fn new(inner: B, limits: MessageLimits, sink: K, message_owed: bool) -> Self {
+    /// Measures `inner` and puts shares into `sink`. The message of a `unary` call, and the end behind it, must come
+    /// within the stall timeout; streams may wait as long as they like between messages.
+    pub fn new(inner: B, limits: MessageLimits, sink: K, unary: bool) -> Self {
         let scanner = HeadScanner::default();
-        Self { inner, limits, sink, scanner, message_owed, stall: None, stall_armed: false, waiting: None }
+        Self { inner, limits, sink, scanner, unary, stall: None, stall_armed: false, waiting: None }
     }
 
     /// Nothing came: once the stall timeout has passed, the answer is an error.
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<tonic::Status> {
-        if !self.message_owed && !self.scanner.inside_message() {
+        if !self.unary && !self.scanner.inside_message() {
             return Poll::Pending;
         }
         let (timeout, rate) = (self.limits.stall_timeout, self.limits.bytes_per_second_min);
@@ -191,11 +191,8 @@ where
         };
         this.stall_armed = false;
         if let Some(chunk) = frame.data_ref() {
-            let (limits, sink, owed) = (&this.limits, &this.sink, &mut this.message_owed);
-            let read = this.scanner.read(chunk, |head| {
-                *owed = false;
-                limits.admit(head).map(|share| sink.put(share))
-            });
+            let (limits, sink) = (&this.limits, &this.sink);
+            let read = this.scanner.read(chunk, |head| limits.admit(head).map(|share| sink.put(share)));
             if let Err(refusal) = read {
                 penstock_telemetry::unrouted(refusal.outcome());
                 return Poll::Ready(Some(Err(refusal_to_status(&refusal, this.limits.overload_codes))));

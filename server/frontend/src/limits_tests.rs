@@ -100,14 +100,16 @@ async fn a_message_that_stands_still_is_given_up() {
         let first = futures_util::stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from(chunk)))]);
         StreamBody::new(futures_util::StreamExt::chain(first, futures_util::stream::pending()))
     };
-    let run = |chunk: Vec<u8>, owed: bool| async move {
-        let limited = LimitedBody::new(begun(chunk), limits(100, 100), Shares::default(), owed);
+    let run = |chunk: Vec<u8>, unary: bool| async move {
+        let limited = LimitedBody::new(begun(chunk), limits(100, 100), Shares::default(), unary);
         tokio::time::timeout(Duration::from_secs(60), limited.collect()).await.map(|collected| collected.unwrap_err())
     };
     assert_eq!(run(vec![0, 0], true).await.unwrap().code(), Code::DeadlineExceeded);
     assert_eq!(run(vec![], true).await.unwrap().code(), Code::DeadlineExceeded);
     assert_eq!(run(message(0, b"abcd")[..7].to_vec(), false).await.unwrap().code(), Code::DeadlineExceeded);
     assert!(run(message(0, b"abcd"), false).await.is_err(), "a stream may rest between messages");
+    let endless = run(message(0, b"abcd"), true).await.unwrap();
+    assert_eq!(endless.code(), Code::DeadlineExceeded, "a unary call has an end, too");
 }
 
 #[tokio::test(start_paused = true)]

@@ -151,6 +151,15 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "Requests in flight in one environment, waiting or running. More wait longer, fewer are refused sooner.",
     },
     Field {
+        key: "environments.standing_wait_ms",
+        variable: "PENSTOCK_STANDING_WAIT_MS",
+        kind: Kind::Integer(0, 3_600_000),
+        default: "1000",
+        unit: "milliseconds",
+        meaning: "A queue in which everybody waits longer than this adds to every answer and nothing to the work done: it \
+                  lowers the concurrency of its environment, down to what keeps the workers busy. 0: never.",
+    },
+    Field {
         key: "environments.queue_items",
         variable: "PENSTOCK_QUEUE_ITEMS",
         kind: Kind::Integer(1, 1 << 24),

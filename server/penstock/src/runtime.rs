@@ -144,6 +144,8 @@ pub(crate) fn specify(
                 .penstock
                 .max_batch_tokens
                 .map_or(config.integer("environments.batch_tokens"), u64::from),
+            priority_levels: u32::try_from(settings.priority_levels).unwrap_or(u32::MAX),
+            default_priority: u32::try_from(settings.default_priority_level).unwrap_or(u32::MAX),
             run_timeout_us: 1000
                 * settings.penstock.batch_timeout_ms.unwrap_or(1000 * config.integer("environments.batch_timeout_s")),
         },
@@ -152,6 +154,7 @@ pub(crate) fn specify(
             waiting: queue.max_queue_requests,
             items: settings.penstock.max_queue_items.map_or(default_items, u64::from),
             tokens: config.integer("environments.queue_tokens"),
+            standing_wait_us: 1000 * config.integer("environments.standing_wait_ms"),
             timeout: queue.default_timeout_us.map(|after_us| QueueTimeout {
                 after_us,
                 action: match queue.timeout_action {

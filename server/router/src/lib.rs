@@ -1,6 +1,42 @@
-//! The router: which environment takes a request. Pure: loads in, an index out.
+//! The router: which environment takes a request, and whether one that was refused may try another. Pure: loads in, an
+//! index out.
 //!
 //! Called by the dispatch room with the environments of one version. Never talks to one, never waits.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What a request pays in for second tries, in thousandths of one: a fifth.
+const DEPOSIT: u32 = 200;
+/// What a second try costs.
+const PRICE: u32 = 1000;
+/// Most that is saved: so many second tries at once after a quiet time.
+const SAVED_MAX: u32 = 20 * PRICE;
+
+/// Second tries that a version's requests may have among them: one for every five requests. When all environments refuse,
+/// what is refused does not come twice, so that no storm can grow of itself.
+#[derive(Debug)]
+pub struct RetryBudget(AtomicU32);
+
+impl Default for RetryBudget {
+    /// Full.
+    fn default() -> Self {
+        Self(AtomicU32::new(SAVED_MAX))
+    }
+}
+
+impl RetryBudget {
+    /// A request came.
+    pub fn request(&self) {
+        let paid = |saved: u32| (saved < SAVED_MAX).then(|| (saved + DEPOSIT).min(SAVED_MAX));
+        // Full is as good as paid.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
+    }
+
+    /// Whether one that was refused may try another environment.
+    pub fn try_retry(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(PRICE)).is_ok()
+    }
+}
 
 /// What the router knows of one environment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

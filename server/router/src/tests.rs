@@ -1,6 +1,6 @@
 //! The router takes an open environment if there is one, and keeps the load even.
 
-use crate::{Candidate, choose};
+use crate::{Candidate, RetryBudget, choose};
 use proptest::prelude::*;
 
 proptest! {
@@ -31,4 +31,17 @@ fn ten_thousand_requests_spread_evenly() {
         loads[choose(candidates.into_iter(), random >> 20).unwrap()] += 1;
     }
     assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 12, "{loads:?}");
+}
+
+#[test]
+fn second_tries_are_a_fifth_of_the_requests() {
+    let budget = RetryBudget::default();
+    let tried = (0..10_000).filter(|_| {
+        budget.request();
+        budget.try_retry()
+    });
+    assert_eq!(tried.count(), 20 - 1 + 2000, "what was saved, and a fifth");
+    let quiet = RetryBudget::default();
+    (0..1000).for_each(|_| quiet.request());
+    assert_eq!((0..100).filter(|_| quiet.try_retry()).count(), 20);
 }

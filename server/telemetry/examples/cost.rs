@@ -32,8 +32,14 @@ fn main() -> Result<(), TelemetryError> {
         compute_ns: 5_000_000,
         compute_output_ns: 4_000,
     };
-    let load =
-        LoadSample { queued_requests: 2, queued_items: 2, queued_tokens: 60, busy_workers: 1, resident_bytes: 1 };
+    let load = LoadSample {
+        queued_requests: 2,
+        queued_items: 2,
+        queued_tokens: 60,
+        busy_workers: 1,
+        resident_bytes: 1,
+        concurrency_limit: 1,
+    };
     let version = VersionMetrics::new("minilm", 1);
     if std::env::args().nth(1).as_deref() == Some("text") {
         version.received();

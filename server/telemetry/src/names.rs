@@ -117,6 +117,9 @@ declare! {
     QUEUE_ITEMS = gauge("penstock_queue_items", Unit::Count, "Items of the requests that wait.");
     QUEUE_TOKENS = gauge("penstock_queue_tokens", Unit::Count, "Tokens of the requests that wait.");
     BUSY_WORKERS = gauge("penstock_busy_workers", Unit::Count, "Runtime workers that run a batch.");
+    CONCURRENCY_LIMIT = gauge("penstock_concurrency_limit", Unit::Count,
+        "Requests that may be in flight in the version's environments now: as configured, or fewer where a standing queue \
+         has shown that more only wait.");
     ENVIRONMENTS_READY = gauge("penstock_environments_ready", Unit::Count, "Execution environments that take requests.");
     ENVIRONMENT_RESTARTS = counter("penstock_environment_restarts_total", Unit::Count,
         "Execution environments started again after one ended unasked.");

@@ -32,8 +32,14 @@ const BATCH: BatchSample = BatchSample {
     compute_output_ns: 1_500,
 };
 
-const LOAD: LoadSample =
-    LoadSample { queued_requests: 3, queued_items: 7, queued_tokens: 90, busy_workers: 1, resident_bytes: 1 << 20 };
+const LOAD: LoadSample = LoadSample {
+    queued_requests: 3,
+    queued_items: 7,
+    queued_tokens: 90,
+    busy_workers: 1,
+    resident_bytes: 1 << 20,
+    concurrency_limit: 64,
+};
 
 fn outcomes() -> Vec<Outcome> {
     let failed = codes().iter().map(|(code, _)| Outcome::Failed(*code));

@@ -41,6 +41,8 @@ pub struct LoadSample {
     pub busy_workers: u32,
     /// Resident memory of the environments' processes.
     pub resident_bytes: u64,
+    /// Requests that may be in flight.
+    pub concurrency_limit: u32,
 }
 
 /// Handles to every metric of one version.
@@ -55,6 +57,7 @@ pub struct VersionMetrics {
     queue_tokens: Share,
     busy_workers: Share,
     resident: Share,
+    concurrency_limit: Share,
     environments_ready: Share,
     restarts: Counter,
     triton: Triton,
@@ -76,6 +79,7 @@ impl VersionMetrics {
             queue_tokens: share(names::QUEUE_TOKENS),
             busy_workers: share(names::BUSY_WORKERS),
             resident: share(names::ENVIRONMENT_RESIDENT),
+            concurrency_limit: share(names::CONCURRENCY_LIMIT),
             environments_ready: share(names::ENVIRONMENTS_READY),
             restarts: labelled_counter(names::ENVIRONMENT_RESTARTS, function, &version),
             triton: Triton::new(function, &version),
@@ -112,6 +116,7 @@ impl VersionMetrics {
         self.queue_tokens.set(sample.queued_tokens);
         self.busy_workers.set(sample.busy_workers.into());
         self.resident.set(sample.resident_bytes);
+        self.concurrency_limit.set(u64::from(sample.concurrency_limit));
         self.triton.pending.set(sample.queued_requests.into());
     }
 

@@ -4,6 +4,7 @@
 //! Called by the room's loop. Every decision follows from `now`, the queue and the service times learned so far.
 
 use super::{Room, RoomError};
+use crate::queue::Waiting;
 use crate::specification::TimeoutAction;
 use penstock_admission::Backlog;
 use penstock_domain::{ErrorCode, Refusal};
@@ -34,16 +35,22 @@ impl Room {
     }
 
     /// Refuses a request of these parts if it cannot be done by its deadline; `None` if it can, or if nobody knows.
-    pub(super) fn unmeetable(&self, deadline: Option<Instant>, parts: &[Part], now: Instant) -> Option<Refusal> {
+    pub(super) fn unmeetable(
+        &self,
+        deadline: Option<Instant>,
+        parts: &[Part],
+        level: u8,
+        now: Instant,
+    ) -> Option<Refusal> {
         let left = deadline?.saturating_duration_since(now);
         let items = parts.iter().map(|part| u64::from(part.items)).sum();
         let tokens = parts.iter().map(|part| u64::from(part.tokens)).sum();
-        let done_in = self.done_in(self.size(items, tokens), now)?;
+        let done_in = self.done_in(self.size(items, tokens), level, now)?;
         (done_in > left).then(|| Refusal::unmeetable(done_in, left))
     }
 
-    /// How long until a request of this size that comes now would be done.
-    fn done_in(&self, size: u64, now: Instant) -> Option<Duration> {
+    /// How long until a request of this size and level that comes now would be done.
+    fn done_in(&self, size: u64, level: u8, now: Instant) -> Option<Duration> {
         let time = |size| self.service.predict(size, now);
         let mut free_in = Duration::MAX;
         for running in &self.running {
@@ -53,13 +60,12 @@ impl Room {
             };
             free_in = free_in.min(left);
         }
-        let (items, tokens) = (self.queue.items(), self.queue.tokens());
+        let Waiting { requests, items, tokens } = self.queue.ahead(level);
         let together = self.specification.batching.dynamic && self.shape.max_items > 0;
         let backlog = match together {
             false => {
-                let requests = self.queue.requests() as f64;
-                let batch_size = self.size(items, tokens) / (self.queue.requests() as u64).max(1);
-                Backlog { batches: requests, batch_size, own_batch_size: size, workers: 0, free_in }
+                let batch_size = self.size(items, tokens) / requests.max(1);
+                Backlog { batches: requests as f64, batch_size, own_batch_size: size, workers: 0, free_in }
             }
             true => {
                 let by_items = items as f64 / f64::from(self.shape.max_items);
@@ -78,13 +84,28 @@ impl Room {
         Backlog { workers: self.workers.len() as u32, ..backlog }.done_in(time)
     }
 
+    /// Size of the batch that would be formed now, about.
+    fn next_batch_size(&self) -> u64 {
+        let (items, tokens) = (self.queue.items(), self.queue.tokens());
+        if !self.specification.batching.dynamic || self.shape.max_items == 0 {
+            return self.size(items, tokens) / (self.queue.requests() as u64).max(1);
+        }
+        let items_max = u64::from(self.shape.max_items);
+        match self.shape.cost {
+            BatchCost::Items => items.min(items_max),
+            BatchCost::Tokens => {
+                let of_items = (tokens as f64 / items.max(1) as f64 * items.min(items_max) as f64) as u64;
+                of_items.min(self.specification.batching.max_tokens.max(1))
+            }
+        }
+    }
+
     /// Refuses what waits and could not be done in time even if it ran in the very next batch.
     pub(super) fn drop_late(&mut self, now: Instant) {
         if self.deadlines.is_empty() || self.queue.is_empty() {
             return;
         }
-        let waiting = self.size(self.queue.items(), self.queue.tokens());
-        let Some(takes) = self.service.predict(waiting.min(self.batch_size_max()), now) else { return };
+        let Some(takes) = self.service.predict(self.next_batch_size(), now) else { return };
         let waits = |call: &u64| self.calls.get(call).is_some_and(|call| !call.is_preparing() && !call.has_begun());
         let late = self.deadlines.iter().take_while(|(deadline, _)| *deadline < now + takes);
         let late: Vec<_> = late.copied().filter(|(_, call)| waits(call)).collect();

@@ -27,6 +27,7 @@ impl Room {
             Ok(inputs) => inputs,
             Err(error) => return self.refuse(call, Refusal::new(ErrorCode::Internal, error.to_string())),
         };
+        let level = self.specification.batching.level(invoke.priority);
         let deadline = invoke.deadline_us.map(|left| now + Duration::from_micros(left));
         let outputs = message::wanted_in(invoke.outputs);
         let parameters = message::parameters_in(invoke.parameters);
@@ -34,13 +35,15 @@ impl Room {
             return self.refuse(call, refusal);
         }
         // Before any work is put into it; once its size is known it is asked again.
-        if let Some(refusal) = self.unmeetable(deadline, &[], now) {
+        if let Some(refusal) = self.unmeetable(deadline, &[], level, now) {
             return self.refuse(call, refusal);
         }
         let timeout = self.specification.queue.timeout.as_ref();
         let timeout = timeout.and_then(|timeout| now.checked_add(Duration::from_micros(timeout.after_us)));
         let gone = self.preparation.as_ref().map(|_| Gone::default());
-        self.calls.insert(call, Call::new(now, deadline, timeout, invoke.alone, outputs.clone(), gone.clone()));
+        let mut entering = Call::new(now, deadline, timeout, invoke.alone, outputs.clone(), gone.clone());
+        entering.level = level;
+        self.calls.insert(call, entering);
         self.deadlines.extend(deadline.map(|at| (at, call)));
         self.timeouts.extend(timeout.map(|at| (at, call)));
         self.preparing += 1;
@@ -93,7 +96,7 @@ impl Room {
         let Some(call) = self.calls.get(&number) else {
             return; // cancelled or expired meanwhile
         };
-        let deadline = call.deadline;
+        let (deadline, level) = (call.deadline, call.level);
         let mut prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -105,7 +108,7 @@ impl Room {
             self.forget(number);
             return self.shed(number, reason);
         }
-        if let Some(refusal) = self.unmeetable(deadline, &prepared.parts, now) {
+        if let Some(refusal) = self.unmeetable(deadline, &prepared.parts, level, now) {
             self.forget(number);
             return self.refuse(number, refusal);
         }
@@ -116,8 +119,8 @@ impl Room {
         self.preparing -= 1;
         match (complete, behind) {
             (true, _) => self.finish(number, now),
-            (false, true) => self.queue.push_behind(number, prepared.parts, now, alone),
-            (false, false) => self.queue.push(number, prepared.parts, now, alone),
+            (false, true) => self.queue.push_behind(number, prepared.parts, now, alone, level),
+            (false, false) => self.queue.push(number, prepared.parts, now, alone, level),
         }
     }
 

@@ -41,7 +41,7 @@ fn run(queue: &mut Queue, policy: &BatchingPolicy, shape: &BatchShape, now: Inst
 fn an_idle_worker_takes_all_that_waits_up_to_the_maximum() {
     let (mut queue, now) = (Queue::default(), start());
     for call in 0..5 {
-        queue.push(call, vec![part(1, 0)], now, false);
+        queue.push(call, vec![part(1, 0)], now, false, 0);
     }
     assert_eq!(run(&mut queue, &policy(), &items(4), now), Some(vec![0, 1, 2, 3]));
     assert_eq!(run(&mut queue, &policy(), &items(4), now), Some(vec![4]), "no wait when the worker is idle");
@@ -52,28 +52,28 @@ fn an_idle_worker_takes_all_that_waits_up_to_the_maximum() {
 fn a_delay_waits_for_a_preferred_size_and_no_longer() {
     let (mut queue, now) = (Queue::default(), start());
     let policy = BatchingPolicy { preferred_sizes: vec![2, 4], max_delay_us: 1000, ..policy() };
-    queue.push(0, vec![part(1, 0)], now, false);
+    queue.push(0, vec![part(1, 0)], now, false, 0);
     assert!(
         matches!(form(&mut queue, &policy, &items(8), false, now), Decision::WaitUntil(at) if at == now + Duration::from_millis(1))
     );
-    queue.push(1, vec![part(1, 0)], now, false);
-    queue.push(2, vec![part(1, 0)], now, false);
+    queue.push(1, vec![part(1, 0)], now, false, 0);
+    queue.push(2, vec![part(1, 0)], now, false, 0);
     assert_eq!(run(&mut queue, &policy, &items(8), now), Some(vec![0, 1]), "the largest preferred size that is there");
     assert_eq!(run(&mut queue, &policy, &items(8), now), None, "one is left and waits");
     assert_eq!(run(&mut queue, &policy, &items(8), now + Duration::from_millis(1)), Some(vec![2]));
-    queue.push(3, vec![part(1, 0)], now, false);
+    queue.push(3, vec![part(1, 0)], now, false, 0);
     assert!(matches!(form(&mut queue, &policy, &items(8), true, now), Decision::Run(_)), "nothing more can come");
 }
 
 #[test]
 fn strangers_share_only_with_dynamic_batching_and_not_with_one_that_runs_alone() {
     let (mut queue, now) = (Queue::default(), start());
-    queue.push(0, vec![part(1, 5), part(1, 5)], now, false);
-    queue.push(1, vec![part(1, 5)], now, false);
+    queue.push(0, vec![part(1, 5), part(1, 5)], now, false, 0);
+    queue.push(1, vec![part(1, 5)], now, false, 0);
     let fixed = BatchingPolicy { dynamic: false, ..policy() };
     assert_eq!(run(&mut queue, &fixed, &items(8), now), Some(vec![0, 0]));
-    queue.push(2, vec![part(1, 5)], now, true);
-    queue.push(3, vec![part(1, 5)], now, false);
+    queue.push(2, vec![part(1, 5)], now, true, 0);
+    queue.push(3, vec![part(1, 5)], now, false, 0);
     assert_eq!(run(&mut queue, &policy(), &items(8), now), Some(vec![1, 3]));
     assert_eq!(run(&mut queue, &policy(), &tokens(8), now), Some(vec![2]));
 }
@@ -82,7 +82,7 @@ fn strangers_share_only_with_dynamic_batching_and_not_with_one_that_runs_alone()
 fn kinds_do_not_mix() {
     let (mut queue, now) = (Queue::default(), start());
     for (call, kind) in [(0, 7), (1, 8), (2, 7)] {
-        queue.push(call, vec![Part { kind, ..part(1, 0) }], now, false);
+        queue.push(call, vec![Part { kind, ..part(1, 0) }], now, false, 0);
     }
     assert_eq!(run(&mut queue, &policy(), &items(8), now), Some(vec![0, 2]));
     assert_eq!(run(&mut queue, &policy(), &items(8), now), Some(vec![1]));
@@ -107,26 +107,26 @@ fn a_batch_that_takes_nothing_more_of_what_waits_runs_now() {
     for (parts, shape, expected) in table {
         let (mut queue, now) = (Queue::default(), start());
         for (call, (items, tokens)) in parts.iter().enumerate() {
-            queue.push(call as u64, vec![part(*items, *tokens)], now, false);
+            queue.push(call as u64, vec![part(*items, *tokens)], now, false, 0);
         }
         let found = run(&mut queue, &policy, &shape, now).map(|calls| calls.len());
         assert_eq!(found, expected, "{parts:?} in {shape:?}");
     }
     let (mut queue, now) = (Queue::default(), start());
     let preferring = BatchingPolicy { preferred_sizes: vec![1], ..policy };
-    [60, 30, 60].into_iter().enumerate().for_each(|(n, t)| queue.push(n as u64, vec![part(1, t)], now, false));
+    [60, 30, 60].into_iter().enumerate().for_each(|(n, t)| queue.push(n as u64, vec![part(1, t)], now, false, 0));
     assert_eq!(run(&mut queue, &preferring, &tokens(8), now), Some(vec![0, 1]), "a full batch is not cut");
 }
 
 #[test]
 fn what_is_sent_behind_runs_after_all_others_whenever_they_come() {
     let (mut queue, now) = (Queue::default(), start());
-    queue.push(0, vec![part(1, 5), part(2, 6)], now, false);
-    queue.push(1, vec![part(1, 5)], now, false);
+    queue.push(0, vec![part(1, 5), part(2, 6)], now, false, 0);
+    queue.push(1, vec![part(1, 5)], now, false, 0);
     queue.send_behind(0);
     queue.send_behind(7); // is not here
-    queue.push(2, vec![part(1, 5)], now, false);
-    queue.push_behind(3, vec![part(1, 5)], now, false);
+    queue.push(2, vec![part(1, 5)], now, false, 0);
+    queue.push_behind(3, vec![part(1, 5)], now, false, 0);
     assert_eq!((queue.requests(), queue.items(), queue.tokens()), (4, 6, 26));
     let order: Vec<(u64, u32)> = queue.in_order().map(|(_, entry)| (entry.call, entry.row)).collect();
     assert_eq!(order, [(1, 0), (2, 0), (0, 0), (0, 1), (3, 0)]);
@@ -138,11 +138,11 @@ fn a_full_queue_says_which_limit_and_takes_nothing_of_the_request() {
     let (mut queue, now) = (Queue::default(), start());
     let limits = QueueLimits { items: 10, tokens: 100, ..QueueLimits::default() };
     assert_eq!(queue.fits(&[part(99, 999)], &limits), Ok(()), "an empty queue takes any size");
-    queue.push(0, vec![part(4, 40)], now, false);
+    queue.push(0, vec![part(4, 40)], now, false, 0);
     assert_eq!(queue.fits(&[part(4, 40), part(4, 0)], &limits), Err(ShedReason::QueueItems));
     assert_eq!(queue.fits(&[part(1, 61)], &limits), Err(ShedReason::QueueItems));
     assert_eq!(queue.fits(&[part(1, 60)], &limits), Ok(()));
-    queue.push(1, vec![part(1, 1)], now, false);
+    queue.push(1, vec![part(1, 1)], now, false, 0);
     assert_eq!((queue.items(), queue.tokens(), queue.requests()), (5, 41, 2));
 }
 
@@ -156,7 +156,7 @@ proptest! {
         let policy = BatchingPolicy { max_tokens: 600, ..policy() };
         let shape = BatchShape { max_items: 8, cost };
         for (call, (items, tokens)) in parts.iter().enumerate() {
-            queue.push(call as u64, vec![part(*items, *tokens)], now, false);
+            queue.push(call as u64, vec![part(*items, *tokens)], now, false, 0);
         }
         let mut left: std::collections::BTreeSet<u64> = (0..parts.len() as u64).collect();
         while let Decision::Run(entries) = form(&mut queue, &policy, &shape, false, now) {
@@ -185,7 +185,7 @@ proptest! {
         let policy = BatchingPolicy { max_delay_us: 1000, max_tokens: 600, ..policy() };
         let shape = BatchShape { max_items: 8, cost };
         for (call, (items, tokens)) in parts.iter().enumerate() {
-            queue.push(call as u64, vec![part(*items, *tokens)], now, false);
+            queue.push(call as u64, vec![part(*items, *tokens)], now, false, 0);
         }
         let room = queue.items() < 8 && (cost == BatchCost::Items || queue.tokens() < 600);
         let waits = matches!(form(&mut queue, &policy, &shape, false, now), Decision::WaitUntil(_));
@@ -196,7 +196,7 @@ proptest! {
     fn a_removed_request_leaves_nothing_behind(rows in prop::collection::vec(1usize..4, 1..10), gone in 0usize..10) {
         let (mut queue, now) = (Queue::default(), start());
         for (call, rows) in rows.iter().enumerate() {
-            queue.push(call as u64, vec![part(2, 3); *rows], now, false);
+            queue.push(call as u64, vec![part(2, 3); *rows], now, false, 0);
         }
         let gone = gone % rows.len();
         prop_assert_eq!(queue.remove(gone as u64), rows[gone]);
@@ -205,4 +205,36 @@ proptest! {
         prop_assert_eq!((queue.items(), queue.tokens()), (left * 2, left * 3));
         prop_assert!(queue.in_order().all(|(_, entry)| entry.call != gone as u64));
     }
+}
+
+#[test]
+fn a_lower_level_waits_and_does_not_starve() {
+    let (mut queue, now) = (Queue::default(), start());
+    let (high, low) = (0, 2);
+    queue.push(0, vec![part(1, 3)], now, false, low);
+    assert_eq!((queue.ahead(high).requests, queue.ahead(low).tokens), (0, 3));
+    let mut order = Vec::new();
+    for call in 1..20 {
+        // Two of the highest come for each one that runs.
+        queue.push(2 * call, vec![part(1, 1)], now, false, high);
+        queue.push(2 * call + 1, vec![part(1, 1)], now, false, high);
+        order.extend(run(&mut queue, &policy(), &items(1), now).unwrap());
+    }
+    assert_eq!(order[..7], [2, 3, 4, 5, 6, 7, 8], "the highest in the order they came");
+    assert_eq!(order[7], 0, "but for one batch in eight, which is of whoever came first");
+    assert_eq!(queue.ahead(low).requests, queue.requests() as u64);
+    // Together with others it does not push anybody out of the batch.
+    queue.push(100, vec![part(1, 1)], now, false, low);
+    let together = run(&mut queue, &policy(), &items(4), now).unwrap();
+    assert_eq!(together.len(), 4);
+    queue.send_behind(100);
+    (0..20).for_each(|_| drop(run(&mut queue, &policy(), &items(8), now)));
+    assert_eq!((queue.is_empty(), queue.ahead(low)), (true, Default::default()));
+}
+
+#[test]
+fn a_priority_that_there_is_not_is_the_default_one() {
+    let policy = BatchingPolicy { priority_levels: 3, default_priority: 2, ..policy() };
+    assert_eq!([0, 1, 2, 3, 4, 99].map(|priority| policy.level(priority)), [1, 0, 1, 2, 1, 1]);
+    assert_eq!(BatchingPolicy::default().level(5), 0);
 }

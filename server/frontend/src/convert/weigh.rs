@@ -15,48 +15,59 @@ const HANDLE_BYTES: u64 = 2 * size_of::<bytes::Bytes>() as u64;
 const TYPED_COPIES: u64 = 3;
 
 /// Bytes that decoding `message`, a `ModelInferRequest`, takes beside the message itself: an upper estimate, from its
-/// field heads alone. A message that is not well-formed is weighed as far as it can be read: decoding refuses it.
-pub fn weigh(message: &[u8]) -> u64 {
-    Fields(message)
-        .map(|field| match field.number {
+/// field heads alone. `None` if it cannot be read to its end: it is broken off, or has groups, which the protocol does not
+/// know and which would hide what comes behind them.
+pub fn weigh(message: &[u8]) -> Option<u64> {
+    sum(message, |field| {
+        Some(match field.number {
             4 => PARAMETER_BYTES + field.len(),
-            5 => 2 * size_of::<InferInputTensor>() as u64 + weigh_input(field.bytes),
-            6 => 2 * size_of::<InferRequestedOutputTensor>() as u64 + weigh_output(field.bytes),
+            5 => 2 * size_of::<InferInputTensor>() as u64 + weigh_input(field.bytes)?,
+            6 => 2 * size_of::<InferRequestedOutputTensor>() as u64 + weigh_output(field.bytes)?,
             7 => HANDLE_BYTES,
             _ => field.len(),
         })
-        .sum()
+    })
 }
 
-fn weigh_input(input: &[u8]) -> u64 {
-    Fields(input)
-        .map(|field| match field.number {
+fn weigh_input(input: &[u8]) -> Option<u64> {
+    sum(input, |field| {
+        Some(match field.number {
             3 => 2 * field.elements() * size_of::<i64>() as u64,
             4 => PARAMETER_BYTES + field.len(),
-            5 => weigh_contents(field.bytes),
+            5 => weigh_contents(field.bytes)?,
             _ => field.len(),
         })
-        .sum()
+    })
 }
 
-fn weigh_output(output: &[u8]) -> u64 {
-    Fields(output).map(|field| if field.number == 2 { PARAMETER_BYTES + field.len() } else { field.len() }).sum()
+fn weigh_output(output: &[u8]) -> Option<u64> {
+    sum(output, |field| Some(if field.number == 2 { PARAMETER_BYTES + field.len() } else { field.len() }))
 }
 
 /// `InferTensorContents`: lists of numbers, packed or one by one, and of byte strings.
-fn weigh_contents(contents: &[u8]) -> u64 {
+fn weigh_contents(contents: &[u8]) -> Option<u64> {
     let bytes_of = |field: &Field| match field.number {
         1 => 1,
         3 | 5 | 7 => 8,
         _ => 4,
     };
-    Fields(contents)
-        .map(|field| match field.number {
+    sum(contents, |field| {
+        Some(match field.number {
             8 => HANDLE_BYTES + 4 + field.len(),
             6 | 7 if field.packed => TYPED_COPIES * field.len(),
-            _ => TYPED_COPIES * field.elements() * bytes_of(&field),
+            _ => TYPED_COPIES * field.elements() * bytes_of(field),
         })
-        .sum()
+    })
+}
+
+/// The weight of a message whose fields weigh so much.
+fn sum(message: &[u8], weight: impl Fn(&Field) -> Option<u64>) -> Option<u64> {
+    let mut fields = Fields(message);
+    let mut all = 0u64;
+    while !fields.0.is_empty() {
+        all = all.saturating_add(weight(&fields.next()?)?);
+    }
+    Some(all)
 }
 
 /// One field of a message.
@@ -78,7 +89,7 @@ impl Field<'_> {
     }
 }
 
-/// The fields of a message, as far as it is well-formed.
+/// What is left of a message.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -100,15 +111,9 @@ impl<'a> Fields<'a> {
         self.0 = rest;
         Some(taken)
     }
-}
 
-impl<'a> Iterator for Fields<'a> {
-    type Item = Field<'a>;
-
+    /// The next field; `None` if there is no whole one.
     fn next(&mut self) -> Option<Field<'a>> {
-        if self.0.is_empty() {
-            return None;
-        }
         let key = self.varint()?;
         let number = key >> 3;
         let single = Field { number, packed: false, bytes: &[] };
@@ -120,7 +125,6 @@ impl<'a> Iterator for Fields<'a> {
                 self.take(length).map(|bytes| Field { number, packed: true, bytes })
             }
             5 => self.take(4).map(|_| single),
-            // Groups are not used by this protocol.
             _ => None,
         }
     }
@@ -135,7 +139,7 @@ mod tests {
     fn weight(inputs: Vec<InferInputTensor>, raw: Vec<bytes::Bytes>) -> (u64, u64) {
         let request = ModelInferRequest { inputs, raw_input_contents: raw, ..Default::default() };
         let message = request.encode_to_vec();
-        (weigh(&message), message.len() as u64)
+        (weigh(&message).unwrap(), message.len() as u64)
     }
 
     fn typed(contents: InferTensorContents) -> (u64, u64) {
@@ -172,19 +176,22 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_weighed_as_far_as_it_goes() {
+    fn what_cannot_be_read_to_its_end_has_no_weight() {
         for bytes in [
             &[0xff; 20][..],
             &[0x2a],
             &[0x2a, 0x05, 0x1a],
             &[0x0b, 0x01],
             &[0x2a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+            // An unknown, empty group, which prost passes over, and a tensor behind it; the same within an input.
+            &[0xa3, 0x06, 0xa4, 0x06, 0x2a, 0x00],
+            &[0x2a, 0x04, 0xa3, 0x06, 0xa4, 0x06],
         ] {
-            weigh(bytes);
+            assert_eq!(weigh(bytes), None, "{bytes:x?}");
         }
         // Elements of their own, not packed: key and value, again and again.
         let mut contents = Vec::new();
         (0..1000).for_each(|_| contents.extend([0x18, 0x07]));
-        assert_eq!(weigh_contents(&contents), 1000 * 8 * TYPED_COPIES);
+        assert_eq!(weigh_contents(&contents), Some(1000 * 8 * TYPED_COPIES));
     }
 }

@@ -103,7 +103,8 @@ impl RequestDecoder {
 
     /// The share of what a message becomes, or why it is refused.
     fn admit(&self, message: &[u8]) -> Result<Option<ByteShare>, Refusal> {
-        let decoded = weigh(message);
+        let decoded = weigh(message)
+            .ok_or_else(|| Refusal::invalid("the message is not a ModelInferRequest: it breaks off, or has groups"))?;
         if decoded <= UNWEIGHED_BYTES {
             return Ok(None);
         }

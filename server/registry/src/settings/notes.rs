@@ -19,11 +19,6 @@ pub(super) fn of(config: &ModelConfig, settings: &VersionSettings) -> Vec<String
             "the answers of a stream leave as they are ready, told apart by their ids",
         ),
         (
-            "dynamic_batching.priority_levels",
-            settings.priority_levels > 0,
-            "requests run in the order they came, whatever their priority",
-        ),
-        (
             "dynamic_batching.priority_queue_policy",
             !settings.priority_queue_policies.is_empty(),
             "default_queue_policy holds for every request",

@@ -71,7 +71,6 @@ fn what_is_not_followed_is_noted_with_what_happens_instead() {
                 .into(),
             vec![
                 "dynamic_batching.preserve_ordering: ",
-                "dynamic_batching.priority_levels: ",
                 "dynamic_batching.priority_queue_policy: ",
                 "model_warmup: not run",
                 "optimization: has no effect here",
