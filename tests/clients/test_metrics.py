@@ -101,7 +101,7 @@ def test_every_request_is_counted_once(start, tmp_path):
     failures = {s.labels["reason"]: s.value for s in seen.matching("nv_inference_request_failure", **of)}
     assert failures == {"REJECTED": 8, "CANCELED": 2, "BACKEND": 0, "OTHER": 2}
     assert int(statistics["success"]["count"]) == 9
-    assert int(statistics["fail"]["count"]) == 11
+    assert int(statistics["fail"]["count"]) == 12
     # Only what is done has a duration, and each exactly one in every stage.
     assert seen.value("penstock_request_duration_seconds_count", function="identity") == 9
     stages = seen.matching("penstock_stage_duration_seconds_count", function="identity")

@@ -6,7 +6,7 @@ import time
 import grpc
 import pytest
 
-from callers import body, post, reason, request, settled_books, stub, until_in_flight
+from callers import body, environment_pids, post, reason, request, settled_books, stub, until, until_in_flight
 from conftest import identity_repository
 
 # A batch holds one request, so that what runs and what waits can be told apart.
@@ -57,5 +57,46 @@ def test_what_is_not_followed_is_said_once_a_load(start, tmp_path):
     [line] = [line for line in server.log if "not followed" in line]
     fields = json.loads(line)
     fields = fields.get("fields", fields)
-    for field in ("preserve_ordering", "priority_levels", "allow_timeout_override"):
+    for field in ("preserve_ordering", "allow_timeout_override"):
         assert f".{field}: " in fields["notes"], fields
+
+
+def test_the_higher_priority_goes_first(start, tmp_path):
+    """One runs; then three of the default, the lower level, and one that came last and is of the higher."""
+    batching = "priority_levels: 2 default_priority_level: 2"
+    server = start("--model-repository", policy(tmp_path, "", batching=batching))
+    order, calls = [], []
+    for name, priority in [("runs", 0), ("low 1", 0), ("low 2", 2), ("low 3", 7), ("high", 1)]:
+        call = stub(server).ModelInfer.future(request("queued", priority=priority))
+        call.add_done_callback(lambda _, name=name: order.append(name))
+        calls.append(call)
+        until_in_flight(server, "queued", len(calls))
+    assert [call.exception(timeout=30) for call in calls] == [None] * 5
+    until(lambda: len(order) == 5, what="all are told")
+    assert order == ["runs", "high", "low 1", "low 2", "low 3"]
+
+
+def test_a_batch_that_never_ends_costs_its_environment_and_nobody_else(start, tmp_path):
+    """It would run for a minute, where half a second is allowed: it is tried once more, alone, and then told."""
+    options = {"penstock.batch_timeout_ms": 500}
+    identity_repository(tmp_path, "hangs", execute_delay_us=60_000_000, **options)
+    identity_repository(tmp_path, "calm")
+    server = start("--model-repository", tmp_path)
+    hung, calm = environment_pids(server, "hangs"), environment_pids(server, "calm")
+    error = stub(server).ModelInfer.future(request("hangs", timeout=20_000_000)).exception(timeout=30)
+    assert (error.code(), reason(error)) == (grpc.StatusCode.INTERNAL, "execution_crashed"), error
+    until(lambda: any("the model hangs" in line for line in server.log), what="the log says why")
+    until(lambda: (pids := environment_pids(server, "hangs")) and pids != hung, what="there is a new environment")
+    assert stub(server).ModelInfer.future(request("calm")).exception(timeout=10) is None
+    assert environment_pids(server, "calm") == calm
+    assert settled_books(server, "hangs").outcomes == {("failed", "internal"): 1}
+
+
+def test_a_function_may_have_a_deadline_of_its_own(start, tmp_path):
+    server = start("--model-repository", policy(tmp_path, "", **{"penstock.timeout_ms": 200}))
+    began = time.monotonic()
+    error = stub(server).ModelInfer.future(request("queued")).exception(timeout=5)
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
+    assert 0.2 <= time.monotonic() - began < RUN_S
+    status, _, _ = post(server, "queued", body())
+    assert status == 504

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 /// Offered load in multiples of what the house can do.
 const LOADS: [f64; 9] = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0];
-const TIMEOUT: Duration = Duration::from_millis(100);
 /// Environments that are not told of deadlines have slots for so many, which is no bound here.
 const SLOTS_OFF: u32 = 1 << 20;
 /// Default of `environments.concurrency`.
@@ -34,13 +33,27 @@ pub struct Point {
     pub refused: f64,
 }
 
-/// All points for a seed, each from `seconds` of simulated load.
-pub fn points(seed: u64, seconds: f64, arrivals: &Arrivals) -> Vec<Point> {
-    let settings = LOADS.iter().flat_map(|load| [(*load, true), (*load, false)]);
-    settings.map(|(load, policies)| point(seed, seconds, arrivals, load, policies)).collect()
+/// What is asked of each point.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Of the arrivals.
+    pub seed: u64,
+    /// Simulated seconds of load.
+    pub seconds: f64,
+    /// How requests come.
+    pub arrivals: Arrivals,
+    /// In which time they are of use; a batch takes 10 ms.
+    pub timeout: Duration,
 }
 
-fn point(seed: u64, seconds: f64, arrivals: &Arrivals, load: f64, policies: bool) -> Point {
+/// All points of a curve.
+pub fn points(question: &Question) -> Vec<Point> {
+    let settings = LOADS.iter().flat_map(|load| [(*load, true), (*load, false)]);
+    settings.map(|(load, policies)| point(question, load, policies)).collect()
+}
+
+fn point(question: &Question, load: f64, policies: bool) -> Point {
+    let Question { seed, seconds, ref arrivals, timeout } = *question;
     let mut script = Script {
         seed,
         environments: 1,
@@ -48,6 +61,8 @@ fn point(seed: u64, seconds: f64, arrivals: &Arrivals, load: f64, policies: bool
         max_batch: 8,
         dynamic: true,
         max_delay: Duration::ZERO,
+        priority_levels: 0,
+        standing_wait: Duration::ZERO,
         slots: if policies { SLOTS_ON } else { SLOTS_OFF },
         fixed: Duration::from_millis(10),
         per_item: Duration::ZERO,
@@ -58,17 +73,17 @@ fn point(seed: u64, seconds: f64, arrivals: &Arrivals, load: f64, policies: bool
     };
     let capacity_rps = script.capacity();
     let count = (load * capacity_rps * seconds) as usize;
-    let timeout = policies.then_some(TIMEOUT);
+    let told = policies.then_some(timeout);
     script.requests = arrivals
         .draw(count, load * capacity_rps, &mut SmallRng::seed_from_u64(seed))
         .into_iter()
-        .map(|at| Request { at, items: 1, timeout, leaves: None, deadly: false })
+        .map(|at| Request { at, items: 1, timeout: told, leaves: None, priority: 0, deadly: false })
         .collect();
     let loaded = script.requests.last().map_or(seconds, |request| request.at.as_secs_f64());
     let happened = run(&script, None);
     let ends = || happened.ends.iter().filter(|end| end.number < happened.probes_from);
     let done = || ends().filter(|end| end.how == How::Done);
-    let good = done().filter(|end| end.ended - end.came <= TIMEOUT).count();
+    let good = done().filter(|end| end.ended - end.came <= timeout).count();
     let mut took: Vec<Duration> = done().map(|end| end.ended - end.came).collect();
     took.sort_unstable();
     let p99 = took.get(took.len() * 99 / 100).copied().unwrap_or_default();
@@ -101,7 +116,7 @@ pub fn csv(points: &[Point]) -> String {
 const AREA: (f64, f64, f64) = (560.0, 280.0, 60.0);
 
 /// Goodput as a share of the capacity over the load, which is logarithmic: an SVG that needs nothing else.
-pub fn svg(points: &[Point]) -> String {
+pub fn svg(points: &[Point], timeout: Duration) -> String {
     let (width, height, margin) = AREA;
     let (least, most) = (LOADS[0].ln(), LOADS[LOADS.len() - 1].ln());
     let x = |load: f64| margin + (load.ln() - least) / (most - least) * width;
@@ -110,7 +125,7 @@ pub fn svg(points: &[Point]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" font-family=\"sans-serif\" \
          font-size=\"12\"><rect width=\"100%\" height=\"100%\" fill=\"white\"/>\
          <text x=\"{margin}\" y=\"30\" font-size=\"15\">Done within {} ms, as a share of capacity (simulated)</text>",
-        TIMEOUT.as_millis(),
+        timeout.as_millis(),
         w = width + 2.0 * margin,
         h = height + 2.0 * margin
     );

@@ -9,6 +9,7 @@ use penstock_sim::world::run;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The whole house under a simulated clock.
 #[derive(Parser)]
@@ -48,6 +49,9 @@ enum Command {
         /// The seed.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// In which time an answer is of use; a batch takes 10 ms.
+        #[arg(long, default_value_t = 100)]
+        timeout_ms: u64,
     },
 }
 
@@ -67,11 +71,12 @@ fn act(cli: Cli) -> Result<bool, Box<dyn std::error::Error>> {
     match cli.command {
         Command::Seeds { from, count } => Ok(seeds(from, count, trace.as_ref())),
         Command::Show { seed } => Ok(show(seed, trace.as_ref())),
-        Command::Curve { out, seconds, seed } => {
-            let points = curve::points(seed, seconds, trace.as_ref().unwrap_or(&Arrivals::Poisson));
+        Command::Curve { out, seconds, seed, timeout_ms } => {
+            let (arrivals, timeout) = (trace.unwrap_or(Arrivals::Poisson), Duration::from_millis(timeout_ms));
+            let points = curve::points(&curve::Question { seed, seconds, arrivals, timeout });
             std::fs::create_dir_all(&out)?;
             std::fs::write(out.join("curve.csv"), curve::csv(&points))?;
-            std::fs::write(out.join("curve.svg"), curve::svg(&points))?;
+            std::fs::write(out.join("curve.svg"), curve::svg(&points, timeout))?;
             print!("{}", curve::csv(&points));
             Ok(true)
         }

@@ -24,6 +24,10 @@ pub struct Script {
     pub dynamic: bool,
     /// `max_queue_delay_microseconds`.
     pub max_delay: Duration,
+    /// Levels of priority; 0 for none.
+    pub priority_levels: u32,
+    /// A queue in which everybody waits longer lowers the concurrency; zero for never.
+    pub standing_wait: Duration,
     /// Requests in flight in one environment.
     pub slots: u32,
     /// What a batch costs.
@@ -51,6 +55,8 @@ pub struct Request {
     pub timeout: Option<Duration>,
     /// When its caller leaves, from its coming.
     pub leaves: Option<Duration>,
+    /// 1 the highest; 0 for none.
+    pub priority: u32,
     /// Any batch it is in takes the environment with it.
     pub deadly: bool,
 }
@@ -85,6 +91,8 @@ impl Script {
             max_batch,
             dynamic: r.random_bool(0.9),
             max_delay: if delayed { ms(r, 0.5, 20.0) } else { Duration::ZERO },
+            priority_levels: if r.random_bool(0.3) { 3 } else { 0 },
+            standing_wait: if r.random_bool(0.5) { ms(r, 5.0, 200.0) } else { Duration::ZERO },
             slots: r.random_range(2..=64),
             fixed: ms(r, 0.5, 60.0),
             per_item: ms(r, 0.0, 5.0),
@@ -116,6 +124,7 @@ impl Script {
                     .random_bool(deadlines.min(1.0))
                     .then(|| Duration::from_secs_f64(batch * *[0.5, 1.5, 3.0, 10.0].choose(r).unwrap_or(&3.0))),
                 leaves: r.random_bool(leavers).then(|| Duration::from_secs_f64(batch * r.random_range(0.0..4.0))),
+                priority: r.random_range(0..5),
                 deadly: r.random_bool(deadly),
             })
             .collect();

@@ -129,7 +129,7 @@ async fn happen(script: &Script, plant: Option<Plant>) -> Run {
     sleep(RECOVERY).await;
     let probes_from = script.requests.len() as u64;
     for probe in 0..PROBES as u64 {
-        let request = Request { at: Duration::ZERO, items: 1, timeout: None, leaves: None, deadly: false };
+        let request = Request { at: Duration::ZERO, items: 1, timeout: None, leaves: None, priority: 0, deadly: false };
         ends.push(call(&house, &stage, probes_from + probe, &request, false).await);
     }
     // A caller that has left is forgotten by the environment a moment later.
@@ -185,7 +185,7 @@ fn invocation(number: u64, request: &Request, now: Instant) -> Invocation {
         inputs: vec![tensor],
         outputs: Vec::new(),
         deadline: request.timeout.map(|timeout| now.into_std() + timeout),
-        priority: 0,
+        priority: request.priority,
         splittable: false,
     }
 }
@@ -199,10 +199,16 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
             dynamic: script.dynamic,
             max_delay_us: script.max_delay.as_micros() as u64,
             max_tokens: 1,
+            priority_levels: script.priority_levels,
+            default_priority: script.priority_levels.div_ceil(2),
             run_timeout_us: script.run_timeout.as_micros() as u64,
             ..BatchingPolicy::default()
         },
-        queue: QueueLimits { requests: script.slots, ..QueueLimits::default() },
+        queue: QueueLimits {
+            requests: script.slots,
+            standing_wait_us: script.standing_wait.as_micros() as u64,
+            ..QueueLimits::default()
+        },
         workers: script.workers as usize,
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
