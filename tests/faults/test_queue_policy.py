@@ -77,9 +77,9 @@ def test_the_higher_priority_goes_first(start, tmp_path):
 
 
 def test_a_batch_that_never_ends_costs_its_environment_and_nobody_else(start, tmp_path):
-    """It would run for a minute, where half a second is allowed: it is tried once more, alone, and then told."""
-    options = {"penstock.batch_timeout_ms": 500}
-    identity_repository(tmp_path, "hangs", execute_delay_us=60_000_000, **options)
+    """Six rows would run for a minute and a half, where half a second is allowed: tried once more, alone, and then told."""
+    options = {"penstock.batch_timeout_ms": 500, "execute_delay_us_per_item": 15_000_000, "max_batch_size": 0}
+    identity_repository(tmp_path, "hangs", **options)
     identity_repository(tmp_path, "calm")
     server = start("--model-repository", tmp_path)
     hung, calm = environment_pids(server, "hangs"), environment_pids(server, "calm")

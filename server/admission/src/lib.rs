@@ -13,7 +13,7 @@ mod slots;
 pub use adaptive::AdaptiveLimit;
 pub use bytes::{ByteBudget, ByteShare};
 pub use drain_rate::DrainRate;
-pub use service_time::{Backlog, ServiceTime};
+pub use service_time::{Backlog, ServiceTime, usable};
 pub use slots::{Slot, Slots};
 
 #[cfg(test)]

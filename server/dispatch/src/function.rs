@@ -16,7 +16,7 @@ use penstock_telemetry::VersionMetrics;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Where a version stands.
@@ -72,6 +72,8 @@ pub struct ServedVersion {
     /// Where it came from and how it is configured.
     pub source: VersionSource,
     pub(crate) state: watch::Sender<VersionState>,
+    /// Told after each change of `state`.
+    pub(crate) changed: Notify,
     pub(crate) signature: ArcSwapOption<Signature>,
     pub(crate) environments: ArcSwap<Vec<Arc<EnvironmentHandle>>>,
     pub(crate) slots: Slots,
@@ -98,6 +100,7 @@ impl ServedVersion {
             number,
             source,
             state: watch::Sender::new(VersionState::Loading),
+            changed: Notify::new(),
             signature: ArcSwapOption::empty(),
             environments: ArcSwap::default(),
             slots: Slots::new(slots),

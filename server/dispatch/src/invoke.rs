@@ -3,6 +3,7 @@
 //! Called by the house with an invocation whose version is known.
 
 use crate::function::{ServedVersion, VersionState};
+use penstock_admission::usable;
 use penstock_domain::{ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
 use penstock_environment::{CallAnswer, CallEnd, EnvironmentHandle};
 use penstock_router::{Candidate, choose};
@@ -234,7 +235,7 @@ fn pick(
 ) -> Result<Arc<EnvironmentHandle>, Refusal> {
     let (environments, now) = (version.environments.load(), Instant::now().into_std());
     let late_by = |environment: &Arc<EnvironmentHandle>| {
-        let left = invocation.deadline?.saturating_duration_since(now);
+        let left = usable(invocation.deadline?.saturating_duration_since(now));
         let done_in = environment.done_in(invocation, now)?;
         (done_in > left).then_some((done_in, left))
     };
@@ -280,17 +281,19 @@ fn is_full(refusal: &Refusal) -> bool {
 
 /// Waits until an environment is ready. Without a deadline it does not wait: the caller can, and is told how long.
 async fn wait_for_environment(version: &ServedVersion, deadline: Option<std::time::Instant>) -> Result<(), Refusal> {
-    let mut state = version.state.subscribe();
     loop {
+        // Before the look, so that no change is missed. Those that wait are woken in the order in which they came.
+        let changed = version.changed.notified();
         // The state follows the environments: right after a loss it may still say ready, so they are asked.
-        let hopeless = matches!(*state.borrow_and_update(), VersionState::Unloading | VersionState::Unavailable(_));
         if version.environments.load().iter().any(|environment| environment.is_open()) {
             return Ok(());
         }
-        // The caller's timeout bounds this wait.
-        if hopeless || deadline.is_none() || state.changed().await.is_err() {
+        let hopeless = matches!(*version.state.borrow(), VersionState::Unloading | VersionState::Unavailable(_));
+        if hopeless || deadline.is_none() {
             return Err(not_ready(version));
         }
+        // The caller's timeout bounds this wait.
+        changed.await;
     }
 }
 

@@ -210,6 +210,7 @@ impl Supervisor {
             state => state,
         };
         self.version.state.send_replace(state);
+        self.version.changed.notify_waiters();
         self.changed.send_modify(|count| *count += 1);
     }
 }

@@ -6,10 +6,13 @@
 use super::{Room, RoomError};
 use crate::queue::Waiting;
 use crate::specification::TimeoutAction;
-use penstock_admission::Backlog;
+use penstock_admission::{Backlog, usable};
 use penstock_domain::{ErrorCode, Refusal};
 use penstock_executor::{BatchCost, Part};
 use std::time::{Duration, Instant};
+
+/// Of the time that a request had, so much is kept for its answer's way back.
+const WAY_BACK_SHARE: u32 = 32;
 
 /// A batch that a worker runs.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +45,7 @@ impl Room {
         level: u8,
         now: Instant,
     ) -> Option<Refusal> {
-        let left = deadline?.saturating_duration_since(now);
+        let left = usable(deadline?.saturating_duration_since(now));
         let items = parts.iter().map(|part| u64::from(part.items)).sum();
         let tokens = parts.iter().map(|part| u64::from(part.tokens)).sum();
         let done_in = self.done_in(self.size(items, tokens), level, now)?;
@@ -107,7 +110,13 @@ impl Room {
         }
         let Some(takes) = self.service.predict(self.next_batch_size(), now) else { return };
         let waits = |call: &u64| self.calls.get(call).is_some_and(|call| !call.is_preparing() && !call.has_begun());
-        let late = self.deadlines.iter().take_while(|(deadline, _)| *deadline < now + takes);
+        // The way back takes its time, too; more than a batch is not kept for it.
+        let way_back = |(deadline, call): &(Instant, u64)| {
+            let whole = self.calls.get(call).map(|call| deadline.saturating_duration_since(call.received));
+            whole.unwrap_or_default() / WAY_BACK_SHARE
+        };
+        let near = self.deadlines.iter().take_while(|(deadline, _)| *deadline < now + takes + takes);
+        let late = near.filter(|entry| entry.0 < now + takes + way_back(entry));
         let late: Vec<_> = late.copied().filter(|(_, call)| waits(call)).collect();
         for (deadline, call) in late {
             self.cancel(call);
