@@ -77,13 +77,15 @@ def test_the_higher_priority_goes_first(start, tmp_path):
 
 
 def test_a_batch_that_never_ends_costs_its_environment_and_nobody_else(start, tmp_path):
-    """Six rows would run for a minute and a half, where half a second is allowed: tried once more, alone, and then told."""
-    options = {"penstock.batch_timeout_ms": 500, "execute_delay_us_per_item": 15_000_000, "max_batch_size": 0}
+    """Fifty rows would run for five seconds, where half a one is allowed: tried once more, alone, and then told."""
+    options = {"penstock.batch_timeout_ms": 500, "execute_delay_us_per_item": 100_000, "max_batch_size": 50}
     identity_repository(tmp_path, "hangs", **options)
     identity_repository(tmp_path, "calm")
     server = start("--model-repository", tmp_path)
     hung, calm = environment_pids(server, "hangs"), environment_pids(server, "calm")
-    error = stub(server).ModelInfer.future(request("hangs", timeout=20_000_000)).exception(timeout=30)
+    deadly = request("hangs", raw=bytes(4 * 50), timeout=20_000_000)
+    deadly.inputs[0].shape[:] = [50, 1]
+    error = stub(server).ModelInfer.future(deadly).exception(timeout=30)
     assert (error.code(), reason(error)) == (grpc.StatusCode.INTERNAL, "execution_crashed"), error
     until(lambda: any("the model hangs" in line for line in server.log), what="the log says why")
     until(lambda: (pids := environment_pids(server, "hangs")) and pids != hung, what="there is a new environment")
