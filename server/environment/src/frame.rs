@@ -2,7 +2,8 @@
 //!
 //! Called by the connection (front end's side) and the room (environment's side). Knows nothing of what a message
 //! means. Layout in `proto/link.proto`. Small messages are written together with one system call; a body over
-//! [`CHUNK_BYTES`] travels in chunks, so that a cancel or a small request never waits for a large tensor.
+//! [`COPY_BYTES`] travels in chunks of its own, so that it is not copied on its way out, is read to where it stays, and a
+//! cancel or a small request never waits for a large tensor.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -23,8 +24,8 @@ pub(crate) const CHUNK_BYTES: usize = 128 * 1024;
 const COPY_BYTES: usize = 16 * 1024;
 /// A frame's header never comes near this; more means that the peer is not speaking this protocol.
 const HEADER_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The read buffer grows by at least this much.
-const READ_BYTES: usize = 64 * 1024;
+/// Room in the read buffer for one read. Of a large body only what comes along with its header passes through it.
+const READ_BYTES: usize = 32 * 1024;
 
 /// The tensor bytes of a message, in order; one piece per tensor.
 pub(crate) type Body = SmallVec<[Bytes; 2]>;
@@ -224,10 +225,18 @@ struct Assembling {
     share: Option<ByteShare>,
 }
 
+/// A frame whose header has been read.
+struct OpenFrame {
+    header: Header,
+    /// Bytes of its body still to come.
+    left: usize,
+}
+
 /// Reads messages off a byte stream. [`FrameReader::next`] may be dropped and called again without loss.
 pub(crate) struct FrameReader<R> {
     from: R,
     buffer: BytesMut,
+    open: Option<OpenFrame>,
     assembling: HashMap<u64, Assembling>,
     /// Bytes still to come of bodies whose call was cancelled meanwhile.
     unwanted: HashMap<u64, usize>,
@@ -241,6 +250,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self {
             from,
             buffer: BytesMut::with_capacity(READ_BYTES),
+            open: None,
             assembling: HashMap::new(),
             unwanted: HashMap::new(),
             body_bytes_max,
@@ -258,17 +268,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next message; `None` at the end of the stream.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Incoming>> {
         loop {
-            while let Some((header, body)) = self.take_frame()? {
-                if let Some(message) = self.accept(header, body)? {
-                    return Ok(Some(message));
-                }
+            if let Some(message) = self.next_buffered()? {
+                return Ok(Some(message));
             }
-            self.buffer.reserve(READ_BYTES);
-            if self.from.read_buf(&mut self.buffer).await? == 0 {
-                return match self.buffer.is_empty() && self.assembling.is_empty() {
-                    true => Ok(None),
-                    false => Err(io::ErrorKind::UnexpectedEof.into()),
-                };
+            if self.fill().await? == 0 {
+                let between_messages = self.buffer.is_empty() && self.open.is_none() && self.assembling.is_empty();
+                return if between_messages { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
         }
     }
@@ -286,17 +291,55 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         std::future::pending().await
     }
 
-    /// A message that has been read already, without waiting.
-    pub(crate) fn next_buffered(&mut self) -> io::Result<Option<Incoming>> {
-        while let Some((header, body)) = self.take_frame()? {
-            if let Some(message) = self.accept(header, body)? {
-                return Ok(Some(message));
-            }
+    /// Reads once: the rest of a chunk to where its body is put together, everything else into the buffer.
+    async fn fill(&mut self) -> io::Result<usize> {
+        if let Some(OpenFrame { header: Header { call, kind: Some(header::Kind::Chunk(_)), .. }, left }) =
+            &mut self.open
+            && let Some(assembling) = self.assembling.get_mut(call)
+        {
+            let read = self.from.read_buf(&mut (&mut assembling.body).limit(*left)).await?;
+            *left -= read;
+            return Ok(read);
         }
-        Ok(None)
+        self.buffer.reserve(READ_BYTES);
+        self.from.read_buf(&mut self.buffer).await
     }
 
-    fn take_frame(&mut self) -> io::Result<Option<(Header, Bytes)>> {
+    /// A message that has been read already, without waiting.
+    pub(crate) fn next_buffered(&mut self) -> io::Result<Option<Incoming>> {
+        loop {
+            let Some(OpenFrame { header, left }) =
+                self.open.take().map_or_else(|| self.take_header(), |o| Ok(Some(o)))?
+            else {
+                return Ok(None);
+            };
+            let chunk = matches!(header.kind, Some(header::Kind::Chunk(_)));
+            // Of a chunk it takes what is there; any other frame it takes whole.
+            let take = if chunk { left.min(self.buffer.len()) } else { left };
+            if self.buffer.len() < take {
+                self.buffer.reserve(take - self.buffer.len());
+                self.open = Some(OpenFrame { header, left });
+                return Ok(None);
+            }
+            let part = self.buffer.split_to(take);
+            let message = match chunk {
+                false => self.accept(header, part.freeze())?,
+                true => {
+                    self.append(header.call, &part);
+                    if left > take {
+                        self.open = Some(OpenFrame { header, left: left - take });
+                        return Ok(None);
+                    }
+                    self.assembled(header.call)
+                }
+            };
+            if message.is_some() {
+                return Ok(message);
+            }
+        }
+    }
+
+    fn take_header(&mut self) -> io::Result<Option<OpenFrame>> {
         let Some((head, _)) = self.buffer.split_first_chunk::<8>() else {
             return Ok(None);
         };
@@ -306,15 +349,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if header_bytes > HEADER_BYTES_MAX || header_bytes > rest_bytes || rest_bytes - header_bytes > CHUNK_BYTES {
             return Err(broken(format!("a frame of {rest_bytes} bytes with a header of {header_bytes}")));
         }
-        if self.buffer.len() < 8 + rest_bytes {
-            self.buffer.reserve(8 + rest_bytes - self.buffer.len());
+        if self.buffer.len() < 8 + header_bytes {
+            self.buffer.reserve(8 + header_bytes - self.buffer.len());
             return Ok(None);
         }
         self.buffer.advance(8);
         let header = Header::decode(&self.buffer[..header_bytes]).map_err(|error| broken(error.to_string()))?;
         self.buffer.advance(header_bytes);
-        let body = self.buffer.split_to(rest_bytes - header_bytes).freeze();
-        Ok(Some((header, body)))
+        let left = rest_bytes - header_bytes;
+        if matches!(header.kind, Some(header::Kind::Chunk(_))) {
+            self.expect_chunk(header.call, left)?;
+        }
+        Ok(Some(OpenFrame { header, left }))
     }
 
     fn accept(&mut self, header: Header, body: Bytes) -> io::Result<Option<Incoming>> {
@@ -322,9 +368,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let Some(kind) = kind else {
             return Err(broken("a frame of no kind".into()));
         };
-        if matches!(kind, header::Kind::Chunk(_)) {
-            return self.accept_chunk(call, body);
-        }
         if matches!(kind, header::Kind::Cancel(_))
             && let Some(open) = self.assembling.remove(&call)
         {
@@ -337,53 +380,60 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if body_bytes == body.len() {
             return Ok(Some(Incoming { call, kind, body, share: None }));
         }
+        if !body.is_empty() {
+            return Err(broken(format!("{} of the {body_bytes} bytes of a body beside its header", body.len())));
+        }
         let share = match &self.budget {
             None => None,
             Some(budget) => match budget.try_take(body_bytes as u64) {
                 Some(share) => Some(share),
                 None => {
                     let refusal = no_memory(body_bytes, budget);
-                    self.unwanted.insert(call, body_bytes - body.len());
+                    self.unwanted.insert(call, body_bytes);
                     let kind = header::Kind::Refused(crate::message::refusal_out(refusal));
                     return Ok(Some(Incoming { call, kind, body: Bytes::new(), share: None }));
                 }
             },
         };
-        let body = BytesMut::from(body);
-        self.assembling.insert(call, Assembling { kind, body, body_bytes, share });
+        self.assembling.insert(call, Assembling { kind, body: BytesMut::new(), body_bytes, share });
         Ok(None)
     }
 
-    fn accept_chunk(&mut self, call: u64, chunk: Bytes) -> io::Result<Option<Incoming>> {
-        if let Some(left) = self.unwanted.get_mut(&call) {
-            *left = left.saturating_sub(chunk.len());
+    /// A chunk of so many bytes begins: whether its body wants it, and a place for it.
+    fn expect_chunk(&mut self, call: u64, bytes: usize) -> io::Result<()> {
+        if self.unwanted.contains_key(&call) {
+            return Ok(());
+        }
+        let Some(Assembling { body, body_bytes, .. }) = self.assembling.get_mut(&call) else {
+            return Err(broken(format!("a chunk for call {call}, which has no open body")));
+        };
+        if body.len() + bytes > *body_bytes {
+            return Err(broken(format!("chunks of call {call} exceed its {body_bytes} bytes")));
+        }
+        body.reserve(*body_bytes - body.len());
+        Ok(())
+    }
+
+    /// Bytes of a chunk that came with others.
+    fn append(&mut self, call: u64, part: &[u8]) {
+        if let Some(assembling) = self.assembling.get_mut(&call) {
+            assembling.body.put_slice(part);
+        } else if let Some(left) = self.unwanted.get_mut(&call) {
+            *left = left.saturating_sub(part.len());
             if *left == 0 {
                 self.unwanted.remove(&call);
             }
-            return Ok(None);
         }
-        let Some(assembling) = self.assembling.get_mut(&call) else {
-            return Err(broken(format!("a chunk for call {call}, which has no open body")));
-        };
-        if assembling.body.len() + chunk.len() > assembling.body_bytes {
-            return Err(broken(format!("chunks of call {call} exceed its {} bytes", assembling.body_bytes)));
+    }
+
+    /// A chunk has ended: the message, if it was the last of its body.
+    fn assembled(&mut self, call: u64) -> Option<Incoming> {
+        let whole = |open: &Assembling| open.body.len() == open.body_bytes;
+        if !self.assembling.get(&call).is_some_and(whole) {
+            return None;
         }
-        // A body that came in one chunk stays where it was read.
-        let whole = chunk.len() == assembling.body_bytes;
-        if whole {
-            assembling.body = BytesMut::new();
-        } else {
-            assembling.body.reserve(assembling.body_bytes - assembling.body.len());
-            assembling.body.put_slice(&chunk);
-            if assembling.body.len() < assembling.body_bytes {
-                return Ok(None);
-            }
-        }
-        let done = self.assembling.remove(&call);
-        Ok(done.map(|done| {
-            let body = if whole { chunk } else { done.body.freeze() };
-            Incoming { call, kind: done.kind, body, share: done.share }
-        }))
+        let Assembling { kind, body, share, .. } = self.assembling.remove(&call)?;
+        Some(Incoming { call, kind, body: body.freeze(), share })
     }
 }
 
