@@ -140,7 +140,8 @@ pub(crate) const FIELDS: &[Field] = &[
         kind: Kind::Integer(0, 1_024),
         default: "0",
         unit: "threads",
-        meaning: "Host threads of each environment, shared by its runtime workers; half as many tokenize. 0: as many as there are cores.",
+        meaning: "Host threads of each environment, shared by its runtime workers; half as many tokenize. 0: the cores, shared among \
+                  the environments of a version.",
     },
     Field {
         key: "environments.concurrency",
@@ -229,7 +230,8 @@ pub(crate) const FIELDS: &[Field] = &[
         kind: Kind::Integer(1 << 20, 1 << 44),
         default: "1073741824",
         unit: "bytes",
-        meaning: "Request and answer bytes in flight, taken before they are buffered. At least one message.",
+        meaning: "Request and answer bytes in flight, taken before they are buffered. At least one message; two, for a request of \
+                  that size to be answered with as much.",
     },
     Field {
         key: "limits.body_stall_s",

@@ -61,7 +61,8 @@ pub(crate) fn onnxruntime_library(config: &Config) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(config.text("cache_dir")).join("lib/libonnxruntime.so"))
 }
 
-/// Describes an environment of a version, once for each load. `cores` is what the machine has.
+/// Describes an environment of a version, once for each load. `cores` is what the machine has; the environments of a
+/// version are busy together and share them, versions are busy at different times and each may use them all.
 pub(crate) fn specify(
     config: &Config,
     cores: usize,
@@ -74,11 +75,9 @@ pub(crate) fn specify(
         tracing::warn!(function = %function.name, version = number, notes, "a part of the configuration is not followed");
     }
     let workers = settings.worker_count.unwrap_or(1).max(1) as usize;
-    let threads = match (settings.penstock.threads, config.integer("environments.threads")) {
-        (Some(threads), _) => threads as usize,
-        (None, 0) => cores,
-        (None, threads) => threads as usize,
-    };
+    let (configured, environments) =
+        (config.integer("environments.threads"), config.integer("environments.per_version"));
+    let threads = thread_share(settings.penstock.threads, configured, cores, environments);
     let per_worker = (threads / workers).max(1);
     let library = onnxruntime_library(config);
     let mut readable = vec![version.directory.clone()];
@@ -243,4 +242,26 @@ fn specs(declared: Vec<Declared>) -> Vec<TensorSpec> {
         labels: declared.labels,
     };
     declared.into_iter().map(spec).collect()
+}
+
+/// Host threads of one of `environments` environments: a version's `own` number, else the `configured` one, else, where
+/// that is 0, its share of the cores.
+fn thread_share(own: Option<u32>, configured: u64, cores: usize, environments: u64) -> usize {
+    match (own, configured) {
+        (Some(threads), _) => threads as usize,
+        (None, 0) => (cores / environments.max(1) as usize).max(1),
+        (None, threads) => threads as usize,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_the_environments_share_of_the_cores() {
+        assert_eq!([1, 3, 64].map(|environments| thread_share(None, 0, 8, environments)), [8, 2, 1]);
+        assert_eq!(thread_share(None, 5, 8, 3), 5);
+        assert_eq!(thread_share(Some(1), 5, 8, 3), 1);
+    }
 }
