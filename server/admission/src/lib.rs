@@ -1,17 +1,19 @@
 //! Admission: who may be in flight, and how long the others should stay away.
 //!
 //! Called by the dispatch room (slots, deadlines), by the front end before it buffers a body (byte shares) and by
-//! environments (deadlines). Pure: no I/O, no
-//! clock, no queue; a refusal is immediate, because waiting for a permit would be a queue nobody bounded.
+//! environments (deadlines). Pure: no I/O, no clock, no queue; a refusal is immediate, because waiting for a permit would
+//! be a queue nobody bounded.
 
 mod adaptive;
 mod bytes;
+mod caution;
 mod drain_rate;
 mod service_time;
 mod slots;
 
 pub use adaptive::AdaptiveLimit;
 pub use bytes::{ByteBudget, ByteShare};
+pub use caution::Caution;
 pub use drain_rate::DrainRate;
 pub use service_time::{Backlog, ServiceTime, usable};
 pub use slots::{Slot, Slots};

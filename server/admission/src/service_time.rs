@@ -3,6 +3,7 @@
 //! Called by both ends of the link: the front end refuses what cannot be in time before it crosses, an environment, which
 //! knows its queue and its tokens, refuses the rest.
 
+use crate::Caution;
 use std::time::{Duration, Instant};
 
 /// Weight that is left of an observation after the next: about the last thirty batches count.
@@ -126,13 +127,14 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// From now until the request would be done, where a batch of a size takes `time`. `None` if that is not known.
-    pub fn done_in(&self, time: impl Fn(u64) -> Option<Duration>) -> Option<Duration> {
+    /// From now until the request would be done, where a batch of a size takes `time`, with as much more for the wait
+    /// before its own batch as `caution` says. `None` if that is not known.
+    pub fn done_in(&self, time: impl Fn(u64) -> Option<Duration>, caution: Caution) -> Option<Duration> {
         let rounds = (self.batches / f64::from(self.workers.max(1))).floor();
         let before = match rounds > 0.0 {
             true => time(self.batch_size)?.checked_mul(rounds as u32).unwrap_or(Duration::MAX),
             false => Duration::ZERO,
         };
-        Some(self.free_in.saturating_add(before).saturating_add(time(self.own_batch_size)?))
+        Some(caution.of(self.free_in.saturating_add(before)).saturating_add(time(self.own_batch_size)?))
     }
 }

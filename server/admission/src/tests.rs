@@ -115,9 +115,19 @@ fn a_request_is_done_after_what_stands_before_it() {
     let (service, now) = learned(10.0, 1.0, &[1, 8]);
     let backlog =
         Backlog { batches: 4.0, batch_size: 8, own_batch_size: 2, workers: 2, free_in: Duration::from_millis(5) };
-    let done = backlog.done_in(|size| service.predict(size, now)).unwrap().as_secs_f64() * 1e3;
+    let mut caution = Caution::default();
+    let done_in = |caution| backlog.done_in(|size| service.predict(size, now), caution).unwrap().as_secs_f64() * 1e3;
+    let done = done_in(caution);
     assert!((done - (5.0 + 2.0 * 18.0 + 12.0)).abs() < 0.2, "{done}");
-    assert_eq!(backlog.done_in(|_| None), None);
+    assert_eq!(backlog.done_in(|_| None, caution), None);
+    // Some were late: more is kept for the wait, at most as much again, and only what comes in time makes it less.
+    (0..100).for_each(|_| caution.late());
+    let cautious = done_in(caution);
+    assert!((cautious - (2.0 * (5.0 + 2.0 * 18.0) + 12.0)).abs() < 0.3, "{cautious}");
+    (0..5_000).for_each(|_| caution.in_time());
+    assert!((done_in(caution) - (done + 0.5 * 41.0)).abs() < 0.3);
+    (0..50_000).for_each(|_| caution.in_time());
+    assert_eq!(caution, Caution::default());
 }
 
 const TARGET: Duration = Duration::from_millis(50);

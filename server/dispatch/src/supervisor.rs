@@ -5,8 +5,8 @@
 use crate::function::{ServedVersion, VersionState};
 use crate::log;
 use penstock_admission::ByteBudget;
-use penstock_environment::{BatchReport, EnvironmentHandle, Launch, OnBatch, Specification, StartError, Started};
-use penstock_telemetry::{BatchSample, LoadSample};
+use penstock_environment::{EnvironmentHandle, Launch, OnBatch, Specification, StartError, Started};
+use penstock_telemetry::LoadSample;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -148,16 +148,9 @@ impl Supervisor {
 
     fn on_batch(&self) -> OnBatch {
         let version = self.version.clone();
-        Box::new(move |batch: BatchReport| {
+        Box::new(move |batch| {
             version.statistics.batch(batch.items, batch.compute_input_ns, batch.compute_ns, batch.compute_output_ns);
-            version.metrics.batch(&BatchSample {
-                items: batch.items,
-                tokens: batch.tokens,
-                padded_tokens: batch.padded_tokens,
-                compute_input_ns: batch.compute_input_ns,
-                compute_ns: batch.compute_ns,
-                compute_output_ns: batch.compute_output_ns,
-            });
+            version.metrics.batch(&batch);
         })
     }
 

@@ -17,7 +17,7 @@ pub use invocation::{Invocation, Parameter, ParameterValue, Parameters, Requeste
 pub use names::{FunctionName, InvalidName, VersionNumber};
 pub use signature::{Signature, TensorSpec};
 pub use tensor::{Datatype, Shape, Tensor, TensorError, bytes_elements, encode_bytes_element};
-pub use timing::StageTimes;
+pub use timing::{BatchReport, StageTimes};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use crate::message::reason;
 use bytes::{Bytes, BytesMut};
-use penstock_domain::{ErrorCode, Parameters, Refusal, RequestedOutput, StageTimes, Tensor};
+use penstock_domain::{BatchReport, ErrorCode, Parameters, Refusal, RequestedOutput, StageTimes, Tensor};
 use penstock_executor::{ExecError, PartOutputs, Prepared};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,14 +100,20 @@ impl Call {
         self.timing.queue_ns = self.timing.queue_ns.max(waited);
     }
 
-    /// Adds a part's result; times of a batch count once however many parts of it are this request's.
-    pub(crate) fn part_done(&mut self, row: u32, result: Result<PartOutputs, ExecError>, batch: &BatchTimes) {
+    /// Adds a part's result from batch `number`, whose times count once however many parts of it are this request's.
+    pub(crate) fn part_done(
+        &mut self,
+        row: u32,
+        result: Result<PartOutputs, ExecError>,
+        number: u64,
+        batch: &BatchReport,
+    ) {
         self.missing -= 1;
         match result {
             Ok(outputs) => self.outputs[row as usize] = Some(outputs),
             Err(error) => self.error = self.error.take().or_else(|| Some(refusal(&error))),
         }
-        if self.batch.replace(batch.number) != Some(batch.number) {
+        if self.batch.replace(number) != Some(number) {
             self.timing.compute_input_ns += batch.compute_input_ns;
             self.timing.compute_ns += batch.compute_ns;
             self.timing.compute_output_ns += batch.compute_output_ns;
@@ -135,16 +141,6 @@ impl Call {
         }
         Ok((tensors, self.parameters, self.timing))
     }
-}
-
-/// Where a batch's time went.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct BatchTimes {
-    pub(crate) number: u64,
-    pub(crate) items: u32,
-    pub(crate) compute_input_ns: u64,
-    pub(crate) compute_ns: u64,
-    pub(crate) compute_output_ns: u64,
 }
 
 /// Puts the rows of several parts together, tensor by tensor along dimension 0.

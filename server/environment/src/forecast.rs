@@ -5,7 +5,7 @@
 //! is there so that the hopeless do not cross the link, errs on the side of sending, and the environment judges the rest.
 
 use parking_lot::Mutex;
-use penstock_admission::{Backlog, ServiceTime};
+use penstock_admission::{Backlog, Caution, ServiceTime};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -76,7 +76,8 @@ impl Forecast {
         };
         let own_batch_size = (waiting % batch).saturating_add(items).min(batch.max(items));
         let batches = waiting as f64 / batch as f64;
-        Backlog { batches, batch_size: batch, own_batch_size, workers: self.workers, free_in }.done_in(time)
+        let backlog = Backlog { batches, batch_size: batch, own_batch_size, workers: self.workers, free_in };
+        backlog.done_in(time, Caution::default())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::message::{self, fits};
 use crate::specification::{BatchingPolicy, ReadyReport, Specification};
 use parking_lot::Mutex;
 use penstock_admission::{AdaptiveLimit, ByteBudget, ByteShare, Slots};
-use penstock_domain::{Invocation, Parameters, Refusal, StageTimes, Tensor};
+use penstock_domain::{BatchReport, Invocation, Parameters, Refusal, StageTimes, Tensor};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,23 +67,6 @@ pub enum StartError {
     /// The two ends do not understand each other.
     #[error("the environment's report cannot be read: {0}")]
     Report(String),
-}
-
-/// A batch that has run, for statistics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BatchReport {
-    /// Items in it.
-    pub items: u32,
-    /// Tokens in it.
-    pub tokens: u64,
-    /// Tokens computed, padding included.
-    pub padded_tokens: u64,
-    /// Gathering inputs.
-    pub compute_input_ns: u64,
-    /// The model.
-    pub compute_ns: u64,
-    /// Scattering outputs.
-    pub compute_output_ns: u64,
 }
 
 /// How busy an environment last said it was.
@@ -314,16 +297,9 @@ impl EnvironmentHandle {
                 }
             }
             Kind::Batch(batch) => {
-                let took_ns = batch.compute_input_ns + batch.compute_ns + batch.compute_output_ns;
-                self.forecast.ran(batch.items, Duration::from_nanos(took_ns), now());
-                on_batch(BatchReport {
-                    items: batch.items,
-                    tokens: batch.tokens,
-                    padded_tokens: batch.padded_tokens,
-                    compute_input_ns: batch.compute_input_ns,
-                    compute_ns: batch.compute_ns,
-                    compute_output_ns: batch.compute_output_ns,
-                });
+                let batch = message::batch_in(batch);
+                self.forecast.ran(batch.items, Duration::from_nanos(batch.total_ns()), now());
+                on_batch(batch);
             }
             Kind::Load(load) => {
                 *self.heard.lock() = now();

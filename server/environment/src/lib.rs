@@ -24,7 +24,7 @@ mod specification;
 mod worker;
 
 pub use entry::{Load, run, serve};
-pub use handle::{BatchReport, CallAnswer, CallEnd, EnvironmentHandle, LoadReport, OnBatch, StartError};
+pub use handle::{CallAnswer, CallEnd, EnvironmentHandle, LoadReport, OnBatch, StartError};
 pub use isolation::enter as enter_isolation;
 pub use lifecycle::{Launch, Launched, Launcher, Life, Started};
 pub use rehearsal::{Act, Play, Scene, rehearse};

@@ -2,7 +2,9 @@
 
 use crate::frame::Body;
 use bytes::Bytes;
-use penstock_domain::{Datatype, ErrorCode, Parameter, ParameterValue, Refusal, RequestedOutput, ShedReason, Tensor};
+use penstock_domain::{
+    BatchReport, Datatype, ErrorCode, Parameter, ParameterValue, Refusal, RequestedOutput, ShedReason, Tensor,
+};
 use penstock_proto::link;
 use std::time::Duration;
 
@@ -106,6 +108,16 @@ pub(crate) fn wanted_out(outputs: Vec<RequestedOutput>) -> Vec<link::Wanted> {
 
 pub(crate) fn wanted_in(outputs: Vec<link::Wanted>) -> Vec<RequestedOutput> {
     outputs.into_iter().map(|o| RequestedOutput { name: o.name, classification: o.classification }).collect()
+}
+
+pub(crate) fn batch_out(batch: &BatchReport) -> link::Batch {
+    let BatchReport { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns } = *batch;
+    link::Batch { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns }
+}
+
+pub(crate) fn batch_in(batch: link::Batch) -> BatchReport {
+    let link::Batch { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns } = batch;
+    BatchReport { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns }
 }
 
 /// Failure reasons that cross the link.

@@ -107,7 +107,7 @@ async fn perform(
     tokio::time::sleep(took).await;
     let Ok(mut executor) = model.executor(worker).map_err(|_: LoadError| ()) else { return };
     let mut done = run_batch(worker, assignment.batch, assignment.entries, &*model, &mut executor);
-    done.compute_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    done.report.compute_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     // The room may be gone.
     let _ = events.send(Event::BatchDone(done));
 }

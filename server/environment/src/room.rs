@@ -8,7 +8,7 @@ mod deadlines;
 mod entering;
 
 use crate::batcher::{BatchShape, Decision, form};
-use crate::call::{BatchTimes, Call};
+use crate::call::Call;
 use crate::frame::{Body, FrameReader, Incoming, Outbox};
 use crate::message;
 use crate::prepare::Preparation;
@@ -16,7 +16,7 @@ use crate::queue::{Entry, Queue};
 use crate::specification::Specification;
 use crate::worker::{Assignment, BatchDone, Hand};
 use deadlines::Running;
-use penstock_admission::{DrainRate, ServiceTime};
+use penstock_admission::{Caution, DrainRate, ServiceTime};
 use penstock_domain::Refusal;
 use penstock_executor::{ExecError, Model, Prepared};
 use penstock_proto::link::{self, header::Kind};
@@ -70,6 +70,7 @@ pub(crate) struct Room {
     /// What each worker runs.
     running: Vec<Option<Running>>,
     service: ServiceTime,
+    caution: Caution,
     /// What runs is to run alone.
     alone: bool,
     preparation: Option<Preparation>,
@@ -110,6 +111,7 @@ impl Room {
             timeouts: BTreeSet::new(),
             running: vec![None; workers.len()],
             service: ServiceTime::default(),
+            caution: Caution::default(),
             workers,
             idle,
             alone: false,
@@ -195,25 +197,7 @@ impl Room {
         }
         self.alone = false; // nothing else was running if it was set
         self.load.changed = true;
-        let times = BatchTimes {
-            number: done.batch,
-            items: done.items,
-            compute_input_ns: done.compute_input_ns,
-            compute_ns: done.compute_ns,
-            compute_output_ns: done.compute_output_ns,
-        };
-        self.outbox.send(
-            0,
-            Kind::Batch(link::Batch {
-                items: done.items,
-                tokens: done.tokens,
-                padded_tokens: done.padded_tokens,
-                compute_input_ns: done.compute_input_ns,
-                compute_ns: done.compute_ns,
-                compute_output_ns: done.compute_output_ns,
-            }),
-            Body::new(),
-        );
+        self.outbox.send(0, Kind::Batch(message::batch_out(&done.report)), Body::new());
         for part in done.parts {
             if let Err(ExecError::Broken(text)) = part.result {
                 return Err(RoomError::Broken(text));
@@ -221,7 +205,7 @@ impl Room {
             let Some(call) = self.calls.get_mut(&part.call) else {
                 continue; // cancelled or expired meanwhile
             };
-            call.part_done(part.row, part.result, &times);
+            call.part_done(part.row, part.result, done.batch, &done.report);
             if call.is_complete() {
                 self.finish(part.call, now);
             }
@@ -235,6 +219,9 @@ impl Room {
             return;
         };
         self.drain_rate.finished(now, !self.queue.is_empty());
+        if call.deadline.is_some() {
+            self.caution.in_time();
+        }
         match call.answer() {
             Ok((tensors, parameters, timing)) => {
                 let (outputs, body) = message::tensors_out(tensors);

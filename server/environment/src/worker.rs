@@ -5,6 +5,7 @@
 
 use crate::queue::Entry;
 use crate::room::Event;
+use penstock_domain::BatchReport;
 use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartOutputs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -33,12 +34,7 @@ pub(crate) struct BatchDone {
     pub(crate) worker: usize,
     pub(crate) batch: u64,
     pub(crate) parts: Vec<PartDone>,
-    pub(crate) items: u32,
-    pub(crate) compute_input_ns: u64,
-    pub(crate) compute_ns: u64,
-    pub(crate) compute_output_ns: u64,
-    pub(crate) tokens: u64,
-    pub(crate) padded_tokens: u64,
+    pub(crate) report: BatchReport,
 }
 
 /// Tells once when a worker has its executor and is warm, or why it cannot be.
@@ -119,12 +115,14 @@ pub(crate) fn run_batch(
         worker,
         batch,
         parts: parts.map(|((call, row), result)| PartDone { call, row, result }).collect(),
-        items,
-        compute_input_ns: outputs.compute_input_ns,
-        compute_ns: outputs.compute_ns,
-        compute_output_ns: outputs.compute_output_ns,
-        tokens,
-        padded_tokens: outputs.padded_tokens.max(tokens),
+        report: BatchReport {
+            items,
+            tokens,
+            padded_tokens: outputs.padded_tokens.max(tokens),
+            compute_input_ns: outputs.compute_input_ns,
+            compute_ns: outputs.compute_ns,
+            compute_output_ns: outputs.compute_output_ns,
+        },
     }
 }
 

@@ -5,8 +5,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "it measures")]
 
-use penstock_domain::{Outcome, StageTimes};
-use penstock_telemetry::{BatchSample, LoadSample, TelemetryError, VersionMetrics, install};
+use penstock_domain::{BatchReport, Outcome, StageTimes};
+use penstock_telemetry::{LoadSample, TelemetryError, VersionMetrics, install};
 use std::thread;
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), TelemetryError> {
         total_ns: 5_700_000,
         batch_items: 8,
     };
-    let batch = BatchSample {
+    let batch = BatchReport {
         items: 8,
         tokens: 300,
         padded_tokens: 320,

@@ -17,7 +17,7 @@ mod version;
 pub use logs::{LogFormat, init_logs};
 pub use outcome::{UnroutedMetrics, unrouted};
 pub use recorder::{Scrape, TelemetryError, install};
-pub use version::{BatchSample, LoadSample, VersionMetrics};
+pub use version::{LoadSample, VersionMetrics};
 
 #[cfg(test)]
 mod tests;

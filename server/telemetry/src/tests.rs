@@ -8,9 +8,9 @@ use crate::names::{self, Kind};
 use crate::outcome::{code_index, codes, shed_index};
 use crate::process::{cpu_seconds, resident_bytes};
 use crate::recorder::recorder;
-use crate::{BatchSample, LoadSample, Scrape, TelemetryError, UnroutedMetrics, VersionMetrics, install, unrouted};
+use crate::{LoadSample, Scrape, TelemetryError, UnroutedMetrics, VersionMetrics, install, unrouted};
 use exposition::{Exposition, parse};
-use penstock_domain::{ErrorCode, Outcome, ShedReason, StageTimes};
+use penstock_domain::{BatchReport, ErrorCode, Outcome, ShedReason, StageTimes};
 use std::collections::BTreeSet;
 
 const TIMING: StageTimes = StageTimes {
@@ -23,7 +23,7 @@ const TIMING: StageTimes = StageTimes {
     batch_items: 4,
 };
 
-const BATCH: BatchSample = BatchSample {
+const BATCH: BatchReport = BatchReport {
     items: 4,
     tokens: 60,
     padded_tokens: 80,

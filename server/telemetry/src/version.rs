@@ -9,24 +9,7 @@ use crate::outcome::OutcomeCounters;
 use crate::share::Share;
 use crate::triton::Triton;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use penstock_domain::{Outcome, StageTimes};
-
-/// What one batch was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct BatchSample {
-    /// Items in it.
-    pub items: u32,
-    /// Tokens in it, padding not counted; 0 if the function counts none.
-    pub tokens: u64,
-    /// Tokens computed, padding counted; 0 if the function counts none.
-    pub padded_tokens: u64,
-    /// Gathering its inputs.
-    pub compute_input_ns: u64,
-    /// The model itself.
-    pub compute_ns: u64,
-    /// Scattering its outputs.
-    pub compute_output_ns: u64,
-}
+use penstock_domain::{BatchReport, Outcome, StageTimes};
 
 /// What waits and runs at a moment, over all environments of the version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -104,8 +87,8 @@ impl VersionMetrics {
     }
 
     /// A batch was run.
-    pub fn batch(&self, sample: &BatchSample) {
-        self.batch.record(sample);
+    pub fn batch(&self, batch: &BatchReport) {
+        self.batch.record(batch);
         self.triton.executions.increment(1);
     }
 
@@ -213,16 +196,16 @@ impl Batches {
         }
     }
 
-    fn record(&self, sample: &BatchSample) {
-        self.items.record(f64::from(sample.items));
-        if sample.padded_tokens > 0 {
-            self.tokens.record(sample.tokens as f64);
-            self.tokens_total.increment(sample.tokens);
-            self.padded_tokens_total.increment(sample.padded_tokens);
+    fn record(&self, batch: &BatchReport) {
+        self.items.record(f64::from(batch.items));
+        if batch.padded_tokens > 0 {
+            self.tokens.record(batch.tokens as f64);
+            self.tokens_total.increment(batch.tokens);
+            self.padded_tokens_total.increment(batch.padded_tokens);
         }
-        self.compute_input.record(seconds(sample.compute_input_ns));
-        self.compute.record(seconds(sample.compute_ns));
-        self.compute_output.record(seconds(sample.compute_output_ns));
+        self.compute_input.record(seconds(batch.compute_input_ns));
+        self.compute.record(seconds(batch.compute_ns));
+        self.compute_output.record(seconds(batch.compute_output_ns));
     }
 }
 

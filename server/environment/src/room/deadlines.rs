@@ -4,7 +4,7 @@
 //! Called by the room's loop. Every decision follows from `now`, the queue and the service times learned so far.
 
 use super::{Room, RoomError};
-use crate::queue::Waiting;
+use crate::queue::{LEVELS_MAX, Waiting};
 use crate::specification::TimeoutAction;
 use penstock_admission::{Backlog, usable};
 use penstock_domain::{ErrorCode, Refusal};
@@ -32,9 +32,25 @@ impl Room {
         }
     }
 
-    /// Most of that unit in a batch, as far as it is limited.
-    fn batch_size_max(&self) -> u64 {
-        self.size(u64::from(self.shape.max_items.max(1)), self.specification.batching.max_tokens.max(1))
+    /// Whether strangers may share a batch.
+    fn together(&self) -> bool {
+        self.specification.batching.dynamic && self.shape.max_items > 0
+    }
+
+    /// How many batches what waits makes, parts of one counted, and the size of each: all are full but the last.
+    fn batches(&self, waiting: Waiting) -> (f64, f64) {
+        let Waiting { requests, items, tokens } = waiting;
+        let size = self.size(items, tokens) as f64;
+        if !self.together() {
+            return (requests as f64, size / requests.max(1) as f64);
+        }
+        let by_items = items as f64 / f64::from(self.shape.max_items);
+        let by_tokens = match self.shape.cost {
+            BatchCost::Items => 0.0,
+            BatchCost::Tokens => tokens as f64 / self.specification.batching.max_tokens.max(1) as f64,
+        };
+        let batches = by_items.max(by_tokens);
+        (batches, size / batches.max(1.0))
     }
 
     /// Refuses a request of these parts if it cannot be done by its deadline; `None` if it can, or if nobody knows.
@@ -63,44 +79,17 @@ impl Room {
             };
             free_in = free_in.min(left);
         }
-        let Waiting { requests, items, tokens } = self.queue.ahead(level);
-        let together = self.specification.batching.dynamic && self.shape.max_items > 0;
-        let backlog = match together {
-            false => {
-                let batch_size = self.size(items, tokens) / requests.max(1);
-                Backlog { batches: requests as f64, batch_size, own_batch_size: size, workers: 0, free_in }
-            }
-            true => {
-                let by_items = items as f64 / f64::from(self.shape.max_items);
-                let by_tokens = match self.shape.cost {
-                    BatchCost::Items => 0.0,
-                    BatchCost::Tokens => tokens as f64 / self.specification.batching.max_tokens.max(1) as f64,
-                };
-                let (waiting, batches) = (self.size(items, tokens) as f64, by_items.max(by_tokens));
-                let batch_size = if batches > 1.0 { waiting / batches } else { waiting };
-                // Of what waits, the last batch is not full: this request joins it.
-                let company = batch_size * if batches > 1.0 { batches.fract() } else { 1.0 };
-                let own_batch_size = (company as u64).saturating_add(size).min(self.batch_size_max().max(size));
-                Backlog { batches, batch_size: batch_size as u64, own_batch_size, workers: 0, free_in }
-            }
+        let (batches, batch_size) = self.batches(self.queue.ahead(level));
+        // Of what waits, the last batch is not full: this request joins it, as far as there is room.
+        let company = if batches > 1.0 { batch_size * batches.fract() } else { batch_size };
+        let full = self.size(u64::from(self.shape.max_items), self.specification.batching.max_tokens.max(1));
+        let own_batch_size = match self.together() {
+            true => (company as u64).saturating_add(size).min(full.max(size)),
+            false => size,
         };
-        Backlog { workers: self.workers.len() as u32, ..backlog }.done_in(time)
-    }
-
-    /// Size of the batch that would be formed now, about.
-    fn next_batch_size(&self) -> u64 {
-        let (items, tokens) = (self.queue.items(), self.queue.tokens());
-        if !self.specification.batching.dynamic || self.shape.max_items == 0 {
-            return self.size(items, tokens) / (self.queue.requests() as u64).max(1);
-        }
-        let items_max = u64::from(self.shape.max_items);
-        match self.shape.cost {
-            BatchCost::Items => items.min(items_max),
-            BatchCost::Tokens => {
-                let of_items = (tokens as f64 / items.max(1) as f64 * items.min(items_max) as f64) as u64;
-                of_items.min(self.specification.batching.max_tokens.max(1))
-            }
-        }
+        let workers = self.workers.len() as u32;
+        let backlog = Backlog { batches, batch_size: batch_size as u64, own_batch_size, workers, free_in };
+        backlog.done_in(time, self.caution)
     }
 
     /// Refuses what waits and could not be done in time even if it ran in the very next batch.
@@ -108,7 +97,8 @@ impl Room {
         if self.deadlines.is_empty() || self.queue.is_empty() {
             return;
         }
-        let Some(takes) = self.service.predict(self.next_batch_size(), now) else { return };
+        let (_, next_batch_size) = self.batches(self.queue.ahead(LEVELS_MAX));
+        let Some(takes) = self.service.predict(next_batch_size as u64, now) else { return };
         let waits = |call: &u64| self.calls.get(call).is_some_and(|call| !call.is_preparing() && !call.has_begun());
         // The way back takes its time, too; more than a batch is not kept for it.
         let way_back = |(deadline, call): &(Instant, u64)| {
@@ -118,6 +108,9 @@ impl Room {
         let near = self.deadlines.iter().take_while(|(deadline, _)| *deadline < now + takes + takes);
         let late = near.filter(|entry| entry.0 < now + takes + way_back(entry));
         let late: Vec<_> = late.copied().filter(|(_, call)| waits(call)).collect();
+        if !late.is_empty() {
+            self.caution.late();
+        }
         for (deadline, call) in late {
             self.cancel(call);
             self.refuse(call, Refusal::unmeetable(takes, deadline.saturating_duration_since(now)));
@@ -126,6 +119,9 @@ impl Room {
 
     /// Answers those whose time is up.
     pub(super) fn expire(&mut self, now: Instant) {
+        if self.deadlines.first().is_some_and(|(deadline, _)| *deadline <= now) {
+            self.caution.late();
+        }
         while let Some((deadline, number)) = self.deadlines.first().copied()
             && deadline <= now
         {

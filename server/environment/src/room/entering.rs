@@ -21,7 +21,7 @@ impl Room {
             self.assign(now);
         }
         if self.is_full() {
-            return self.shed(call, ShedReason::QueueRequests);
+            return self.refuse(call, self.full(ShedReason::QueueRequests));
         }
         let inputs = match message::tensors_in(invoke.inputs, body) {
             Ok(inputs) => inputs,
@@ -96,23 +96,15 @@ impl Room {
         let Some(call) = self.calls.get(&number) else {
             return; // cancelled or expired meanwhile
         };
-        let (deadline, level) = (call.deadline, call.level);
-        let mut prepared = match prepared {
+        let level = call.level;
+        let mut prepared = match self.admit(call.deadline, level, prepared, now) {
             Ok(prepared) => prepared,
-            Err(error) => {
+            Err(refusal) => {
                 self.forget(number);
-                return self.refuse(number, refusal(&error));
+                return self.refuse(number, refusal);
             }
         };
-        if let Err(reason) = self.queue.fits(&prepared.parts, &self.specification.queue) {
-            self.forget(number);
-            return self.shed(number, reason);
-        }
-        if let Some(refusal) = self.unmeetable(deadline, &prepared.parts, level, now) {
-            self.forget(number);
-            return self.refuse(number, refusal);
-        }
-        let Some(call) = self.calls.get_mut(&number) else { return };
+        let call = self.calls.get_mut(&number).expect("it was there above, and only its refusal forgets it");
         call.prepared(&mut prepared, now);
         self.load.changed = true;
         let (alone, behind, complete) = (call.alone, call.behind, call.is_complete());
@@ -121,6 +113,23 @@ impl Room {
             (true, _) => self.finish(number, now),
             (false, true) => self.queue.push_behind(number, prepared.parts, now, alone, level),
             (false, false) => self.queue.push(number, prepared.parts, now, alone, level),
+        }
+    }
+
+    /// What has been prepared enters the queue if there is room and time for it.
+    fn admit(
+        &self,
+        deadline: Option<Instant>,
+        level: u8,
+        prepared: Result<Prepared, ExecError>,
+        now: Instant,
+    ) -> Result<Prepared, Refusal> {
+        let prepared = prepared.map_err(|error| refusal(&error))?;
+        let fits = self.queue.fits(&prepared.parts, &self.specification.queue);
+        fits.map_err(|reason| self.full(reason))?;
+        match self.unmeetable(deadline, &prepared.parts, level, now) {
+            Some(refusal) => Err(refusal),
+            None => Ok(prepared),
         }
     }
 
@@ -137,7 +146,7 @@ impl Room {
         self.queue.requests() + self.preparing
     }
 
-    fn shed(&mut self, call: u64, reason: ShedReason) {
+    fn full(&self, reason: ShedReason) -> Refusal {
         let limits = &self.specification.queue;
         let text = match (reason, limits.waiting) {
             (ShedReason::QueueItems, _) => format!(
@@ -157,6 +166,6 @@ impl Room {
             ),
         };
         let wait = self.drain_rate.wait(self.queue.requests() as u64);
-        self.refuse(call, Refusal::shed(reason, text, Some(wait)));
+        Refusal::shed(reason, text, Some(wait))
     }
 }

@@ -1,0 +1,38 @@
+//! Caution: how much longer than foretold the wait for a batch may turn out to be.
+//!
+//! Called by environments. A request that is admitted and then turns out to be late was refused as late as can be: its
+//! place would have been another's. What makes them late (a busy core, a slow neighbour) is not foretold, but its extent
+//! is learned from how often it happens.
+
+use std::time::Duration;
+
+/// What a moment in which some turned out to be late adds to the margin.
+const STEP: f64 = 0.05;
+/// One such moment is accepted for so many that were in time: fewer than one refusal in a hundred is then a late one,
+/// wherever as many are refused as served.
+const IN_TIME_PER_LATE: f64 = 500.0;
+/// At most half of what could wait is given up.
+const MARGIN_MAX: f64 = 1.0;
+
+/// A share that is added to every foretold wait, learned from what came of earlier ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Caution {
+    margin: f64,
+}
+
+impl Caution {
+    /// At this moment some that were admitted turned out to be late.
+    pub fn late(&mut self) {
+        self.margin = (self.margin + STEP).min(MARGIN_MAX);
+    }
+
+    /// One that was admitted with a deadline was answered in time.
+    pub fn in_time(&mut self) {
+        self.margin = (self.margin - STEP / IN_TIME_PER_LATE).max(0.0);
+    }
+
+    /// What is to be reckoned with where `wait` is foretold.
+    pub fn of(&self, wait: Duration) -> Duration {
+        Duration::try_from_secs_f64(wait.as_secs_f64() * (1.0 + self.margin)).unwrap_or(Duration::MAX)
+    }
+}
