@@ -7,27 +7,44 @@
 use std::time::Duration;
 
 /// What a moment in which some turned out to be late adds to the margin.
-const STEP: f64 = 0.05;
-/// One such moment is accepted for so many that were in time: fewer than one refusal in a hundred is then a late one,
-/// wherever as many are refused as served.
-const IN_TIME_PER_LATE: f64 = 500.0;
+const STEP: f64 = 0.1;
+/// One such moment is accepted for so many that were in time. A moment is a batch's worth of requests: where as many are
+/// refused as served, a few refusals in a thousand are then late ones.
+const IN_TIME_PER_LATE: f64 = 5000.0;
 /// At most half of what could wait is given up.
 const MARGIN_MAX: f64 = 1.0;
+/// Those that used less of their time were never in danger.
+const USED_MIN: f64 = 0.5;
+/// Before anything was learned.
+const MARGIN_FIRST: f64 = 0.2;
 
 /// A share that is added to every foretold wait, learned from what came of earlier ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Caution {
     margin: f64,
 }
 
+impl Default for Caution {
+    fn default() -> Self {
+        Self { margin: MARGIN_FIRST }
+    }
+}
+
 impl Caution {
+    /// What is foretold is taken for what will be.
+    pub const NONE: Self = Self { margin: 0.0 };
+
     /// At this moment some that were admitted turned out to be late.
     pub fn late(&mut self) {
         self.margin = (self.margin + STEP).min(MARGIN_MAX);
     }
 
-    /// One that was admitted with a deadline was answered in time.
-    pub fn in_time(&mut self) {
+    /// One that was admitted was answered in time. `used` says how much of its time had passed: only those that had to
+    /// wait for most of it tell whether promises can be trusted.
+    pub fn in_time(&mut self, used: f64) {
+        if used < USED_MIN {
+            return;
+        }
         self.margin = (self.margin - STEP / IN_TIME_PER_LATE).max(0.0);
     }
 

@@ -118,8 +118,6 @@ pub struct Backlog {
     pub batches: f64,
     /// Size of each.
     pub batch_size: u64,
-    /// Size of the batch it would be in, itself included.
-    pub own_batch_size: u64,
     /// Runtime workers that share the work.
     pub workers: u32,
     /// Until one of them is free.
@@ -127,14 +125,25 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// From now until the request would be done, where a batch of a size takes `time`, with as much more for the wait
-    /// before its own batch as `caution` says. `None` if that is not known.
-    pub fn done_in(&self, time: impl Fn(u64) -> Option<Duration>, caution: Caution) -> Option<Duration> {
+    /// From now until the batch after these begins, where a batch of a size takes `time`. `None` if that is not known.
+    pub fn begins_in(&self, time: impl Fn(u64) -> Option<Duration>) -> Option<Duration> {
         let rounds = (self.batches / f64::from(self.workers.max(1))).floor();
         let before = match rounds > 0.0 {
             true => time(self.batch_size)?.checked_mul(rounds as u32).unwrap_or(Duration::MAX),
             false => Duration::ZERO,
         };
-        Some(caution.of(self.free_in.saturating_add(before)).saturating_add(time(self.own_batch_size)?))
+        Some(self.free_in.saturating_add(before))
+    }
+
+    /// From now until a request would be done that is in the batch after these, of `own_batch_size` with it, where as much
+    /// longer is reckoned with before that batch as `caution` says. `None` if that is not known.
+    pub fn done_in(
+        &self,
+        own_batch_size: u64,
+        time: impl Fn(u64) -> Option<Duration>,
+        caution: Caution,
+    ) -> Option<Duration> {
+        let begins_in = self.begins_in(&time)?;
+        Some(caution.of(begins_in).saturating_add(time(own_batch_size)?))
     }
 }

@@ -113,21 +113,21 @@ fn one_hiccup_says_little_and_what_was_learned_long_ago_nothing() {
 #[test]
 fn a_request_is_done_after_what_stands_before_it() {
     let (service, now) = learned(10.0, 1.0, &[1, 8]);
-    let backlog =
-        Backlog { batches: 4.0, batch_size: 8, own_batch_size: 2, workers: 2, free_in: Duration::from_millis(5) };
-    let mut caution = Caution::default();
-    let done_in = |caution| backlog.done_in(|size| service.predict(size, now), caution).unwrap().as_secs_f64() * 1e3;
+    let backlog = Backlog { batches: 4.0, batch_size: 8, workers: 2, free_in: Duration::from_millis(5) };
+    let mut caution = Caution::NONE;
+    let done_in = |caution| backlog.done_in(2, |size| service.predict(size, now), caution).unwrap().as_secs_f64() * 1e3;
     let done = done_in(caution);
     assert!((done - (5.0 + 2.0 * 18.0 + 12.0)).abs() < 0.2, "{done}");
-    assert_eq!(backlog.done_in(|_| None, caution), None);
+    assert_eq!(backlog.done_in(2, |_| None, caution), None);
     // Some were late: more is kept for the wait, at most as much again, and only what comes in time makes it less.
     (0..100).for_each(|_| caution.late());
     let cautious = done_in(caution);
     assert!((cautious - (2.0 * (5.0 + 2.0 * 18.0) + 12.0)).abs() < 0.3, "{cautious}");
-    (0..5_000).for_each(|_| caution.in_time());
+    (0..25_000).for_each(|_| caution.in_time(0.9));
+    (0..25_000).for_each(|_| caution.in_time(0.1));
     assert!((done_in(caution) - (done + 0.5 * 41.0)).abs() < 0.3);
-    (0..50_000).for_each(|_| caution.in_time());
-    assert_eq!(caution, Caution::default());
+    (0..500_000).for_each(|_| caution.in_time(0.9));
+    assert_eq!(caution, Caution::NONE);
 }
 
 const TARGET: Duration = Duration::from_millis(50);

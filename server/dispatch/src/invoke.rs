@@ -71,7 +71,7 @@ async fn invoke_version(
 ) -> Result<CallAnswer, Unanswered> {
     let Some(_slot) = version.slots.try_take() else {
         let limit = version.slots.limit();
-        let wait = version.drain_rate.lock().wait(1);
+        let wait = slot_in(version);
         let text = format!("function '{}' has all its {limit} requests in flight", version.function);
         return Err(Refusal::shed(ShedReason::FunctionConcurrency, text, Some(wait)).into());
     };
@@ -323,8 +323,15 @@ fn full(version: &ServedVersion) -> Refusal {
     environments.iter().for_each(|environment| environment.found_full());
     let limit: u32 = environments.iter().map(|environment| environment.slots().limit()).sum();
     let text = format!("function '{}' version {} has all its {limit} slots in use", version.function, version.number);
-    let wait = version.drain_rate.lock().wait(1);
-    Refusal::shed(ShedReason::EnvironmentConcurrency, text, Some(wait))
+    Refusal::shed(ShedReason::EnvironmentConcurrency, text, Some(slot_in(version)))
+}
+
+/// How long until a slot is free: until a batch ends in one of its environments, or, where that cannot be told, as long as a
+/// request takes to leave at the rate measured.
+fn slot_in(version: &ServedVersion) -> Duration {
+    let now = Instant::now().into_std();
+    let free_in = version.environments.load().iter().filter_map(|environment| environment.free_in(now)).min();
+    free_in.unwrap_or_else(|| version.drain_rate.lock().wait(1))
 }
 
 pub(crate) fn expired() -> Refusal {

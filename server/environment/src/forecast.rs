@@ -64,21 +64,46 @@ impl Forecast {
 
     /// How long until a request of so many items would be done, in the mean. `None` if nothing ran lately.
     pub(crate) fn done_in(&self, items: u64, now: Instant) -> Option<Duration> {
-        let in_flight = self.items.load(Ordering::Relaxed);
-        let (batch, workers) = (u64::from(self.batch_items_max.unwrap_or(1)).max(1), u64::from(self.workers));
-        let running = in_flight.min(batch * workers);
-        let waiting = in_flight - running;
         let learned = self.learned.lock();
         let time = |size| learned.service.expect(size, now);
-        let free_in = match running.div_ceil(batch) >= workers {
-            true => time(running / workers)?.saturating_sub(now.saturating_duration_since(learned.began)),
-            false => Duration::ZERO,
-        };
+        let work = self.work();
+        let (batch, waiting) = (work.batch, work.waiting);
+        let free_in = self.free_in_after(&work, &learned, now)?;
         let own_batch_size = (waiting % batch).saturating_add(items).min(batch.max(items));
         let batches = waiting as f64 / batch as f64;
-        let backlog = Backlog { batches, batch_size: batch, own_batch_size, workers: self.workers, free_in };
-        backlog.done_in(time, Caution::default())
+        let backlog = Backlog { batches, batch_size: batch, workers: self.workers, free_in };
+        backlog.done_in(own_batch_size, time, Caution::NONE)
     }
+
+    /// How long until a batch ends, in the mean; zero where a worker is idle. `None` if nothing ran lately.
+    pub(crate) fn free_in(&self, now: Instant) -> Option<Duration> {
+        self.free_in_after(&self.work(), &self.learned.lock(), now)
+    }
+
+    /// What is in flight, as it would lie in batches.
+    fn work(&self) -> Work {
+        let in_flight = self.items.load(Ordering::Relaxed);
+        let batch = u64::from(self.batch_items_max.unwrap_or(1)).max(1);
+        let running = in_flight.min(batch * u64::from(self.workers));
+        Work { batch, running, waiting: in_flight - running }
+    }
+
+    fn free_in_after(&self, work: &Work, learned: &Learned, now: Instant) -> Option<Duration> {
+        let workers = u64::from(self.workers);
+        if work.running.div_ceil(work.batch) < workers {
+            return Some(Duration::ZERO);
+        }
+        let takes = learned.service.expect(work.running / workers, now)?;
+        Some(takes.saturating_sub(now.saturating_duration_since(learned.began)))
+    }
+}
+
+/// In items.
+struct Work {
+    /// Most in a batch.
+    batch: u64,
+    running: u64,
+    waiting: u64,
 }
 
 #[cfg(test)]

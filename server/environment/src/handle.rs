@@ -209,6 +209,11 @@ impl EnvironmentHandle {
         self.forecast.done_in(items, now)
     }
 
+    /// How long until one of its batches ends, in the mean, and slots with it; `None` if nothing ran lately.
+    pub fn free_in(&self, now: Instant) -> Option<Duration> {
+        self.forecast.free_in(now)
+    }
+
     /// Whether it takes new calls.
     pub fn is_open(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && !*self.lost.borrow()

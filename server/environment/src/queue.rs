@@ -5,7 +5,6 @@
 //! eight, which begins with whoever has waited longest. What runs together is [`crate::batcher`]'s business.
 
 use crate::specification::QueueLimits;
-use penstock_domain::ShedReason;
 use penstock_executor::Part;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -74,16 +73,16 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Whether a request of these items and tokens fits; the reason if not. An empty queue takes a request of any
-    /// size, else a large one could never run.
-    pub(crate) fn fits(&self, parts: &[Part], limits: &QueueLimits) -> Result<(), ShedReason> {
+    /// Whether a request of these items and tokens fits; if not, the share of what waits that must leave before it does. An
+    /// empty queue takes a request of any size, else a large one could never run.
+    pub(crate) fn fits(&self, parts: &[Part], limits: &QueueLimits) -> Result<(), f64> {
         let items: u64 = parts.iter().map(|part| u64::from(part.items)).sum();
         let tokens: u64 = parts.iter().map(|part| u64::from(part.tokens)).sum();
-        let over = self.items + items > limits.items || self.tokens + tokens > limits.tokens;
-        if over && !self.is_empty() {
-            return Err(ShedReason::QueueItems);
-        }
-        Ok(())
+        let over = |waiting: u64, more: u64, limit: u64| {
+            (waiting + more).saturating_sub(limit) as f64 / waiting.max(1) as f64 // of none waiting there is no share
+        };
+        let share = over(self.items, items, limits.items).max(over(self.tokens, tokens, limits.tokens));
+        if share > 0.0 && !self.is_empty() { Err(share.min(1.0)) } else { Ok(()) }
     }
 
     /// Takes all parts of a request. `level` 0 is the highest.

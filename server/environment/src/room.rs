@@ -219,8 +219,9 @@ impl Room {
             return;
         };
         self.drain_rate.finished(now, !self.queue.is_empty());
-        if call.deadline.is_some() {
-            self.caution.in_time();
+        if let Some(deadline) = call.deadline {
+            let (took, had) = (now - call.received, deadline - call.received);
+            self.caution.in_time(took.as_secs_f64() / had.as_secs_f64());
         }
         match call.answer() {
             Ok((tensors, parameters, timing)) => {

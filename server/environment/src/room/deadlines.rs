@@ -71,14 +71,7 @@ impl Room {
     /// How long until a request of this size and level that comes now would be done.
     fn done_in(&self, size: u64, level: u8, now: Instant) -> Option<Duration> {
         let time = |size| self.service.predict(size, now);
-        let mut free_in = Duration::MAX;
-        for running in &self.running {
-            let left = match running {
-                None => Duration::ZERO,
-                Some(running) => time(running.size)?.saturating_sub(now.saturating_duration_since(running.since)),
-            };
-            free_in = free_in.min(left);
-        }
+        let free_in = self.free_in(time, now)?;
         let (batches, batch_size) = self.batches(self.queue.ahead(level));
         // Of what waits, the last batch is not full: this request joins it, as far as there is room.
         let company = if batches > 1.0 { batch_size * batches.fract() } else { batch_size };
@@ -87,9 +80,35 @@ impl Room {
             true => (company as u64).saturating_add(size).min(full.max(size)),
             false => size,
         };
-        let workers = self.workers.len() as u32;
-        let backlog = Backlog { batches, batch_size: batch_size as u64, own_batch_size, workers, free_in };
-        backlog.done_in(time, self.caution)
+        self.backlog(batches, batch_size, free_in).done_in(own_batch_size, time, self.caution)
+    }
+
+    fn backlog(&self, batches: f64, batch_size: f64, free_in: Duration) -> Backlog {
+        Backlog { batches, batch_size: batch_size as u64, workers: self.workers.len() as u32, free_in }
+    }
+
+    /// How long until a worker is free, where a batch of a size takes `time`.
+    fn free_in(&self, time: impl Fn(u64) -> Option<Duration>, now: Instant) -> Option<Duration> {
+        let mut free_in = Duration::MAX;
+        for running in &self.running {
+            let left = match running {
+                None => Duration::ZERO,
+                Some(running) => time(running.size)?.saturating_sub(now.saturating_duration_since(running.since)),
+            };
+            free_in = free_in.min(left);
+        }
+        Some(free_in)
+    }
+
+    /// How long, in the mean, until `share` of what waits has left the queue: until the first batch of it begins, at least.
+    pub(super) fn room_in(&self, share: f64, now: Instant) -> Duration {
+        let time = |size| self.service.expect(size, now);
+        let (batches, batch_size) = self.batches(self.queue.ahead(LEVELS_MAX));
+        // The first begins when a worker is free.
+        let more = ((batches * share).ceil() - 1.0).max(0.0);
+        let room_in =
+            self.free_in(time, now).and_then(|free_in| self.backlog(more, batch_size, free_in).begins_in(time));
+        room_in.unwrap_or_else(|| self.drain_rate.wait((self.queue.requests() as f64 * share).ceil().max(1.0) as u64))
     }
 
     /// Refuses what waits and could not be done in time even if it ran in the very next batch.

@@ -21,7 +21,7 @@ impl Room {
             self.assign(now);
         }
         if self.is_full() {
-            return self.refuse(call, self.full(ShedReason::QueueRequests));
+            return self.refuse(call, self.full(ShedReason::QueueRequests, 0.0, now));
         }
         let inputs = match message::tensors_in(invoke.inputs, body) {
             Ok(inputs) => inputs,
@@ -126,7 +126,7 @@ impl Room {
     ) -> Result<Prepared, Refusal> {
         let prepared = prepared.map_err(|error| refusal(&error))?;
         let fits = self.queue.fits(&prepared.parts, &self.specification.queue);
-        fits.map_err(|reason| self.full(reason))?;
+        fits.map_err(|share| self.full(ShedReason::QueueItems, share, now))?;
         match self.unmeetable(deadline, &prepared.parts, level, now) {
             Some(refusal) => Err(refusal),
             None => Ok(prepared),
@@ -146,7 +146,8 @@ impl Room {
         self.queue.requests() + self.preparing
     }
 
-    fn full(&self, reason: ShedReason) -> Refusal {
+    /// The refusal of a request that there is no room for until this share of what waits has left.
+    fn full(&self, reason: ShedReason, share: f64, now: Instant) -> Refusal {
         let limits = &self.specification.queue;
         let text = match (reason, limits.waiting) {
             (ShedReason::QueueItems, _) => format!(
@@ -165,7 +166,6 @@ impl Room {
                 limits.requests
             ),
         };
-        let wait = self.drain_rate.wait(self.queue.requests() as u64);
-        Refusal::shed(reason, text, Some(wait))
+        Refusal::shed(reason, text, Some(self.room_in(share, now)))
     }
 }

@@ -3,7 +3,6 @@
 use crate::batcher::{BatchShape, Decision, form};
 use crate::queue::Queue;
 use crate::specification::{BatchingPolicy, QueueLimits};
-use penstock_domain::ShedReason;
 use penstock_executor::{BatchCost, Part, PartInput};
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
@@ -134,13 +133,14 @@ fn what_is_sent_behind_runs_after_all_others_whenever_they_come() {
 }
 
 #[test]
-fn a_full_queue_says_which_limit_and_takes_nothing_of_the_request() {
+fn a_full_queue_says_how_much_of_it_must_leave_and_takes_nothing_of_the_request() {
     let (mut queue, now) = (Queue::default(), start());
     let limits = QueueLimits { items: 10, tokens: 100, ..QueueLimits::default() };
     assert_eq!(queue.fits(&[part(99, 999)], &limits), Ok(()), "an empty queue takes any size");
     queue.push(0, vec![part(4, 40)], now, false, 0);
-    assert_eq!(queue.fits(&[part(4, 40), part(4, 0)], &limits), Err(ShedReason::QueueItems));
-    assert_eq!(queue.fits(&[part(1, 61)], &limits), Err(ShedReason::QueueItems));
+    assert_eq!(queue.fits(&[part(4, 40), part(4, 0)], &limits), Err(0.5), "2 items of 4");
+    assert_eq!(queue.fits(&[part(1, 70)], &limits), Err(0.25), "10 tokens of 40");
+    assert_eq!(queue.fits(&[part(99, 70)], &limits), Err(1.0), "all must leave before a large one");
     assert_eq!(queue.fits(&[part(1, 60)], &limits), Ok(()));
     queue.push(1, vec![part(1, 1)], now, false, 0);
     assert_eq!((queue.items(), queue.tokens(), queue.requests()), (5, 41, 2));

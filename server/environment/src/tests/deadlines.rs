@@ -3,7 +3,7 @@
 use super::rooms::{World, invocation, now, refused, world};
 use crate::handle::CallEnd;
 use crate::specification::Specification;
-use penstock_domain::{ErrorCode, Invocation, ShedReason};
+use penstock_domain::{ErrorCode, Invocation, Refusal, ShedReason};
 use std::time::Duration;
 
 const BATCH: Duration = Duration::from_secs(10);
@@ -32,7 +32,15 @@ async fn ends_after(world: &World, time: Duration) {
 
 /// A room in which a batch has taken ten seconds, twice.
 async fn learned() -> World {
-    let world = world(one_by_one).await;
+    learned_with(|_| {}).await
+}
+
+async fn learned_with(change: impl FnOnce(&mut Specification)) -> World {
+    let world = world(|s| {
+        one_by_one(s);
+        change(s);
+    })
+    .await;
     for _ in 0..2 {
         let call = world.send(invocation(&[1])).await;
         ends_after(&world, BATCH).await;
@@ -60,6 +68,38 @@ async fn what_cannot_be_in_time_is_refused_when_it_comes() {
     ends_after(&world, BATCH).await;
     assert_eq!((running.await.unwrap().unwrap(), waiting.await.unwrap().unwrap()), (vec![3], vec![5]));
     assert_eq!(*world.log.lock(), [vec![1], vec![1], vec![3], vec![5]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_room_says_when_there_will_be_room() {
+    let wait = |refusal: Refusal| refusal.retry_after.unwrap().as_secs_f64();
+    let world = learned_with(|s| s.queue.requests = 2).await;
+    let calls = [world.send(invocation(&[2])).await, world.send(invocation(&[3])).await];
+    tokio::time::sleep(BATCH * 3 / 10).await;
+    let told = wait(refused(world.send(invocation(&[4])).await.await.unwrap()));
+    assert!((6.9..7.1).contains(&told), "seven seconds until what runs has ended: {told}");
+    ends_after(&world, BATCH * 7 / 10).await;
+    let after = world.send(invocation(&[5])).await;
+    ends_after(&world, BATCH).await;
+    ends_after(&world, BATCH).await;
+    for (call, row) in calls.into_iter().chain([after]).zip([2, 3, 5]) {
+        assert_eq!(call.await.unwrap().unwrap(), [row]);
+    }
+    // Where items are bounded, as many must leave as there are too many.
+    let world = learned_with(|s| s.queue.items = 2).await;
+    let mut calls = Vec::new();
+    for row in 2..5 {
+        calls.push(world.send(invocation(&[row])).await);
+    }
+    let one = wait(refused(world.send(invocation(&[5])).await.await.unwrap()));
+    let two = wait(refused(world.send(invocation(&[6, 7])).await.await.unwrap()));
+    assert!((9.9..10.1).contains(&one) && (19.9..20.1).contains(&two), "{one} {two}");
+    for _ in 0..3 {
+        ends_after(&world, BATCH).await;
+    }
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
