@@ -3,7 +3,9 @@
 Each part starts servers of its own, prints as it goes, and adds a chapter to reports/prove.md. An invariant that does
 not hold makes the exit code 1; figures (times, memory, rates) are reported and never fail.
 
-    prove.py [cycles] [kills] [memory] [refusals] [deadlines] [overload]      PENSTOCK_PROGRAM names another program
+    prove.py [cycles] [kills] [memory] [refusals] [advice] [deadlines] [overload]
+
+PENSTOCK_PROGRAM names another program.
 """
 
 import argparse
@@ -17,6 +19,7 @@ ROOT = HERE.parent
 os.environ.setdefault("PENSTOCK_PROGRAM", str(ROOT / "target/release/penstock"))
 sys.path[:0] = [str(HERE / "prove"), str(ROOT / "tests"), str(ROOT / "tests/faults")]
 
+import advice  # noqa: E402
 import cycles  # noqa: E402
 import deadlines  # noqa: E402
 import kills  # noqa: E402
@@ -27,8 +30,8 @@ from report import Report  # noqa: E402
 
 from conftest import Server  # noqa: E402
 
-PARTS = {"cycles": cycles, "kills": kills, "memory": memory, "refusals": refusals, "deadlines": deadlines,
-         "overload": overload}
+PARTS = {"cycles": cycles, "kills": kills, "memory": memory, "refusals": refusals, "advice": advice,
+         "deadlines": deadlines, "overload": overload}
 
 
 def main():

@@ -1,21 +1,38 @@
-"""One batch of five seconds runs; 100 requests with deadlines of 20 to 200 ms come meanwhile. Each must be answered
-DEADLINE_EXCEEDED, when its deadline passes, and never run. Times are taken in this Python client, its own cost included."""
+"""Three things while a batch of seconds runs. 100 requests with deadlines of 20 to 200 ms come: each must be answered
+DEADLINE_EXCEEDED, when its deadline passes, and never run. All slots but one are held by requests whose deadline passes:
+then their slots must be free. 200 requests that wait are cancelled at once, over gRPC, on a stream and by closing HTTP
+connections: none of them may run, and their slots must be free. Times are taken in this Python client, its own cost
+included."""
 
 import collections
+import http.client
 import random
 import threading
 import time
 
-from callers import executions, percentile, request, settled_books, stub, until_in_flight
+import callers
+from callers import executions, percentile, reason, request, settled_books, stub, until_in_flight
 from conftest import identity_repository
 
-TITLE = "Deadlines while the worker is busy"
+TITLE = "Deadlines and cancelling while the worker is busy"
 BATCH_S = 5
 REQUESTS = 100
 BOUNDS_MS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 500)
+# The dead hold all slots but one until their deadline; live ones come every millisecond from just before it.
+SLOTS, ROUNDS, DEAD_MS, EARLY_MS = 8, 20, 250, 10
+FREED_MS, FREED_MS_MAX = 5, 1000
+# A live one that was not refused by then is admitted, and waits for the worker.
+REFUSED_WITHIN_S = 0.05
+LEAVERS, LEAVE_BATCH_S = 200, 2
 
 
 def run(report, start, folder):
+    deadlines_kept(report, start, folder)
+    slots_of_the_dead(report, start, folder)
+    nothing_cancelled_runs(report, start, folder)
+
+
+def deadlines_kept(report, start, folder):
     identity_repository(folder, "slow", execute_delay_us=BATCH_S * 1_000_000)
     for how in ("OIP parameter timeout", "grpc-timeout"):
         server = start("--model-repository", folder)
@@ -61,3 +78,149 @@ def run(report, start, folder):
         expected = {("done", ""): 2, ("expired", ""): REQUESTS + 1}
         report.invariant(books.outcomes == expected, "each is counted as expired, once")
         server.kill()
+
+
+def slots_of_the_dead(report, start, folder):
+    identity_repository(folder, "kept", execute_delay_us=BATCH_S * 1_000_000, **{"penstock.max_concurrency": SLOTS})
+    rounds, dead_ends, refusals, accounts = [], collections.Counter(), collections.Counter(), []
+    while len(rounds) < ROUNDS:
+        # Once a batch has ended its time is known, and the dead would be refused when they come: a server for each batch.
+        server = start("--model-repository", folder)
+        caller, began, before = stub(server), time.perf_counter(), len(rounds)
+        running = caller.ModelInfer.future(request("kept"))
+        until_in_flight(server, "kept", 1)
+        refused_here = admitted_here = 0
+        while len(rounds) < ROUNDS and time.perf_counter() < began + BATCH_S - 1:
+            dead = []
+            for _ in range(SLOTS - 1):
+                dead.append((time.perf_counter(), caller.ModelInfer.future(request("kept", timeout=DEAD_MS * 1000))))
+            until_in_flight(server, "kept", SLOTS)
+            time.sleep(max(0, dead[0][0] + (DEAD_MS - EARLY_MS) / 1000 - time.perf_counter()))
+            inside, outside = try_to_enter(caller, dead[-1][0] + (DEAD_MS + FREED_MS_MAX) / 1000)
+            dead_ends.update(call.exception(timeout=5).code().name for _, call in dead)
+            refusals.update((call.exception().code().name, reason(call.exception())) for _, call in outside)
+            rounds.append(Round(dead, inside, outside))
+            refused_here, admitted_here = refused_here + len(outside), admitted_here + len(inside)
+            for _, call in inside:
+                call.cancel()
+            until_in_flight(server, "kept", 1)
+        still_ran = not running.done()
+        running.result(timeout=30)
+        caller.ModelInfer.future(request("kept")).result(timeout=30)
+        outcomes = {("done", ""): 2, ("expired", ""): (SLOTS - 1) * (len(rounds) - before),
+                    ("cancelled", ""): admitted_here, ("shed", "environment_concurrency"): refused_here}
+        found = settled_books(server, "kept").outcomes, executions(server, "kept")
+        accounts.append(still_ran and found == (outcomes, (2, 2)))
+        report.progress(f"{len(rounds)} rounds; {' '.join(map(str, found))}")
+        server.kill()
+    entered = [found for found in rounds if found.inside]
+    for which, late in (("the first slot was free, by the first deadline of the dead", [found.first_ms for found in entered]),
+                        ("all were taken, by their last deadline", [found.last_ms for found in entered])):
+        report.figure(f"{which}: a live request got in that was sent p50 {percentile(late, 0.5):.2f} ms, p99 "
+                      f"{percentile(late, 0.99):.2f} ms, worst {max(late):.2f} ms later ({len(late)} rounds; one tries each ms)")
+    report.figure(f"aim for the first: {FREED_MS} ms, met in {sum(found.first_ms <= FREED_MS for found in entered)} of {ROUNDS} "
+                  f"rounds; from the first that got in to the last of the {SLOTS - 1}, "
+                  f"{sum(found.between for found in entered)} were refused")
+    report.invariant(all(found.outside for found in rounds) and
+                     set(refusals) == {("RESOURCE_EXHAUSTED", "environment_concurrency")},
+                     f"while the dead held the slots and after all were taken again, live ones were refused: {dict(refusals)}")
+    report.invariant(set(dead_ends) == {"DEADLINE_EXCEEDED"}, f"the dead are {dict(dead_ends)}")
+    report.invariant(all(found.inside == SLOTS - 1 for found in rounds),
+                     f"within {FREED_MS_MAX} ms as many were admitted as had died ({SLOTS - 1}), and no more")
+    report.invariant(all(accounts), "while the batch still ran; none of the dead and the cancelled ran; each is counted once")
+
+
+class Round:
+    """What became of the requests of one round; each comes with when it was sent."""
+
+    def __init__(self, dead, inside, outside):
+        self.inside, self.outside = len(inside), len(outside)
+        if inside:
+            first, last = inside[0][0], inside[-1][0]
+            self.first_ms = (first - dead[0][0]) * 1000 - DEAD_MS
+            self.last_ms = (last - dead[-1][0]) * 1000 - DEAD_MS
+            self.between = sum(first < sent < last for sent, _ in outside)
+
+
+def try_to_enter(caller, until):
+    """One request after the other, a millisecond apart, until as many as there are slots for were not refused, or it is
+    `until`. Those admitted and those refused, each with when it was sent."""
+    sent = []
+    while time.perf_counter() < until:
+        sent.append((time.perf_counter(), caller.ModelInfer.future(request("kept"))))
+        time.sleep(0.001)
+        known = time.perf_counter() - REFUSED_WITHIN_S
+        if sum(at < known and not call.done() for at, call in sent) >= SLOTS - 1:
+            break
+    time.sleep(REFUSED_WITHIN_S)
+    return [one for one in sent if not one[1].done()], [one for one in sent if one[1].done()]
+
+
+def nothing_cancelled_runs(report, start, folder):
+    # All that wait fit in one batch: what follows it shows soon what was run.
+    slots = {"max_batch_size": 256, "penstock.max_concurrency": LEAVERS + 1}
+    identity_repository(folder, "left", execute_delay_us=LEAVE_BATCH_S * 1_000_000, **slots)
+    server = start("--model-repository", folder)
+    caller, rows, busy, full, free = stub(server), [], True, True, True
+    for door, send in (("gRPC, unary", unary), ("gRPC, one stream", stream), ("HTTP", connections)):
+        running = caller.ModelInfer.future(request("left"))
+        until_in_flight(server, "left", 1)
+        leave = send(server)
+        until_in_flight(server, "left", LEAVERS + 1)
+        refusal = caller.ModelInfer.future(request("left")).exception(timeout=5)
+        full &= reason(refusal) == "environment_concurrency"
+        began = time.perf_counter()
+        leave()
+        left_ms = (time.perf_counter() - began) * 1000
+        while callers.books(server, "left").in_flight > 1 and time.perf_counter() < began + LEAVE_BATCH_S:
+            time.sleep(0.001)
+        gone_ms = (time.perf_counter() - began) * 1000
+        busy &= not running.done()
+        live = [caller.ModelInfer.future(request("left")) for _ in range(LEAVERS)]
+        ends = collections.Counter("OK" if call.exception(timeout=30) is None else reason(call.exception()) for call in live)
+        free &= ends == {"OK": LEAVERS} and running.exception(timeout=30) is None
+        items, _ = executions(server, "left")
+        rows.append((door, LEAVERS, f"{left_ms:.1f}", f"{gone_ms:.1f}", dict(ends), items))
+        report.figure(f"{door}: {LEAVERS} cancelled in {left_ms:.1f} ms; {gone_ms:.1f} ms after the first only the running one was "
+                      f"in flight; then {LEAVERS} others: {dict(ends)}; {items} have run so far")
+    report.table(("door", "cancelled", "cancelling took, ms", "in flight fell within, ms", "as many others", "ran so far"),
+                 rows)
+    report.invariant(full, "while they waited all slots were taken: one more was refused")
+    report.invariant(busy, "they had left before the batch they waited for ended")
+    report.invariant(free, f"their slots were free: {LEAVERS} others were admitted at once and answered")
+    ran, doors = executions(server, "left")[0], len(rows)
+    report.invariant(ran == doors * (LEAVERS + 1), f"none of them ran: {ran} ran, {doors} times one and {LEAVERS} others")
+    outcomes = {("done", ""): doors * (LEAVERS + 1), ("cancelled", ""): doors * LEAVERS,
+                ("shed", "environment_concurrency"): doors}
+    report.invariant(settled_books(server, "left").outcomes == outcomes, "each is counted as cancelled, once")
+
+
+def unary(server):
+    caller = stub(server)
+    calls = [caller.ModelInfer.future(request("left")) for _ in range(LEAVERS)]
+    return lambda: [call.cancel() for call in calls]
+
+
+def stream(server):
+    over = threading.Event()
+
+    def requests():
+        for number in range(LEAVERS):
+            yield request("left", id=str(number))
+        over.wait(30)
+
+    call = stub(server).ModelStreamInfer(requests())
+
+    def leave():
+        call.cancel()
+        over.set()
+
+    return leave
+
+
+def connections(server):
+    host, port = server.http.split(":")
+    opened = [http.client.HTTPConnection(host, int(port)) for _ in range(LEAVERS)]
+    for connection in opened:
+        connection.request("POST", "/v2/models/left/infer", callers.body())
+    return lambda: [connection.close() for connection in opened]

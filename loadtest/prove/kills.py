@@ -1,6 +1,6 @@
-"""kill -9 of one environment of two, every two seconds for a minute, under unary calls and streams: every request is
-answered or refused, and the metrics count each exactly once. A function beside it notices nothing. While the
-pauses before restarts grow (to 10 s) there may be nothing to kill, and requests are refused."""
+"""kill -9 of one environment of twelve, the oldest, every second for a minute, while more requests are in flight than all
+of them can run: every request is answered or refused, and the metrics count each exactly once. A function beside it
+notices nothing. Pauses before restarts grow with each death of the same one, so fewer than twelve may stand."""
 
 import os
 import signal
@@ -9,18 +9,22 @@ import time
 
 import grpc
 
-from callers import Load, environment_pids, request, settled_books, stub, total
+from callers import Load, environment_pids, request, settled_books, stub, total, until
 from conftest import identity_repository
 
-TITLE = "kill -9 every 2 s under load"
-SECONDS = float(os.environ.get("PROVE_KILL_SECONDS", 60))
-EVERY_S = 2
+TITLE = "kill -9 every second at saturation"
+SECONDS = int(os.environ.get("PROVE_KILL_SECONDS", 60))
+ENVIRONMENTS, BATCH, DELAY_US = 12, 2, 20_000
+CAPACITY_RPS = ENVIRONMENTS * BATCH * 1_000_000 // DELAY_US
+UNARY, STREAMS, PER_STREAM = 60, 12, 8
 
 
 def run(report, start, folder):
-    identity_repository(folder, "busy", execute_delay_us=5000)
+    identity_repository(folder, "busy", execute_delay_us=DELAY_US, max_batch_size=BATCH)
     identity_repository(folder, "calm")
-    server = start("--model-repository", folder, "--set", "environments.per_version=2")
+    server = start("--model-repository", folder, "--set", f"environments.per_version={ENVIRONMENTS}")
+    for name in ("busy", "calm"):
+        until(lambda: len(environment_pids(server, name)) == ENVIRONMENTS, what="all environments are ready")
     calm_pids = environment_pids(server, "calm")
     over, calm = threading.Event(), {"OK": 0, "errors": 0}
 
@@ -35,20 +39,27 @@ def run(report, start, folder):
 
     neighbour = threading.Thread(target=keep_calm)
     neighbour.start()
-    load = Load(server, "busy", timeout=10_000_000)
-    began, kills = time.monotonic(), 0
-    while time.monotonic() < began + SECONDS:
-        time.sleep(EVERY_S)
-        if pids := environment_pids(server, "busy"):
-            os.kill(pids[kills % len(pids)], signal.SIGKILL)
+    load = Load(server, "busy", UNARY, STREAMS, PER_STREAM, timeout=10_000_000)
+    began, kills, standing, busy = time.monotonic(), 0, [], []
+    for second in range(1, SECONDS + 1):
+        time.sleep(max(0, began + second - time.monotonic()))
+        pids = environment_pids(server, "busy")
+        standing.append(len(pids))
+        busy.append(total(server, "penstock_requests_in_flight", function="busy"))
+        if pids:
+            os.kill(pids[0], signal.SIGKILL)
             kills += 1
-            if kills % 5 == 0:
-                report.progress(f"{kills} kills, {sum(load.codes.values())} answers, {len(pids)} environments stood")
+        if second % 10 == 0:
+            report.progress(f"{kills} kills in {second} s, {sum(load.codes.values())} answers, {len(pids)} stood")
+    lasted_s = time.monotonic() - began
     codes = load.end()
     over.set()
     neighbour.join()
     books = settled_books(server, "busy")
-    report.figure(f"{kills} kills; answers by code: {dict(codes)}; {sum(codes.values()) / SECONDS:.0f} requests a second")
+    report.figure(f"{kills} of {SECONDS} seconds saw a kill (all within {lasted_s:.1f} s); {min(standing)} to {max(standing)} "
+                  f"of {ENVIRONMENTS} environments stood just before it")
+    report.figure(f"answers by code: {dict(codes)}; {codes['OK'] / lasted_s:.0f} a second answered OK, of {CAPACITY_RPS} that all "
+                  f"{ENVIRONMENTS} could; {min(busy):.0f} to {max(busy):.0f} in flight, {ENVIRONMENTS * BATCH} can run at once")
     report.figure(f"counted by the server: {dict((' '.join(key).strip(), n) for key, n in books.outcomes.items())}")
     for words, count in load.messages.most_common(5):
         report.figure(f"{count} times: {words}")

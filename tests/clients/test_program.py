@@ -117,6 +117,7 @@ def test_config_prints_every_field_with_its_meaning_and_can_be_read_again(tmp_pa
         ([], {"PENSTOCK_CONFIG": "/no/such.toml"}, None, ["/no/such.toml", "No such file"]),
         ([], {}, "[limits]\nmessage_bytes = 1", ["limits.message_bytes", "wrong.toml", "'1'"]),
         ([], {}, "[limits]\nmemory_budget_bytes = 1048576", ["limits.memory_budget_bytes", "less than"]),
+        ([], {}, '[callers]\nheader = "X Key"', ["callers.header", "'X Key'", "lower case"]),
         ([], {}, "[environments]\nconcurrency = 0", ["environments.concurrency", "'0'", "from 1"]),
         ([], {}, "[models]\nrepositry = []", ["models.repositry", "no setting"]),
         ([], {}, "listen = 3", ["listen", "no setting"]),

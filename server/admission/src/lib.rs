@@ -6,6 +6,7 @@
 
 mod adaptive;
 mod bytes;
+mod callers;
 mod caution;
 mod drain_rate;
 mod service_time;
@@ -13,6 +14,7 @@ mod slots;
 
 pub use adaptive::AdaptiveLimit;
 pub use bytes::{ByteBudget, ByteShare};
+pub use callers::{CallerFull, CallerSlot, Callers};
 pub use caution::Caution;
 pub use drain_rate::DrainRate;
 pub use service_time::{Backlog, ServiceTime, usable};

@@ -1,6 +1,7 @@
 //! Permits are never over-given and always come back.
 
 use crate::*;
+use penstock_domain::CallerId;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -128,6 +129,49 @@ fn a_request_is_done_after_what_stands_before_it() {
     assert!((done_in(caution) - (done + 0.5 * 41.0)).abs() < 0.3);
     (0..500_000).for_each(|_| caution.in_time(0.9));
     assert_eq!(caution, Caution::NONE);
+}
+
+/// Takes places until there is no more.
+fn fill<'a>(callers: &'a Callers, caller: u64, held: &mut Vec<CallerSlot<'a>>, now: Instant) -> CallerFull {
+    loop {
+        if held.len() == 16 {
+            return CallerFull::Share(16); // no slot is left
+        }
+        match callers.try_take(CallerId(caller), held.len() as u32, 16, now) {
+            Ok(slot) => held.push(slot),
+            Err(full) => return full,
+        }
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+fn each_caller_finds_its_share_however_much_another_asks_for() {
+    let now = Instant::now();
+    let (callers, mut held) = (Callers::new(0, now), Vec::new());
+    assert_eq!(fill(&callers, 1, &mut held, now), CallerFull::Share(16), "alone it may have all");
+    held.truncate(14);
+    drop(callers.try_take(CallerId(2), 14, 16, now));
+    assert_eq!(fill(&callers, 1, &mut held, now), CallerFull::Share(8), "an eighth is left to the other");
+    assert_eq!(held.len(), 14);
+    fill(&callers, 2, &mut held, now);
+    assert_eq!(held.len(), 16);
+    // What the greedy one gives back goes to the other, until both have half.
+    for _ in 0..6 {
+        held.remove(0);
+        assert_eq!(fill(&callers, 1, &mut held, now), CallerFull::Share(8));
+        fill(&callers, 2, &mut held, now);
+        assert_eq!(held.len(), 16);
+    }
+    held.remove(0);
+    assert!(callers.try_take(CallerId(1), 15, 16, now).is_ok(), "now it has less than its share");
+    drop(held);
+    // Who has not come for long has no share.
+    let later = now + Duration::from_secs(30);
+    let mut held = Vec::new();
+    assert_eq!(fill(&callers, 3, &mut held, later), CallerFull::Share(16));
+    let (limited, mut held) = (Callers::new(3, now), Vec::new());
+    assert_eq!(fill(&limited, 1, &mut held, now), CallerFull::Max(3));
 }
 
 const TARGET: Duration = Duration::from_millis(50);

@@ -2,7 +2,7 @@
 //!
 //! Called by the house under its control lock; never inside a request. A request sees one snapshot or the next.
 
-use crate::function::{ServedFunction, ServedVersion, VersionState};
+use crate::function::{Concurrency, ServedFunction, ServedVersion, VersionState};
 use crate::house::House;
 use crate::supervisor::Supervisor;
 use penstock_domain::{FunctionName, VersionNumber};
@@ -41,6 +41,7 @@ impl House {
                 versions.insert((function.name.clone(), *number), version.clone());
             }
         }
+        self.reserve(&settled);
         let mut changed = Changed::default();
         for change in changes {
             match change {
@@ -88,11 +89,32 @@ impl House {
         changed
     }
 
+    /// What functions reserve is taken from what the others share.
+    fn reserve(&self, wanted: &[FunctionSource]) {
+        let of = |version: &VersionSource| version.settings.penstock.reserved_concurrency;
+        let reserved: u32 = wanted.iter().flat_map(|function| &function.versions).filter_map(of).sum();
+        let concurrency = self.options.concurrency;
+        if reserved >= concurrency {
+            tracing::warn!(
+                reserved,
+                concurrency,
+                "functions reserve as much as the whole server may have in flight, or more: those that reserve nothing are \
+                 refused; raise limits.concurrency or lower penstock.reserved_concurrency"
+            );
+        }
+        self.unreserved.set_limit(concurrency.saturating_sub(reserved));
+    }
+
     /// Starts a version's environments.
     fn open(&self, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
         let specification = (self.options.specify)(function, &version);
-        let slots = self.options.function_concurrency;
-        let served = Arc::new(ServedVersion::new(function.name.clone(), version, slots, self.stop.child_token()));
+        let reserved = version.settings.penstock.reserved_concurrency;
+        let concurrency = Concurrency {
+            slots: reserved.unwrap_or(self.options.function_concurrency),
+            shared: reserved.is_none().then(|| self.unreserved.clone()),
+            caller: self.options.caller_concurrency,
+        };
+        let served = Arc::new(ServedVersion::new(function.name.clone(), version, concurrency, self.stop.child_token()));
         let environments = self.options.environments.max(1);
         served.supervisors.store(environments, Ordering::Release);
         for _ in 0..environments {

@@ -7,7 +7,7 @@ use crate::accounting::{Balance, Books};
 use crate::statistics::{StatisticsCell, VersionStatistics};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use penstock_admission::{DrainRate, Slots};
+use penstock_admission::{Callers, DrainRate, Slots};
 use penstock_domain::{FunctionName, Signature, VersionNumber};
 use penstock_environment::EnvironmentHandle;
 use penstock_registry::{FunctionSource, VersionSource};
@@ -77,6 +77,10 @@ pub struct ServedVersion {
     pub(crate) signature: ArcSwapOption<Signature>,
     pub(crate) environments: ArcSwap<Vec<Arc<EnvironmentHandle>>>,
     pub(crate) slots: Slots,
+    /// Where a slot is taken, too, of those that all share; `None` where its own are reserved.
+    pub(crate) shared: Option<Slots>,
+    /// Of each caller, where they are told apart.
+    pub(crate) callers: Callers,
     pub(crate) drain_rate: Mutex<DrainRate>,
     pub(crate) statistics: StatisticsCell,
     pub(crate) metrics: VersionMetrics,
@@ -91,9 +95,25 @@ pub struct ServedVersion {
     pub(crate) supervisors: AtomicU32,
 }
 
+/// How many of a version's requests may be in flight.
+pub(crate) struct Concurrency {
+    /// Of all.
+    pub(crate) slots: u32,
+    /// Slots that all versions without reserved ones share.
+    pub(crate) shared: Option<Slots>,
+    /// Of a caller; 0 for no such limit.
+    pub(crate) caller: u32,
+}
+
 impl ServedVersion {
-    pub(crate) fn new(function: FunctionName, source: VersionSource, slots: u32, stop: CancellationToken) -> Self {
-        let number = source.number;
+    pub(crate) fn new(
+        function: FunctionName,
+        source: VersionSource,
+        concurrency: Concurrency,
+        stop: CancellationToken,
+    ) -> Self {
+        let (number, now) = (source.number, tokio::time::Instant::now().into_std());
+        let Concurrency { slots, shared, caller } = concurrency;
         Self {
             metrics: VersionMetrics::new(function.as_str(), number.0),
             function,
@@ -104,7 +124,9 @@ impl ServedVersion {
             signature: ArcSwapOption::empty(),
             environments: ArcSwap::default(),
             slots: Slots::new(slots),
-            drain_rate: Mutex::new(DrainRate::new(tokio::time::Instant::now().into_std())),
+            shared,
+            callers: Callers::new(caller, now),
+            drain_rate: Mutex::new(DrainRate::new(now)),
             statistics: StatisticsCell::default(),
             books: Books::default(),
             retry_budget: RetryBudget::default(),
@@ -145,6 +167,12 @@ impl ServedVersion {
     /// Its own slots; each environment has its own beside them.
     pub fn slots(&self) -> &Slots {
         &self.slots
+    }
+
+    /// How many of its requests may be in flight as it stands: its own limit, or less where its environments take less.
+    pub(crate) fn limit(&self) -> u32 {
+        let environments: u32 = self.environments.load().iter().map(|environment| environment.slots().limit()).sum();
+        if environments == 0 { self.slots.limit() } else { environments.min(self.slots.limit()) }
     }
 
     /// What it has done.

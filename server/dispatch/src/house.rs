@@ -8,7 +8,7 @@ use crate::changes::settled;
 use crate::function::{Health, ServedFunction, ServedVersion, VersionState};
 use crate::invoke;
 use arc_swap::ArcSwap;
-use penstock_admission::{ByteBudget, ByteShare};
+use penstock_admission::{ByteBudget, ByteShare, Slots};
 use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Refusal, ShedReason, VersionNumber};
 use penstock_environment::{Launch, Specification};
 use penstock_registry::{FunctionSource, VersionSource};
@@ -37,8 +37,12 @@ pub struct HouseOptions {
     pub launcher: Arc<dyn Launch>,
     /// Describes them.
     pub specify: Specify,
-    /// Requests in flight per function.
+    /// Requests in flight of the whole house; what functions reserve is kept for them.
+    pub concurrency: u32,
+    /// Requests in flight per version.
     pub function_concurrency: u32,
+    /// Requests in flight per caller and version, where callers are told apart; 0 for no such limit.
+    pub caller_concurrency: u32,
     /// Deadline of a request that brings none, from its arrival; a function's own `timeout_ms` goes before it.
     pub function_timeout: Option<Duration>,
     /// Environments per version.
@@ -78,6 +82,8 @@ pub struct House {
     /// What is served by source; its lock orders all changes.
     pub(crate) control: tokio::sync::Mutex<Vec<FunctionSource>>,
     in_flight: InFlight,
+    /// Slots of those that have none reserved.
+    pub(crate) unreserved: Slots,
     draining: AtomicBool,
     started: AtomicBool,
     random: AtomicU64,
@@ -93,6 +99,7 @@ impl House {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             random: AtomicU64::new(options.seed),
+            unreserved: Slots::new(options.concurrency),
             options,
             functions: ArcSwap::default(),
             control: tokio::sync::Mutex::default(),

@@ -3,8 +3,8 @@
 //! Called by the house with an invocation whose version is known.
 
 use crate::function::{ServedVersion, VersionState};
-use penstock_admission::usable;
-use penstock_domain::{ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
+use penstock_admission::{CallerFull, CallerSlot, usable};
+use penstock_domain::{CallerId, ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
 use penstock_environment::{CallAnswer, CallEnd, EnvironmentHandle};
 use penstock_router::{Candidate, choose};
 use std::sync::Arc;
@@ -75,6 +75,17 @@ async fn invoke_version(
         let text = format!("function '{}' has all its {limit} requests in flight", version.function);
         return Err(Refusal::shed(ShedReason::FunctionConcurrency, text, Some(wait)).into());
     };
+    let _shared = match &version.shared {
+        None => None,
+        Some(shared) => Some(shared.try_take().ok_or_else(|| {
+            let text = format!(
+                "the server has {} requests in flight (limits.concurrency, less what other functions reserve)",
+                shared.limit()
+            );
+            Refusal::shed(ShedReason::ServerConcurrency, text, Some(slot_in(version)))
+        })?),
+    };
+    let _place = invocation.caller.map(|caller| place(version, caller)).transpose()?;
     let work = run(version, invocation, random);
     let result = match invocation.deadline {
         None => work.await,
@@ -324,6 +335,22 @@ fn full(version: &ServedVersion) -> Refusal {
     let limit: u32 = environments.iter().map(|environment| environment.slots().limit()).sum();
     let text = format!("function '{}' version {} has all its {limit} slots in use", version.function, version.number);
     Refusal::shed(ShedReason::EnvironmentConcurrency, text, Some(slot_in(version)))
+}
+
+/// A place among the caller's own.
+fn place(version: &ServedVersion, caller: CallerId) -> Result<CallerSlot<'_>, Refusal> {
+    let (taken, limit) = (version.slots.taken().saturating_sub(1), version.limit()); // this request's slot is taken
+    version.callers.try_take(caller, taken, limit, Instant::now().into_std()).map_err(|full| {
+        let function = &version.function;
+        let text = match full {
+            CallerFull::Max(max) => format!("this caller has {max} requests of function '{function}' in flight, the most"),
+            CallerFull::Share(share) => format!(
+                "this caller has {share} requests of function '{function}' in flight, its share of {limit}: what is free is \
+                 kept for callers with fewer"
+            ),
+        };
+        Refusal::shed(ShedReason::CallerConcurrency, text, Some(slot_in(version)))
+    })
 }
 
 /// How long until a slot is free: until a batch ends in one of its environments, or, where that cannot be told, as long as a

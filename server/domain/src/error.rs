@@ -34,6 +34,10 @@ pub enum ShedReason {
     EnvironmentConcurrency,
     /// The function's own concurrency is used up.
     FunctionConcurrency,
+    /// The caller has as many requests in flight as it may have.
+    CallerConcurrency,
+    /// The server has as many requests in flight as it may have, less what functions reserve.
+    ServerConcurrency,
     /// The environment's queue is full, counted in requests.
     QueueRequests,
     /// The environment's queue is full, counted in items or tokens.
@@ -82,9 +86,11 @@ impl ErrorCode {
 
 impl ShedReason {
     /// All of them.
-    pub const ALL: [ShedReason; 8] = [
+    pub const ALL: [ShedReason; 10] = [
         ShedReason::EnvironmentConcurrency,
         ShedReason::FunctionConcurrency,
+        ShedReason::CallerConcurrency,
+        ShedReason::ServerConcurrency,
         ShedReason::QueueRequests,
         ShedReason::QueueItems,
         ShedReason::MemoryBudget,
@@ -98,6 +104,8 @@ impl ShedReason {
         match self {
             ShedReason::EnvironmentConcurrency => "environment_concurrency",
             ShedReason::FunctionConcurrency => "function_concurrency",
+            ShedReason::CallerConcurrency => "caller_concurrency",
+            ShedReason::ServerConcurrency => "server_concurrency",
             ShedReason::QueueRequests => "queue_requests",
             ShedReason::QueueItems => "queue_items",
             ShedReason::MemoryBudget => "memory_budget",
@@ -117,6 +125,8 @@ impl ShedReason {
         match self {
             ShedReason::EnvironmentConcurrency
             | ShedReason::FunctionConcurrency
+            | ShedReason::CallerConcurrency
+            | ShedReason::ServerConcurrency
             | ShedReason::QueueRequests
             | ShedReason::QueueItems
             | ShedReason::MemoryBudget => ErrorCode::Exhausted,

@@ -1,6 +1,6 @@
 //! One request for work, as it enters the house: already parsed, not yet admitted.
 
-use crate::{FunctionName, Tensor, VersionNumber};
+use crate::{CallerId, FunctionName, Tensor, VersionNumber};
 use std::time::Instant;
 
 /// A parameter's value, in the types the protocols know.
@@ -48,6 +48,8 @@ pub struct Invocation {
     pub deadline: Option<Instant>,
     /// 1 is the highest, 0 means the function's default.
     pub priority: u32,
+    /// Who sent it, where callers are told apart.
+    pub caller: Option<CallerId>,
     /// Whether the rows may be spread over several batches (and may then exceed `max_batch_size`).
     pub splittable: bool,
 }

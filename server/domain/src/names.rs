@@ -1,6 +1,7 @@
 //! Names and numbers that identify things; newtypes, so that one cannot be passed for another.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 /// Longest function name accepted, in bytes (Lambda's limit for a bare function name is 64; Triton has none, and
@@ -71,5 +72,18 @@ pub struct VersionNumber(pub u64);
 impl fmt::Display for VersionNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
+    }
+}
+
+/// Whoever sent a request, as far as callers are told apart: a hash of what identifies them, so that no key is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CallerId(pub u64);
+
+impl CallerId {
+    /// Of a key, a token or a name. All who bring none are one caller.
+    pub fn of(identity: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(identity);
+        Self(hasher.finish())
     }
 }

@@ -80,6 +80,7 @@ pub fn invocation_from_request(
         outputs,
         deadline: options.deadline,
         priority: options.priority,
+        caller: None,
         splittable: false,
     })
 }

@@ -1,7 +1,9 @@
 //! What the composition root decides for the doors, each with its meaning and unit.
 
 use crate::status::OverloadCodes;
+use http::{HeaderMap, HeaderName};
 use penstock_admission::ByteBudget;
+use penstock_domain::CallerId;
 use std::time::Duration;
 
 /// A tensor of this many bytes passes: 64 MiB.
@@ -21,6 +23,8 @@ pub struct FrontendOptions {
     pub byte_budget: ByteBudget,
     /// Most requests in flight on one `ModelStreamInfer` stream; then the stream is not read until one is answered.
     pub stream_requests_max: usize,
+    /// The metadata that tells callers apart; `None` where nobody is.
+    pub caller_header: Option<HeaderName>,
     /// How long a message that has begun may stand still before its stream is given up.
     pub message_stall_timeout: Duration,
     /// Slowest average of a message, in bytes per second, once that time has passed.
@@ -37,6 +41,7 @@ impl FrontendOptions {
             message_bytes_max: TENSOR_BYTES_MAX,
             byte_budget,
             stream_requests_max: 256,
+            caller_header: None,
             message_stall_timeout: Duration::from_secs(30),
             message_bytes_per_second_min: 16 << 10,
             request_id_seed: 0,
@@ -47,4 +52,14 @@ impl FrontendOptions {
     pub(crate) fn message_limit(&self) -> usize {
         self.message_bytes_max.saturating_add(MESSAGE_HEAD_BYTES)
     }
+}
+
+/// The header of this name; `None` for the empty text and for what is none.
+pub fn header_name(text: &str) -> Option<HeaderName> {
+    text.parse().ok()
+}
+
+/// Who sent a request, by the header that tells callers apart; all without it are one.
+pub(crate) fn caller_of(headers: &HeaderMap, header: Option<&HeaderName>) -> Option<CallerId> {
+    header.map(|header| CallerId::of(headers.get(header).map_or(b"", http::HeaderValue::as_bytes)))
 }

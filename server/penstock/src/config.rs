@@ -96,6 +96,9 @@ impl Config {
             Kind::Integer(low, high) if !value.text.parse::<u64>().is_ok_and(|n| (low..=high).contains(&n)) => {
                 format!("a whole number of {} from {low} to {high}", field.unit)
             }
+            Kind::Header if !is_header(&value.text) => {
+                "the name of a header in lower case, such as x-api-key, or nothing".into()
+            }
             Kind::Choice(words) if !words.contains(&value.text.as_str()) => format!("one of {}", words.join(", ")),
             _ => return Ok(()),
         };
@@ -166,6 +169,10 @@ fn expand(text: &str, home: &str) -> String {
 
 fn address(text: &str) -> Option<SocketAddr> {
     text.to_socket_addrs().ok()?.next()
+}
+
+fn is_header(text: &str) -> bool {
+    text.is_empty() || penstock_frontend::options::header_name(text).is_some_and(|name| name.as_str() == text)
 }
 
 fn find(origin: &str, key: &str) -> Result<&'static Field, ConfigError> {
@@ -248,6 +255,7 @@ mod tests {
             ),
             ("[listen]\nhttp = 'x'", "listen.http (p.toml): found 'x', expected host:port"),
             ("htttp = 1", "there is no setting 'htttp'"),
+            ("callers.header = 'X Key'", "callers.header (p.toml): found 'X Key', expected the name of a header"),
             ("[limits]\nmemory_budget_bytes = 1048576", "is less than limits.message_bytes"),
             ("a = ", "p.toml:"),
         ] {

@@ -17,6 +17,8 @@ pub(crate) enum Kind {
     Integer(u64, u64),
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// The name of a header, in lower case, or nothing.
+    Header,
     /// Anything.
     Text,
 }
@@ -215,6 +217,33 @@ pub(crate) const FIELDS: &[Field] = &[
         default: "0",
         unit: "milliseconds",
         meaning: "Deadline of a request that brings none, from its arrival. 0: none, it waits as long as its caller does.",
+    },
+    Field {
+        key: "callers.header",
+        variable: "PENSTOCK_CALLERS_HEADER",
+        kind: Kind::Header,
+        default: "",
+        unit: "header",
+        meaning: "What tells callers apart: a header, in gRPC metadata, such as authorization or x-api-key. Each then has an \
+                  even share of a version's slots, and an eighth is left to those who hold less than theirs. Empty: \
+                  nobody is told apart.",
+    },
+    Field {
+        key: "callers.concurrency",
+        variable: "PENSTOCK_CALLER_CONCURRENCY",
+        kind: Kind::Integer(0, 1 << 20),
+        default: "0",
+        unit: "requests",
+        meaning: "Requests in flight of one caller in one version, where callers are told apart. 0: as many as its share.",
+    },
+    Field {
+        key: "limits.concurrency",
+        variable: "PENSTOCK_CONCURRENCY",
+        kind: Kind::Integer(1, 1 << 24),
+        default: "16384",
+        unit: "requests",
+        meaning: "Requests in flight of the whole server. What functions reserve (penstock.reserved_concurrency in a \
+                  config.pbtxt) is kept for them, the others share the rest.",
     },
     Field {
         key: "limits.message_bytes",

@@ -9,7 +9,7 @@ use penstock_frontend::grpc_service;
 use penstock_frontend::host::{self, HostLimits};
 use penstock_frontend::http::{HttpOptions, http_router};
 use penstock_frontend::metrics::metrics_router;
-use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES};
+use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES, header_name};
 use penstock_frontend::request_id::RequestIds;
 use penstock_frontend::status::OverloadCodes;
 use penstock_telemetry::{LogFormat, Scrape};
@@ -114,7 +114,9 @@ fn house_options(config: Arc<Config>, budget: ByteBudget) -> io::Result<HouseOpt
         control: ControlMode::parse(control).unwrap_or_default(),
         load_at_start,
         launcher: Arc::new(launcher()?),
+        concurrency: config.integer_u32("limits.concurrency"),
         function_concurrency: config.integer_u32("functions.concurrency"),
+        caller_concurrency: config.integer_u32("callers.concurrency"),
         function_timeout: Some(Duration::from_millis(config.integer("functions.timeout_ms"))).filter(|t| !t.is_zero()),
         environments: config.integer_u32("environments.per_version"),
         load_timeout: seconds("models.load_timeout_s"),
@@ -155,12 +157,14 @@ impl Doors {
         };
         let message_bytes = config.integer("limits.message_bytes") as usize;
         let body_stall = Duration::from_secs(config.integer("limits.body_stall_s"));
+        let caller_header = header_name(config.text("callers.header"));
         let seed = std::process::id();
         let request_ids = Arc::new(RequestIds::new(seed));
         let http_options = HttpOptions {
             overload: codes,
             body_bytes_max: message_bytes,
             body_stall_max: body_stall,
+            caller_header: caller_header.clone(),
             ..HttpOptions::new(budget.clone(), request_ids, epoch_seconds())
         };
         let grpc_options = FrontendOptions {
@@ -168,6 +172,7 @@ impl Doors {
             message_bytes_max: message_bytes.saturating_sub(MESSAGE_HEAD_BYTES),
             message_stall_timeout: body_stall,
             request_id_seed: seed,
+            caller_header,
             ..FrontendOptions::new(budget)
         };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());

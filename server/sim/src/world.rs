@@ -186,6 +186,7 @@ fn invocation(number: u64, request: &Request, now: Instant) -> Invocation {
         outputs: Vec::new(),
         deadline: request.timeout.map(|timeout| now.into_std() + timeout),
         priority: request.priority,
+        caller: None,
         splittable: false,
     }
 }
@@ -220,7 +221,9 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         load_at_start: Vec::new(),
         launcher: Arc::new(Troupe(stage.clone())),
         specify: Box::new(move |_, _| specification.clone()),
+        concurrency: 1 << 20,
         function_concurrency: 4096,
+        caller_concurrency: 0,
         function_timeout: None,
         environments: script.environments,
         load_timeout: Duration::from_secs(10),

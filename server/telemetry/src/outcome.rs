@@ -85,12 +85,14 @@ pub(crate) const fn shed_index(reason: ShedReason) -> usize {
     match reason {
         ShedReason::EnvironmentConcurrency => 0,
         ShedReason::FunctionConcurrency => 1,
-        ShedReason::QueueRequests => 2,
-        ShedReason::QueueItems => 3,
-        ShedReason::MemoryBudget => 4,
-        ShedReason::DeadlineUnmeetable => 5,
-        ShedReason::NoCapacity => 6,
-        ShedReason::Draining => 7,
+        ShedReason::CallerConcurrency => 2,
+        ShedReason::ServerConcurrency => 3,
+        ShedReason::QueueRequests => 4,
+        ShedReason::QueueItems => 5,
+        ShedReason::MemoryBudget => 6,
+        ShedReason::DeadlineUnmeetable => 7,
+        ShedReason::NoCapacity => 8,
+        ShedReason::Draining => 9,
     }
 }
 

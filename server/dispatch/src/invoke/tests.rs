@@ -2,10 +2,13 @@
 //! batch when the test says so; they are lost when the test cuts their links.
 
 use super::{VersionNumber, invoke};
-use crate::function::{ServedVersion, VersionState};
+use crate::function::{Concurrency, ServedVersion, VersionState};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use penstock_domain::{Datatype, ErrorCode, FunctionName, Invocation, Refusal, ShedReason, Signature, Tensor};
+use penstock_admission::Slots;
+use penstock_domain::{
+    CallerId, Datatype, ErrorCode, FunctionName, Invocation, Refusal, ShedReason, Signature, Tensor,
+};
 use penstock_environment::{BatchingPolicy, EnvironmentHandle, IsolationPolicy, QueueLimits, Specification};
 use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartInput, Prepared, Work};
 use penstock_registry::{ContentRevision, IdentityDelays, RuntimeSource, VersionSource};
@@ -103,6 +106,10 @@ async fn environment(requests: u32) -> Environment {
 
 /// A version that is ready, with these environments.
 fn version(number: u64, slots: u32, environments: &[&Environment]) -> Arc<ServedVersion> {
+    version_with(number, Concurrency { slots, shared: None, caller: 0 }, environments)
+}
+
+fn version_with(number: u64, concurrency: Concurrency, environments: &[&Environment]) -> Arc<ServedVersion> {
     let source = VersionSource {
         number: VersionNumber(number),
         directory: "/nowhere".into(),
@@ -112,7 +119,7 @@ fn version(number: u64, slots: u32, environments: &[&Environment]) -> Arc<Served
         linked_paths: Vec::new(),
     };
     let name = FunctionName::new("f").unwrap();
-    let version = Arc::new(ServedVersion::new(name, source, slots, CancellationToken::new()));
+    let version = Arc::new(ServedVersion::new(name, source, concurrency, CancellationToken::new()));
     has(&version, environments);
     version.state.send_replace(VersionState::Ready);
     version
@@ -135,6 +142,7 @@ fn request(number: u8, deadline: Option<Duration>) -> Invocation {
         outputs: Vec::new(),
         deadline: deadline.map(|left| (Instant::now() + left).into_std()),
         priority: 0,
+        caller: None,
         splittable: false,
     }
 }
@@ -192,6 +200,45 @@ async fn without_a_slot_a_request_is_shed_with_the_reason_and_a_wait() {
         assert_eq!(done(send(&version, 3, None).await).await, 3, "its slots came back");
         assert_eq!((version.slots.taken(), environment.handle.slots().taken()), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn what_all_versions_share_is_refused_when_it_is_taken_and_what_is_reserved_is_not() {
+    let environment = environment(9).await;
+    let shared = Slots::new(1);
+    let sharing = || Concurrency { slots: 9, shared: Some(shared.clone()), caller: 0 };
+    let (one, other) = (version_with(1, sharing(), &[&environment]), version_with(2, sharing(), &[&environment]));
+    let reserved = version(3, 1, &[&environment]);
+    let first = send(&one, 1, None).await;
+    let refusal = send(&other, 2, None).await.await.unwrap().unwrap_err();
+    assert_eq!((refusal.shed, refusal.code), (Some(ShedReason::ServerConcurrency), ErrorCode::Exhausted));
+    let second = send(&reserved, 3, None).await;
+    (0..3).for_each(|_| environment.open.send(()).unwrap());
+    assert_eq!((done(first).await, done(second).await), (1, 3));
+    assert_eq!(done(send(&other, 4, None).await).await, 4);
+    assert_eq!((shared.taken(), one.slots.taken(), other.slots.taken()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_caller_with_its_share_leaves_what_is_free_to_others() {
+    let environment = environment(8).await;
+    let version = version(1, 64, &[&environment]);
+    let of = |caller: &[u8], number| Invocation { caller: Some(CallerId::of(caller)), ..request(number, None) };
+    let mut calls = Vec::new();
+    // Alone it may have them all, less one once somebody else has been seen.
+    for number in 0..6 {
+        calls.push(send_renamed(&version, &version, of(b"greedy", number)).await);
+    }
+    calls.push(send_renamed(&version, &version, of(b"modest", 6)).await);
+    let refusal = send_renamed(&version, &version, of(b"greedy", 7)).await.await.unwrap().unwrap_err();
+    assert_eq!(refusal.shed, Some(ShedReason::CallerConcurrency), "{refusal}");
+    assert!(refusal.message.contains("its share of 8"), "{refusal}");
+    calls.push(send_renamed(&version, &version, of(b"modest", 8)).await);
+    (0..8).for_each(|_| environment.open.send(()).unwrap());
+    for call in calls {
+        done(call).await;
+    }
+    assert_eq!((version.slots.taken(), environment.handle.slots().taken()), (0, 0));
 }
 
 #[tokio::test]

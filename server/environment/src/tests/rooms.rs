@@ -150,6 +150,7 @@ pub(super) fn invocation(rows: &[u8]) -> Invocation {
         outputs: vec![],
         deadline: None,
         priority: 0,
+        caller: None,
         splittable: false,
     }
 }

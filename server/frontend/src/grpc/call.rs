@@ -8,10 +8,11 @@ use super::context::CallContext;
 use super::deadline::grpc_timeout;
 use super::trailers::{TimedBody, add_trailers};
 use crate::limits::{LimitedBody, MessageLimits};
+use crate::options::caller_of;
 use crate::request_id::RequestIds;
 use crate::status::refusal_to_status;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -29,12 +30,13 @@ pub struct CallService<S> {
     inner: S,
     limits: MessageLimits,
     ids: Arc<RequestIds>,
+    caller_header: Option<HeaderName>,
 }
 
 impl<S> CallService<S> {
     /// Puts the door's duties around `inner`.
-    pub fn new(inner: S, limits: MessageLimits, request_id_seed: u32) -> Self {
-        Self { inner, limits, ids: Arc::new(RequestIds::new(request_id_seed)) }
+    pub fn new(inner: S, limits: MessageLimits, request_id_seed: u32, caller_header: Option<HeaderName>) -> Self {
+        Self { inner, limits, ids: Arc::new(RequestIds::new(request_id_seed)), caller_header }
     }
 }
 
@@ -60,7 +62,8 @@ where
         let request_id = self.ids.of(&parts.headers);
         let timeout = grpc_timeout(&parts.headers);
         let deadline = timeout.as_ref().ok().copied().flatten().and_then(|t| received.into_std().checked_add(t));
-        let context = Arc::new(CallContext::new(received, deadline, request_id));
+        let caller = caller_of(&parts.headers, self.caller_header.as_ref());
+        let context = Arc::new(CallContext::new(received, deadline, caller, request_id));
         if let Err(refusal) = timeout {
             let status = refusal_to_status(&refusal, self.limits.overload_codes);
             return CallFuture::Refused(Some(finish(

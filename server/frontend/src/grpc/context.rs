@@ -1,11 +1,11 @@
-//! Room 1, front end: what belongs to one call and outlives its handler: when it came, until when it matters, its id,
-//! its byte shares, and where its time went.
+//! Room 1, front end: what belongs to one call and outlives its handler: when it came, until when it matters, who
+//! sent it, its id, its byte shares, and where its time went.
 
 use crate::limits::ShareSink;
 use crate::timing::{timing_value, total_value};
 use http::HeaderValue;
 use penstock_admission::ByteShare;
-use penstock_domain::StageTimes;
+use penstock_domain::{CallerId, StageTimes};
 use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::time::Instant;
@@ -18,6 +18,8 @@ pub struct CallContext {
     pub(super) received: Instant,
     /// `received` and `grpc-timeout`.
     pub(super) deadline: Option<std::time::Instant>,
+    /// Who sent it, where callers are told apart.
+    pub(super) caller: Option<CallerId>,
     /// The caller's id, or ours.
     pub(super) request_id: HeaderValue,
     times: OnceLock<StageTimes>,
@@ -25,8 +27,13 @@ pub struct CallContext {
 }
 
 impl CallContext {
-    pub(super) fn new(received: Instant, deadline: Option<std::time::Instant>, request_id: HeaderValue) -> Self {
-        Self { received, deadline, request_id, times: OnceLock::new(), shares: Mutex::default() }
+    pub(super) fn new(
+        received: Instant,
+        deadline: Option<std::time::Instant>,
+        caller: Option<CallerId>,
+        request_id: HeaderValue,
+    ) -> Self {
+        Self { received, deadline, caller, request_id, times: OnceLock::new(), shares: Mutex::default() }
     }
 
     /// Microseconds since the head was read.

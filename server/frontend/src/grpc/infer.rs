@@ -1,5 +1,6 @@
 //! Rooms 1 and 8: one inference request, from its message to its message. Used by the unary call and by the stream.
 
+use super::context::CallContext;
 use crate::classification::classify;
 use crate::convert::{invocation_from_request, response_from_answer};
 use crate::limits::too_large;
@@ -15,12 +16,13 @@ pub(super) async fn infer(
     house: &House,
     request: ModelInferRequest,
     received: Instant,
-    deadline: Option<std::time::Instant>,
+    context: &CallContext,
     response_bytes_max: usize,
 ) -> Result<(ModelInferResponse, StageTimes, Option<ByteShare>), Refusal> {
     // What never enters the house is counted here; everything else is counted there.
-    let invocation = invocation_from_request(request, received.into_std(), deadline)
+    let mut invocation = invocation_from_request(request, received.into_std(), context.deadline)
         .inspect_err(|refusal| penstock_telemetry::unrouted(refusal.outcome()))?;
+    invocation.caller = context.caller;
     let (id, function) = (invocation.id.clone(), invocation.function.clone());
     let wanted = classes_wanted(&invocation.outputs);
     let Reply { mut answer, share } = house.invoke(invocation, received).await?;

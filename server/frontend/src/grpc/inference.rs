@@ -78,7 +78,7 @@ impl Inference {
 
 /// What the door knows of a call. Calls that did not pass it (tests) get an empty context.
 fn context_of(extensions: &http::Extensions) -> Arc<CallContext> {
-    let fresh = || CallContext::new(Instant::now(), None, http::HeaderValue::from_static(""));
+    let fresh = || CallContext::new(Instant::now(), None, None, http::HeaderValue::from_static(""));
     extensions.get().cloned().unwrap_or_else(|| Arc::new(fresh()))
 }
 
@@ -98,7 +98,7 @@ impl UnaryService<Weighed> for Unary {
         share.into_iter().for_each(|share| context.hold(share));
         Box::pin(async move {
             let limit = options.message_limit();
-            match infer(&house, request, Instant::now(), context.deadline, limit).await {
+            match infer(&house, request, Instant::now(), &context, limit).await {
                 Ok((response, times, share)) => {
                     context.set_times(times);
                     share.into_iter().for_each(|share| context.hold(share));

@@ -37,7 +37,7 @@ pub fn grpc_service(house: Arc<House>, options: FrontendOptions) -> CallService<
         bytes_per_second_min: options.message_bytes_per_second_min,
         overload_codes: options.overload_codes,
     };
-    let seed = options.request_id_seed;
+    let (seed, caller_header) = (options.request_id_seed, options.caller_header.clone());
     let bytes_max = options.message_limit();
     let health = HealthServer::new(HealthService::new(house.clone()));
     let options = Arc::new(options);
@@ -48,7 +48,7 @@ pub fn grpc_service(house: Arc<House>, options: FrontendOptions) -> CallService<
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
     let others = Routes::new(health).add_service(reflection::v1()).add_service(reflection::v1alpha()).prepare();
-    CallService::new(Routed { inference, management, others }, limits, seed)
+    CallService::new(Routed { inference, management, others }, limits, seed, caller_header)
 }
 
 /// The services of the gRPC port.

@@ -60,7 +60,7 @@ impl<R> InferStream<R> {
             let received = Instant::now();
             Box::pin(async move {
                 let id = request.id.clone();
-                let answered = infer(&house, request, received, context.deadline, options.message_limit()).await;
+                let answered = infer(&house, request, received, &context, options.message_limit()).await;
                 drop(shares);
                 match answered {
                     Ok((response, times, share)) => {

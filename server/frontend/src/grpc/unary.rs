@@ -58,7 +58,7 @@ where
     let weighed = RequestDecoder::new(options.byte_budget.clone(), options.overload_codes).read(message)?;
     weighed.share.into_iter().for_each(|share| context.hold(share));
     let limit = options.message_limit();
-    match infer(&house, weighed.request, received, context.deadline, limit).await {
+    match infer(&house, weighed.request, received, &context, limit).await {
         Ok((response, times, share)) => {
             context.set_times(times);
             share.into_iter().for_each(|share| context.hold(share));

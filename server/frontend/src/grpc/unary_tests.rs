@@ -23,7 +23,7 @@ async fn read(pieces: Vec<Vec<u8>>) -> Result<Bytes, Status> {
         bytes_per_second_min: 1,
         overload_codes: OverloadCodes::Lambda,
     };
-    let context = CallContext::new(Instant::now(), None, HeaderValue::from_static(""));
+    let context = CallContext::new(Instant::now(), None, None, HeaderValue::from_static(""));
     let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
     let body = StreamBody::new(futures_util::stream::iter(frames.collect::<Vec<_>>()));
     read_message(LimitedBody::new(body, limits, Arc::new(context), true)).await

@@ -8,6 +8,7 @@ use super::raw_request::read_raw;
 use super::{Door, Failure, HeldBody, Share, Target, Upload, deadline_of};
 use crate::classification::classify;
 use crate::convert::read_parameters;
+use crate::options::caller_of;
 use crate::timing::{SERVER_TIMING, timing_value};
 use axum::body::Body;
 use axum::extract::{Extension, RawPathParams, Request, State};
@@ -92,7 +93,8 @@ async fn read(
             .await??
         }
     };
-    let (invocation, wishes) = invocation(request, target, received, deadline)?;
+    let (mut invocation, wishes) = invocation(request, target, received, deadline)?;
+    invocation.caller = caller_of(headers, door.options.caller_header.as_ref());
     Ok((invocation, wishes, share))
 }
 
@@ -134,6 +136,7 @@ fn invocation(
         outputs: outputs.iter().map(|wanted| wanted.output.clone()).collect(),
         deadline: options.deadline,
         priority: options.priority,
+        caller: None,
         splittable: false,
     };
     Ok((invocation, Wishes { id, outputs, binary: binary_data_output }))

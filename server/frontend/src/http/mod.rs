@@ -40,6 +40,7 @@ use crate::status::OverloadCodes;
 use axum::Router;
 use axum::routing::{any, get, post};
 use body::BodyLimits;
+use http::HeaderName;
 use penstock_admission::ByteBudget;
 use penstock_dispatch::House;
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub struct HttpOptions {
     pub body_stall_max: Duration,
     /// Slowest average of a body, in bytes per second, once `body_stall_max` has passed.
     pub body_bytes_per_second_min: u64,
+    /// The header that tells callers apart; `None` where nobody is.
+    pub caller_header: Option<HeaderName>,
     /// Answers of at least this many bytes are compressed for clients that accept it.
     pub compress_bytes_min: usize,
     /// When the server started, in seconds since the epoch: OpenAI's `created`.
@@ -79,6 +82,7 @@ impl HttpOptions {
             tensor_bytes_max: 64 << 20,
             body_stall_max: Duration::from_secs(30),
             body_bytes_per_second_min: 16 << 10,
+            caller_header: None,
             compress_bytes_min: 1 << 10,
             started_unix_s,
         }

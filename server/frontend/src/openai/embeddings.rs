@@ -6,6 +6,7 @@ use super::response::{print_embeddings, prompt_tokens};
 use crate::http::{
     Door, Failure, HeldBody, PRINTED_BYTES_PER_BYTE, Received, Share, Target, Upload, deadline_of, off_thread,
 };
+use crate::options::caller_of;
 use crate::timing::{SERVER_TIMING, timing_value};
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -96,6 +97,7 @@ async fn read(door: &Door, request: Request, received: Instant) -> Result<Asked,
         outputs: vec![RequestedOutput { name: OUTPUT.to_owned(), classification: 0 }],
         deadline: deadline.map(Instant::into_std),
         priority: 0,
+        caller: caller_of(&head.headers, door.options.caller_header.as_ref()),
         splittable: true,
     };
     Ok(Asked { invocation, share, model, base64, rows, given_tokens })

@@ -17,6 +17,8 @@ pub struct PenstockSettings {
     pub threads: Option<u32>,
     /// Requests in flight in one environment.
     pub max_concurrency: Option<u32>,
+    /// Requests in flight of each of its versions that are kept for it, and the most it may have.
+    pub reserved_concurrency: Option<u32>,
     /// Items that may wait in one environment's queue.
     pub max_queue_items: Option<u32>,
     /// Address space limit of the environment's process, in bytes.
@@ -40,11 +42,12 @@ pub enum Engine {
 }
 
 const PREFIX: &str = "penstock.";
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "penstock.engine",
     "penstock.max_batch_tokens",
     "penstock.threads",
     "penstock.max_concurrency",
+    "penstock.reserved_concurrency",
     "penstock.max_queue_items",
     "penstock.memory_limit_bytes",
     "penstock.timeout_ms",
@@ -80,6 +83,7 @@ impl PenstockSettings {
             max_batch_tokens: small("penstock.max_batch_tokens", 1 << 24)?,
             threads: small("penstock.threads", 1024)?,
             max_concurrency: small("penstock.max_concurrency", 1 << 20)?,
+            reserved_concurrency: small("penstock.reserved_concurrency", 1 << 20)?,
             max_queue_items: small("penstock.max_queue_items", 1 << 24)?,
             // Less than 64 MiB does not start a process with a runtime library in it.
             memory_limit_bytes: parameter(parameters, "penstock.memory_limit_bytes", 64 << 20, 1 << 50)?,
