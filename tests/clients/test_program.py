@@ -358,3 +358,25 @@ def test_overload_codes_change_the_code_and_nothing_else(start, tmp_path, codes,
         # The slot comes back with the caller's leaving, not with the batch's end.
         seen = until(lambda: (now := Scraped(server)).sum("penstock_requests_in_flight") == 0 and now, "nothing in flight")
     assert seen.ended("identity") == {("shed", "environment_concurrency"): 2, ("cancelled", ""): 1}
+
+
+@pytest.mark.parametrize("layout", ["files", "folder"])
+def test_a_model_of_links_into_a_cache_as_downloads_leave_it(start, tmp_path, layout):
+    """Hugging Face's cache: a snapshot's files are links to blobs whose names are hashes; or the folder itself is a link."""
+    blobs, repository = tmp_path / "blobs", tmp_path / "models"
+    blobs.mkdir()
+    repository.mkdir()
+    snapshot = tmp_path / "snapshot" if layout == "folder" else repository / "linked"
+    for number, file in enumerate(sorted(path for path in (CACHE / "models/minilm/1").rglob("*") if path.is_file())):
+        (blob := blobs / f"{number:040x}").symlink_to(file.resolve()) if number % 2 else None
+        target = blob if number % 2 else file.resolve()
+        link = snapshot / file.relative_to(CACHE / "models/minilm/1")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+    if layout == "folder":
+        (repository / "linked").symlink_to(snapshot)
+    server = start("--model-repository", repository)
+    asked = json.dumps({"model": "linked", "input": "hello"}).encode()
+    request = urllib.request.Request(f"{server.url}/v1/embeddings", asked, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert len(json.load(answer)["data"][0]["embedding"]) == 384

@@ -6,7 +6,7 @@ use crate::weights::Weights;
 use penstock_executor::LoadError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What is wrong with a folder; each names the file.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -62,7 +62,6 @@ pub(crate) struct BertConfig {
 /// A folder whose files agree with each other.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    pub(crate) path: PathBuf,
     pub(crate) config: BertConfig,
     pub(crate) pooling: Pooling,
     /// Whether embeddings are scaled to length 1.
@@ -113,7 +112,7 @@ impl Folder {
         let (pooling, normalize) = modules(path)?;
         let tokens_max = tokens_max(path, &config)?;
         let weights = Weights::open(path)?;
-        let folder = Folder { path: path.into(), config, pooling, normalize, tokens_max, weights };
+        let folder = Folder { config, pooling, normalize, tokens_max, weights };
         for (name, shape) in folder.weight_shapes() {
             folder.weights.get(&name, &shape)?;
         }

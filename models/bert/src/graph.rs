@@ -17,7 +17,7 @@
 
 use crate::folder::{Activation, BertConfig, Folder, FolderError};
 use crate::onnx_proto::*;
-use crate::weights::{self, WeightType};
+use crate::weights::WeightType;
 use prost::Message;
 
 /// Operators of ONNX Runtime's own.
@@ -36,7 +36,7 @@ pub(crate) mod input {
 /// Output of the graph: `[rows, hidden]` F32.
 pub(crate) const EMBEDDING: &str = "embedding";
 
-/// The graph of a folder, serialized. Its external weights are in the folder.
+/// The graph of a folder, serialized. Its external weights are where [`crate::weights::Weights::place`] says.
 pub(crate) fn build(folder: &Folder) -> Result<Vec<u8>, FolderError> {
     let config = &folder.config;
     let mut graph = Builder { folder, graph: GraphProto { name: "bert".into(), ..Default::default() } };
@@ -193,7 +193,7 @@ impl Builder<'_> {
         if aligned {
             let entry = |key: &str, value: String| StringStringEntryProto { key: key.into(), value };
             tensor.external_data = vec![
-                entry("location", weights::FILE.into()),
+                entry("location", self.folder.weights.place().1),
                 entry("offset", weight.offset.to_string()),
                 entry("length", weight.length.to_string()),
             ];

@@ -194,7 +194,7 @@ impl Model for BertModel {
         let encoder: Box<dyn Encoder> = match &self.engine {
             Loaded::Candle(encoder) => Box::new(encoder.clone()),
             Loaded::OnnxRuntime { library, graph } => {
-                Box::new(OnnxEncoder::open(library, graph, &self.folder.path, heads, self.threads, None)?)
+                Box::new(OnnxEncoder::open(library, graph, self.folder.weights.place().0, heads, self.threads, None)?)
             }
         };
         let pooling = self.folder.pooling;

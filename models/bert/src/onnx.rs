@@ -16,7 +16,7 @@ pub(crate) struct OnnxEncoder {
 }
 
 impl OnnxEncoder {
-    /// Opens a session on a graph of [`crate::graph::build`] whose weights are in `folder`. `dump`: where to write the
+    /// Opens a session on a graph of [`crate::graph::build`] whose weights are really in `folder`, links followed. `dump`: where to write the
     /// graph as ONNX Runtime has optimised it.
     pub(crate) fn open(
         library: &Library,

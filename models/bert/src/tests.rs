@@ -33,7 +33,7 @@ fn the_optimised_graph_is_the_one_that_was_measured() {
     assert!(bytes.len() < 64 * 1024, "{} bytes: the weights are not in the graph", bytes.len());
     let scratch = tempfile::tempdir().unwrap();
     let dump = scratch.path().join("optimised.onnx");
-    OnnxEncoder::open(&library(), &bytes, &folder.path, 12, 1, Some(dump.clone())).unwrap();
+    OnnxEncoder::open(&library(), &bytes, folder.weights.place().0, 12, 1, Some(dump.clone())).unwrap();
     let optimised = ModelProto::decode(std::fs::read(dump).unwrap().as_slice()).unwrap();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for node in optimised.graph.unwrap().node {

@@ -103,7 +103,7 @@ fn embed(variant: &Variant) -> Vec<f32> {
     let mut layout = Layout::default();
     layout.fill(&[&[1, 2, 3, 4, 5], &[6], &[7, 8, 9]], HEADS, folder.pooling);
     let graph = graph::build(&folder).unwrap();
-    let mut onnx = OnnxEncoder::open(&library(), &graph, &folder.path, HEADS, 1, None).unwrap();
+    let mut onnx = OnnxEncoder::open(&library(), &graph, folder.weights.place().0, HEADS, 1, None).unwrap();
     let mut candle = CandleEncoder::open(&folder, &candle_core::Device::Cpu).unwrap();
     let [first, second] = [onnx.encode(&layout).unwrap(), candle.encode(&layout).unwrap()]
         .map(|bytes| bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<f32>>());

@@ -63,6 +63,7 @@ struct Entry {
 /// The header of `model.safetensors`.
 #[derive(Debug)]
 pub(crate) struct Weights {
+    /// Links followed.
     path: PathBuf,
     /// `bert.` where the checkpoint was saved with a head, else empty.
     prefix: &'static str,
@@ -80,6 +81,8 @@ impl Weights {
             found,
             right,
         };
+        // Caches link to the file that holds the bytes, and ONNX Runtime takes weights only from where they really are.
+        let path = path.canonicalize().map_err(io)?;
         let mut file = File::open(&path).map_err(io)?;
         let file_bytes = file.metadata().map_err(io)?.len();
         let mut length = [0u8; 8];
@@ -127,6 +130,12 @@ impl Weights {
         }
         let prefix = if header.contains_key("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
         Ok(Weights { path, prefix, header })
+    }
+
+    /// The folder in which the file really is, and its name there.
+    pub(crate) fn place(&self) -> (&Path, String) {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        (self.path.parent().unwrap_or(Path::new("/")), name)
     }
 
     /// The weight `name` (without prefix), which must have `shape`.

@@ -11,9 +11,10 @@ use penstock_admission::{Callers, DrainRate, Slots};
 use penstock_domain::{FunctionName, Signature, VersionNumber};
 use penstock_environment::EnvironmentHandle;
 use penstock_registry::{FunctionSource, VersionSource};
-use penstock_router::RetryBudget;
+use penstock_router::{Breaker, RetryBudget};
 use penstock_telemetry::VersionMetrics;
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::sync::{Notify, watch};
@@ -24,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 pub enum VersionState {
     /// Its environments are starting.
     Loading,
+    /// It was ready; its environments have ended, how, and when the next is started.
+    Restarting(String),
     /// At least one environment is ready.
     Ready,
     /// Finishing what it has; takes nothing new.
@@ -36,7 +39,7 @@ impl VersionState {
     /// The word in the repository index.
     pub fn name(&self) -> &'static str {
         match self {
-            VersionState::Loading => "LOADING",
+            VersionState::Loading | VersionState::Restarting(_) => "LOADING",
             VersionState::Ready => "READY",
             VersionState::Unloading => "UNLOADING",
             VersionState::Unavailable(_) => "UNAVAILABLE",
@@ -46,8 +49,8 @@ impl VersionState {
     /// Why it is not ready; empty if it is.
     pub fn reason(&self) -> &str {
         match self {
-            VersionState::Unavailable(reason) => reason,
-            _ => "",
+            VersionState::Unavailable(reason) | VersionState::Restarting(reason) => reason,
+            VersionState::Loading | VersionState::Ready | VersionState::Unloading => "",
         }
     }
 }
@@ -63,6 +66,26 @@ pub enum Health {
     Unknown,
 }
 
+/// An environment, and whether requests are sent there.
+pub struct Placed {
+    pub(crate) handle: Arc<EnvironmentHandle>,
+    pub(crate) breaker: Breaker,
+}
+
+impl Placed {
+    pub(crate) fn new(handle: Arc<EnvironmentHandle>) -> Self {
+        Self { handle, breaker: Breaker::default() }
+    }
+}
+
+impl Deref for Placed {
+    type Target = EnvironmentHandle;
+
+    fn deref(&self) -> &EnvironmentHandle {
+        &self.handle
+    }
+}
+
 /// One version, served or not.
 pub struct ServedVersion {
     /// The function's name.
@@ -75,7 +98,7 @@ pub struct ServedVersion {
     /// Told after each change of `state`.
     pub(crate) changed: Notify,
     pub(crate) signature: ArcSwapOption<Signature>,
-    pub(crate) environments: ArcSwap<Vec<Arc<EnvironmentHandle>>>,
+    pub(crate) environments: ArcSwap<Vec<Arc<Placed>>>,
     pub(crate) slots: Slots,
     /// Where a slot is taken, too, of those that all share; `None` where its own are reserved.
     pub(crate) shared: Option<Slots>,
@@ -160,7 +183,7 @@ impl ServedVersion {
     }
 
     /// Those of its environments that are ready, or were a moment ago.
-    pub fn environments(&self) -> Arc<Vec<Arc<EnvironmentHandle>>> {
+    pub fn environments(&self) -> Arc<Vec<Arc<Placed>>> {
         self.environments.load_full()
     }
 

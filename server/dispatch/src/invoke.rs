@@ -2,11 +2,12 @@
 //!
 //! Called by the house with an invocation whose version is known.
 
-use crate::function::{ServedVersion, VersionState};
+use crate::function::{Placed, ServedVersion, VersionState};
 use penstock_admission::{CallerFull, CallerSlot, usable};
 use penstock_domain::{CallerId, ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
-use penstock_environment::{CallAnswer, CallEnd, EnvironmentHandle};
+use penstock_environment::{CallAnswer, CallEnd};
 use penstock_router::{Candidate, choose};
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -117,8 +118,7 @@ async fn run(
             refusals.add(version, environment, full(version))?;
             continue;
         };
-        let now = Instant::now();
-        let end = environment.call(invocation.clone(), false, now.into_std()).await;
+        let end = call(&environment, invocation, false).await;
         drop(slot);
         match end {
             Ok(answer) => return Ok(answer),
@@ -143,16 +143,11 @@ async fn run(
 
 /// Environments that have refused a request, and what the last of them said.
 #[derive(Default)]
-struct Refusals(Vec<(Arc<EnvironmentHandle>, Refusal)>);
+struct Refusals(Vec<(Arc<Placed>, Refusal)>);
 
 impl Refusals {
     /// One more; the refusal is final if there were enough of it, of this request or of all.
-    fn add(
-        &mut self,
-        version: &ServedVersion,
-        environment: Arc<EnvironmentHandle>,
-        refusal: Refusal,
-    ) -> Result<(), Refusal> {
+    fn add(&mut self, version: &ServedVersion, environment: Arc<Placed>, refusal: Refusal) -> Result<(), Refusal> {
         if self.0.len() >= REROUTES_MAX || !version.retry_budget.try_retry() {
             return Err(refusal);
         }
@@ -160,7 +155,7 @@ impl Refusals {
         Ok(())
     }
 
-    fn by(&self, environment: &Arc<EnvironmentHandle>) -> bool {
+    fn by(&self, environment: &Arc<Placed>) -> bool {
         self.0.iter().any(|(refused, _)| Arc::ptr_eq(refused, environment))
     }
 
@@ -216,7 +211,7 @@ async fn run_alone(
     let Some(_slot) = environment.slots().try_take() else {
         return Err(CallEnd::Refused(full(version)));
     };
-    environment.call(invocation.clone(), true, Instant::now().into_std()).await
+    call(&environment, invocation, true).await
 }
 
 /// Says, as long as it lives, that a request waits for a slot to run alone in. There is one at a time: its lane's.
@@ -235,48 +230,89 @@ impl Drop for AloneWaits<'_> {
     }
 }
 
+/// What the router makes of an environment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Good,
+    /// It is quiet, or fails again and again.
+    LastResort,
+    /// It would be done in so long, and so long is left.
+    Late(Duration, Duration),
+    /// It is closed, has no slot for this request, or has refused it.
+    Out,
+}
+
 /// The router's choice among the environments that take requests, have more than `kept` slots left, have not refused this
-/// one and can be in time, as far as is known here; else why there is none. One that is quiet is a last resort.
+/// one and can be in time, as far as is known here; else why there is none. One that is quiet or fails is a last resort.
 fn pick(
     version: &ServedVersion,
     invocation: &Invocation,
     random: &impl Fn() -> u64,
     kept: u32,
     refusals: &Refusals,
-) -> Result<Arc<EnvironmentHandle>, Refusal> {
+) -> Result<Arc<Placed>, Refusal> {
     let (environments, now) = (version.environments.load(), Instant::now().into_std());
-    let late_by = |environment: &Arc<EnvironmentHandle>| {
-        let left = usable(invocation.deadline?.saturating_duration_since(now));
-        let done_in = environment.done_in(invocation, now)?;
-        (done_in > left).then_some((done_in, left))
-    };
-    let takes = |environment: &Arc<EnvironmentHandle>| {
+    let judge = |environment: &Arc<Placed>| {
         let slots = environment.slots();
         let kept = kept + environment.slots_kept(invocation);
-        environment.is_open() && slots.taken().saturating_add(kept) < slots.limit() && !refusals.by(environment)
+        if !environment.is_open() || slots.taken().saturating_add(kept) >= slots.limit() || refusals.by(environment) {
+            return Standing::Out;
+        }
+        // So that late requests do not cross the link for nothing.
+        if let Some(deadline) = invocation.deadline
+            && let Some(done_in) = environment.done_in(invocation, now)
+        {
+            let left = usable(deadline.saturating_duration_since(now));
+            if done_in > left {
+                return Standing::Late(done_in, left);
+            }
+        }
+        match environment.is_quiet(now) || !environment.breaker.lets_through(now) {
+            true => Standing::LastResort,
+            false => Standing::Good,
+        }
     };
-    let candidates = |quiet_ones: bool| {
-        environments.iter().map(move |environment| {
-            let open =
-                takes(environment) && (quiet_ones || !environment.is_quiet(now)) && late_by(environment).is_none();
-            Candidate { load: environment.slots().taken(), open }
+    let standings: SmallVec<[Standing; 8]> = environments.iter().map(judge).collect();
+    let among = |worst: &'static [Standing]| {
+        let each = environments.iter().zip(&standings);
+        each.map(|(environment, standing)| Candidate {
+            load: environment.slots().taken(),
+            open: worst.contains(standing),
         })
     };
     let random = random();
-    if let Some(index) = choose(candidates(false), random).or_else(|| choose(candidates(true), random)) {
+    let index = choose(among(&[Standing::Good]), random).or_else(|| choose(among(&[Standing::LastResort]), random));
+    if let Some(index) = index {
+        environments[index].breaker.sent(now);
         return Ok(environments[index].clone());
     }
     if let Some(refusal) = refusals.last() {
         return Err(refusal);
     }
-    // So that late requests do not cross the link for nothing.
-    if let Some((done_in, left)) = environments.iter().filter(|one| takes(one)).filter_map(late_by).min() {
+    let late = standings.iter().filter_map(|standing| match standing {
+        Standing::Late(done_in, left) => Some((*done_in, *left)),
+        _ => None,
+    });
+    if let Some((done_in, left)) = late.min() {
         return Err(Refusal::unmeetable(done_in, left));
     }
     Err(match environments.iter().any(|environment| environment.is_open()) {
         true => full(version),
         false => not_ready(version),
     })
+}
+
+/// Runs it there, and tells the breaker whether it failed.
+async fn call(environment: &Placed, invocation: &Invocation, alone: bool) -> Result<CallAnswer, CallEnd> {
+    let end = environment.call(invocation.clone(), alone, Instant::now().into_std()).await;
+    match &end {
+        Ok(_) => environment.breaker.succeeded(),
+        Err(CallEnd::Refused(refusal)) if refusal.shed.is_none() && refusal.reason.is_some() => {
+            environment.breaker.failed(Instant::now().into_std());
+        }
+        Err(_) => {}
+    }
+    end
 }
 
 fn may_go_elsewhere(refusal: &Refusal) -> bool {
@@ -324,6 +360,10 @@ pub(crate) fn not_ready(version: &ServedVersion) -> Refusal {
         }
         VersionState::Loading | VersionState::Ready => {
             let text = format!("{name} has no environment ready yet");
+            Refusal::shed(ShedReason::NoCapacity, text, Some(START_WAIT))
+        }
+        VersionState::Restarting(reason) => {
+            let text = format!("{name} has no environment ready: {reason}");
             Refusal::shed(ShedReason::NoCapacity, text, Some(START_WAIT))
         }
     }

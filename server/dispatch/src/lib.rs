@@ -16,7 +16,7 @@ mod statistics;
 mod supervisor;
 
 pub use accounting::Balance;
-pub use function::{Health, ServedFunction, ServedVersion, VersionState};
+pub use function::{Health, Placed, ServedFunction, ServedVersion, VersionState};
 pub use house::{House, HouseOptions, LoadOverride, Reply, Specify};
 pub use penstock_registry::ControlMode;
 pub use statistics::{BatchStatistics, Duration as StatisticDuration, VersionStatistics};

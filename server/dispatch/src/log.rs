@@ -3,10 +3,14 @@
 //! Called by the supervisor, one task for each process. Whatever is written, however long or strange, costs at most one
 //! line of memory and never ends the reading. A flood blocks the environment at its pipe, not the house.
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Most bytes of a line that are passed on; the rest is counted.
 const LINE_BYTES_MAX: usize = 16 * 1024;
+/// Most characters of the last line that are told as a reason.
+const WORDS_MAX: usize = 300;
 /// Read at once.
 const READ_BYTES: usize = 8 * 1024;
 
@@ -25,6 +29,25 @@ pub(crate) async fn pass_on(mut from: impl AsyncRead + Unpin, mut each: impl FnM
     }
     if !line.bytes.is_empty() {
         line.end(&mut each);
+    }
+}
+
+/// What a process said last, for the reason of its end.
+#[derive(Clone, Default)]
+pub(crate) struct LastWords(Arc<Mutex<String>>);
+
+impl LastWords {
+    /// One more line. Empty ones and notes on how to debug tell nothing.
+    pub(crate) fn heard(&self, line: &str) {
+        if !line.trim().is_empty() && !line.starts_with("note:") {
+            *self.0.lock() = line.chars().take(WORDS_MAX).collect();
+        }
+    }
+
+    /// `": "` and the words, or nothing.
+    pub(crate) fn told(&self) -> String {
+        let words = self.0.lock();
+        if words.is_empty() { String::new() } else { format!(": {words}") }
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Called by the house when a version is loaded; ends when the version is stopped. Never inside a request.
 
-use crate::function::{ServedVersion, VersionState};
-use crate::log;
+use crate::function::{Placed, ServedVersion, VersionState};
+use crate::log::{self, LastWords};
 use penstock_admission::ByteBudget;
 use penstock_environment::{EnvironmentHandle, Launch, OnBatch, Specification, StartError, Started};
 use penstock_telemetry::LoadSample;
@@ -21,6 +21,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// How long a drained environment may take to end by itself.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the last lines of an environment that has ended are waited for.
+const LISTEN_TIMEOUT: Duration = Duration::from_millis(200);
 /// How often its load is passed on to the metrics.
 const LOAD_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -41,8 +43,8 @@ pub(crate) struct Supervisor {
 enum Life {
     /// It was asked to.
     Stopped,
-    /// It was ready and is gone; it lived this long.
-    Lost(Duration),
+    /// It was ready and is gone; how it ended, and how long it lived.
+    Lost(String, Duration),
     /// It never got ready; `true` if trying again cannot help.
     Failed(String, bool),
 }
@@ -54,10 +56,14 @@ impl Supervisor {
         loop {
             match self.live().await {
                 Life::Stopped => break,
-                Life::Lost(lived) => {
+                Life::Lost(status, lived) => {
                     if lived >= HEALTHY_AFTER {
                         pause = BACKOFF_FIRST;
                     }
+                    let (lived, pause) = (lived.as_secs_f64(), pause.as_secs_f64());
+                    let text =
+                        format!("the environment ended after {lived:.1} s ({status}), the next starts in {pause} s");
+                    self.set_state(VersionState::Restarting(text));
                 }
                 Life::Failed(reason, permanent) => {
                     self.set_state(VersionState::Unavailable(reason));
@@ -87,10 +93,21 @@ impl Supervisor {
             Err(error) => return Life::Failed(format!("the environment could not be started: {error}"), false),
         };
         let name = format!("{}:{}", self.version.function, self.version.number);
-        if let Some(log) = log {
-            let function = name.clone();
-            tokio::spawn(log::pass_on(log, move |line| tracing::info!(target: "environment", function, "{line}")));
-        }
+        let (words, function) = (LastWords::default(), name.clone());
+        let heard = words.clone();
+        let listening = log.map(|log| {
+            tokio::spawn(log::pass_on(log, move |line| {
+                heard.heard(line);
+                tracing::info!(target: "environment", function, "{line}");
+            }))
+        });
+        // Its process has ended: what it wrote before is read, unless a child of its own holds the pipe open.
+        let last_words = async move || {
+            if let Some(listening) = listening {
+                let _ = timeout(LISTEN_TIMEOUT, listening).await;
+            }
+            words.told()
+        };
         let starting =
             EnvironmentHandle::start(from, to, &self.specification, Some(self.budget.clone()), self.on_batch());
         let started = tokio::select! {
@@ -110,7 +127,7 @@ impl Supervisor {
             }
             Ok(Err(error)) => {
                 let status = life.end(EXIT_TIMEOUT).await;
-                return Life::Failed(format!("{error} ({status})"), false);
+                return Life::Failed(format!("{error} ({status}){}", last_words().await), false);
             }
             Err(_) => {
                 life.end(Duration::ZERO).await;
@@ -140,10 +157,10 @@ impl Supervisor {
             }
         }
         self.remove(&environment);
-        self.set_state(VersionState::Loading);
+        self.set_state(VersionState::Restarting("the environment has ended".into()));
         let status = life.end(EXIT_TIMEOUT).await;
         tracing::warn!(function = name, pid, status, "environment lost");
-        Life::Lost(ready.elapsed())
+        Life::Lost(format!("{status}{}", last_words().await), ready.elapsed())
     }
 
     fn on_batch(&self) -> OnBatch {
@@ -178,18 +195,19 @@ impl Supervisor {
     }
 
     fn add(&self, environment: &Arc<EnvironmentHandle>) {
+        let placed = Arc::new(Placed::new(environment.clone()));
         self.version.environments.rcu(|list| {
             let mut list = Vec::clone(list);
-            list.push(environment.clone());
+            list.push(placed.clone());
             list
         });
         self.version.metrics.environments(self.version.environments.load().len());
     }
 
     fn remove(&self, environment: &Arc<EnvironmentHandle>) {
-        self.version
-            .environments
-            .rcu(|list| list.iter().filter(|other| !Arc::ptr_eq(other, environment)).cloned().collect::<Vec<_>>());
+        self.version.environments.rcu(|list| {
+            list.iter().filter(|other| !Arc::ptr_eq(&other.handle, environment)).cloned().collect::<Vec<_>>()
+        });
         self.version.metrics.environments(self.version.environments.load().len());
         self.tell_load();
     }
@@ -197,7 +215,9 @@ impl Supervisor {
     fn set_state(&self, state: VersionState) {
         // Another environment of the version may still be ready.
         let state = match state {
-            VersionState::Loading | VersionState::Unavailable(_) if !self.version.environments.load().is_empty() => {
+            VersionState::Restarting(_) | VersionState::Unavailable(_)
+                if !self.version.environments.load().is_empty() =>
+            {
                 VersionState::Ready
             }
             state => state,

@@ -5,10 +5,11 @@
 //! [`COPY_BYTES`] travels in chunks of its own, so that it is not copied on its way out, is read to where it stays, and a
 //! cancel or a small request never waits for a large tensor.
 
+use crate::message::reason;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use penstock_admission::{ByteBudget, ByteShare};
-use penstock_domain::{Refusal, ShedReason};
+use penstock_domain::{ErrorCode, Refusal, ShedReason};
 use penstock_proto::link::{BodyChunk, Header, header};
 use prost::Message;
 use smallvec::SmallVec;
@@ -220,7 +221,8 @@ pub(crate) struct Incoming {
 
 struct Assembling {
     kind: header::Kind,
-    body: BytesMut,
+    /// With room for all of it.
+    body: Vec<u8>,
     body_bytes: usize,
     share: Option<ByteShare>,
 }
@@ -387,37 +389,43 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             None => None,
             Some(budget) => match budget.try_take(body_bytes as u64) {
                 Some(share) => Some(share),
-                None => {
-                    let refusal = no_memory(body_bytes, budget);
-                    self.unwanted.insert(call, body_bytes);
-                    let kind = header::Kind::Refused(crate::message::refusal_out(refusal));
-                    return Ok(Some(Incoming { call, kind, body: Bytes::new(), share: None }));
-                }
+                None => return Ok(Some(self.do_without(call, body_bytes, over_budget(body_bytes, budget)))),
             },
         };
-        self.assembling.insert(call, Assembling { kind, body: BytesMut::new(), body_bytes, share });
+        let mut body = Vec::new();
+        // A process whose memory is limited refuses what does not fit rather than end.
+        if body.try_reserve_exact(body_bytes).is_err() {
+            return Ok(Some(self.do_without(call, body_bytes, out_of_memory(body_bytes))));
+        }
+        self.assembling.insert(call, Assembling { kind, body, body_bytes, share });
         Ok(None)
     }
 
-    /// A chunk of so many bytes begins: whether its body wants it, and a place for it.
-    fn expect_chunk(&mut self, call: u64, bytes: usize) -> io::Result<()> {
+    /// Throws the body away as it comes; in the message's place there is a refusal.
+    fn do_without(&mut self, call: u64, body_bytes: usize, refusal: Refusal) -> Incoming {
+        self.unwanted.insert(call, body_bytes);
+        let kind = header::Kind::Refused(crate::message::refusal_out(refusal));
+        Incoming { call, kind, body: Bytes::new(), share: None }
+    }
+
+    /// A chunk of so many bytes begins: whether its body has room for it.
+    fn expect_chunk(&self, call: u64, bytes: usize) -> io::Result<()> {
         if self.unwanted.contains_key(&call) {
             return Ok(());
         }
-        let Some(Assembling { body, body_bytes, .. }) = self.assembling.get_mut(&call) else {
+        let Some(Assembling { body, body_bytes, .. }) = self.assembling.get(&call) else {
             return Err(broken(format!("a chunk for call {call}, which has no open body")));
         };
         if body.len() + bytes > *body_bytes {
             return Err(broken(format!("chunks of call {call} exceed its {body_bytes} bytes")));
         }
-        body.reserve(*body_bytes - body.len());
         Ok(())
     }
 
     /// Bytes of a chunk that came with others.
     fn append(&mut self, call: u64, part: &[u8]) {
         if let Some(assembling) = self.assembling.get_mut(&call) {
-            assembling.body.put_slice(part);
+            assembling.body.extend_from_slice(part);
         } else if let Some(left) = self.unwanted.get_mut(&call) {
             *left = left.saturating_sub(part.len());
             if *left == 0 {
@@ -433,12 +441,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             return None;
         }
         let Assembling { kind, body, share, .. } = self.assembling.remove(&call)?;
-        Some(Incoming { call, kind, body: body.freeze(), share })
+        Some(Incoming { call, kind, body: body.into(), share })
     }
 }
 
+/// The refusal of a body that this process cannot hold.
+fn out_of_memory(body_bytes: usize) -> Refusal {
+    let text = format!("{body_bytes} bytes of tensors do not fit into the memory that the environment may have");
+    Refusal::new(ErrorCode::Exhausted, text).with_reason(reason::OUT_OF_HOST_MEMORY)
+}
+
 /// The refusal of an answer that there is no memory for.
-fn no_memory(body_bytes: usize, budget: &ByteBudget) -> Refusal {
+fn over_budget(body_bytes: usize, budget: &ByteBudget) -> Refusal {
     let (taken, limit) = (budget.taken(), budget.limit());
     let text = format!("an answer of {body_bytes} bytes does not fit: {taken} of {limit} bytes of memory are taken");
     Refusal::shed(ShedReason::MemoryBudget, text, None)

@@ -121,20 +121,20 @@ fn limits(policy: &IsolationPolicy) -> Measure {
     let set = |resource, maximum: u64| {
         rustix::process::setrlimit(resource, Rlimit { current: Some(maximum), maximum: Some(maximum) })
     };
-    let result =
-        set(Resource::Core, 0).and_then(|()| set(Resource::Nofile, OPEN_FILES_MAX)).and_then(|()| {
-            match policy.memory_limit_bytes {
-                0 => Ok(()),
-                bytes => set(Resource::As, bytes),
-            }
-        });
+    let result = set(Resource::Core, 0).and_then(|()| set(Resource::Nofile, OPEN_FILES_MAX)).and_then(|()| {
+        match policy.memory_limit_bytes {
+            0 => Ok(()),
+            // Not the address space: device libraries reserve far more of it than they use.
+            bytes => set(Resource::Data, bytes),
+        }
+    });
     let result = result.and_then(|()| match policy.nice {
         0 => Ok(()),
         nice => rustix::process::setpriority_process(None, nice),
     });
     let memory = match policy.memory_limit_bytes {
         0 => "memory as the machine has it".into(),
-        bytes => format!("{bytes} bytes of address space"),
+        bytes => format!("{bytes} bytes of private memory"),
     };
     measure("resource_limits", result, &format!("{OPEN_FILES_MAX} open files, no core dumps, {memory}"))
 }

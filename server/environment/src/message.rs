@@ -121,11 +121,12 @@ pub(crate) fn batch_in(batch: link::Batch) -> BatchReport {
 }
 
 /// Failure reasons that cross the link.
-const REASONS: [&str; 2] = [reason::OUT_OF_MEMORY, reason::EXECUTION_FAILED];
+const REASONS: [&str; 3] = [reason::OUT_OF_MEMORY, reason::OUT_OF_HOST_MEMORY, reason::EXECUTION_FAILED];
 
 /// Stable texts for failures (sheds have their own list in the domain).
 pub(crate) mod reason {
     pub(crate) const OUT_OF_MEMORY: &str = "out_of_device_memory";
+    pub(crate) const OUT_OF_HOST_MEMORY: &str = "out_of_host_memory";
     pub(crate) const EXECUTION_FAILED: &str = "execution_failed";
 }
 

@@ -176,6 +176,8 @@ impl Room {
             Kind::Invoke(invoke) => self.invoke(message.call, invoke, message.body, now),
             Kind::Cancel(_) => self.cancel(message.call),
             Kind::Drain(_) => self.draining = true,
+            // There was no memory for it.
+            Kind::Refused(refused) => self.outbox.send(message.call, Kind::Refused(refused), Body::new()),
             // The rest are this side's own words, or were read before the room opened.
             _ => tracing::warn!(call = message.call, "unexpected message on the link"),
         }

@@ -108,7 +108,7 @@ impl Default for QueueLimits {
 pub struct IsolationPolicy {
     /// Readable files and folders: the model, libraries.
     pub readable: Vec<PathBuf>,
-    /// Address space limit in bytes; 0 for none.
+    /// Most private memory, in bytes, as `RLIMIT_DATA` counts it; 0 for no limit.
     pub memory_limit_bytes: u64,
     /// Keep the machine's network. Off by default: an environment speaks over its link alone.
     pub network: bool,

@@ -123,10 +123,14 @@ pub(crate) fn specify(
         let real = library.canonicalize().unwrap_or(library);
         readable.extend(real.parent().map(PathBuf::from));
     }
-    let variables = match (&version.runtime, settings.penstock.engine) {
+    let mut variables = match (&version.runtime, settings.penstock.engine) {
         (RuntimeSource::Bert { .. }, Engine::Candle) => penstock_bert::candle_variables(threads),
         _ => BTreeMap::new(),
     };
+    if settings.penstock.memory_limit_bytes.is_some() {
+        // Else the allocator takes a gibibyte at once, which counts whether it is used or not.
+        variables.insert("MIMALLOC_ARENA_EAGER_COMMIT".into(), "0".into());
+    }
     // A Hugging Face folder without a configuration batches as its model allows; Triton's rules hold for the rest.
     let text = matches!(runtime, Runtime::Bert { .. });
     let queue = &settings.queue_policy;

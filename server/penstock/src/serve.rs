@@ -57,10 +57,15 @@ pub(crate) fn run(config: Config) -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("penstock: {error}");
+            say(&mut io::stderr(), &format!("penstock: {error}"));
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+/// One line for whoever watches. Where it cannot be written (a full disk, a closed pipe) the server goes on without.
+fn say(to: &mut dyn io::Write, line: &str) {
+    let _ = writeln!(to, "{line}").and_then(|()| to.flush());
 }
 
 /// Starts environments as this same program in its other role.
@@ -83,20 +88,22 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     tokio::select! {
         started = house.start() => started?,
         () = stop.requested() => {
-            eprintln!("penstock: stopped while loading");
+            say(&mut io::stderr(), "penstock: stopped while loading");
             house.drain().await;
             return Ok(());
         }
     }
-    println!("penstock ready http={} grpc={} metrics={}", addresses.0, addresses.1, addresses.2);
+    let (http, grpc, metrics) = addresses;
+    say(&mut io::stdout(), &format!("penstock ready http={http} grpc={grpc} metrics={metrics}"));
     if house.control() == ControlMode::Poll {
         tokio::spawn(follow(house.clone(), Duration::from_secs(config.integer("models.poll_secs"))));
     }
     stop.requested().await;
-    eprintln!("penstock: draining {} requests; interrupt again to stop at once", house.in_flight());
+    let in_flight = house.in_flight();
+    say(&mut io::stderr(), &format!("penstock: draining {in_flight} requests; interrupt again to stop at once"));
     tokio::select! {
         () = async { house.drain().await; doors.close().await; } => {}
-        () = stop.requested() => eprintln!("penstock: stopped at once"),
+        () = stop.requested() => say(&mut io::stderr(), "penstock: stopped at once"),
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ async fn every_measure_said_to_be_in_force_is() {
     if in_force("resource_limits") {
         assert!(limit("Max open files").contains(" 256 "));
         assert!(limit("Max core file size").contains(" 0 "));
-        assert!(limit("Max address space").contains(&(8u64 << 30).to_string()));
+        assert!(limit("Max data size").contains(&(8u64 << 30).to_string()));
         assert_eq!(fields[16], "3", "niceness");
     }
     // Descriptor 0 and its owned copy are the link; the runtime adds its own; no file and no foreign socket is there.

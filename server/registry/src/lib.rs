@@ -19,7 +19,7 @@
 //! | `penstock.threads` | host threads of the environment, shared by its runtime workers; half as many tokenize |
 //! | `penstock.max_concurrency` | requests in flight in one environment |
 //! | `penstock.max_queue_items` | items (rows) that may wait in one environment's queue |
-//! | `penstock.memory_limit_bytes` | address space limit of the environment's process |
+//! | `penstock.memory_limit_bytes` | most private memory of the environment's process (`RLIMIT_DATA`); what is shared or mapped from files is not in it |
 //!
 //! For `backend: "identity"`:
 //!

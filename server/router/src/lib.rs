@@ -3,6 +3,10 @@
 //!
 //! Called by the dispatch room with the environments of one version. Never talks to one, never waits.
 
+mod breaker;
+
+pub use breaker::Breaker;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What a request pays in for second tries, in thousandths of one: a fifth.

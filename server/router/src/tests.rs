@@ -1,7 +1,8 @@
 //! The router takes an open environment if there is one, and keeps the load even.
 
-use crate::{Candidate, RetryBudget, choose};
+use crate::{Breaker, Candidate, RetryBudget, choose};
 use proptest::prelude::*;
+use std::time::{Duration, Instant};
 
 proptest! {
     #[test]
@@ -44,4 +45,32 @@ fn second_tries_are_a_fifth_of_the_requests() {
     let quiet = RetryBudget::default();
     (0..1000).for_each(|_| quiet.request());
     assert_eq!((0..100).filter(|_| quiet.try_retry()).count(), 20);
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+fn what_fails_again_and_again_is_tried_now_and_then() {
+    let (breaker, start) = (Breaker::default(), Instant::now());
+    let at = |ms: u64| start + Duration::from_millis(ms);
+    (0..4).for_each(|_| breaker.failed(start));
+    breaker.succeeded();
+    (0..4).for_each(|_| breaker.failed(start));
+    assert!(breaker.lets_through(start), "never five in a row");
+    breaker.failed(start);
+    assert!(!breaker.lets_through(at(499)) && breaker.lets_through(at(500)));
+    breaker.sent(at(500));
+    breaker.failed(at(510));
+    assert!(!breaker.lets_through(at(1499)) && breaker.lets_through(at(1500)), "the pause doubles");
+    let mut now = 1500;
+    for _ in 0..20 {
+        breaker.sent(at(now));
+        breaker.failed(at(now));
+        now += 30_000;
+        assert!(breaker.lets_through(at(now)), "it never exceeds half a minute");
+    }
+    breaker.sent(at(now));
+    breaker.succeeded();
+    assert!(breaker.lets_through(at(now)));
+    (0..5).for_each(|_| breaker.failed(at(now)));
+    assert!(!breaker.lets_through(at(now + 499)) && breaker.lets_through(at(now + 500)), "and begins anew");
 }

@@ -56,6 +56,11 @@ pub(crate) fn subscriber<W>(json: bool, ansi: bool, filter: EnvFilter, writer: W
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(writer);
+    // A line that cannot be written (the disk is full) is lost; telling that would end the task that logs.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(ansi)
+        .with_writer(writer)
+        .log_internal_errors(false);
     if json { Box::new(builder.json().flatten_event(true).finish()) } else { Box::new(builder.finish()) }
 }

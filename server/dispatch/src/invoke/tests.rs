@@ -2,7 +2,7 @@
 //! batch when the test says so; they are lost when the test cuts their links.
 
 use super::{VersionNumber, invoke};
-use crate::function::{Concurrency, ServedVersion, VersionState};
+use crate::function::{Concurrency, Placed, ServedVersion, VersionState};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use penstock_admission::Slots;
@@ -29,9 +29,10 @@ struct Gated {
     signature: Signature,
     gate: Arc<Mutex<Receiver<()>>>,
     log: Log,
+    fails: bool,
 }
 
-struct GatedExecutor(Arc<Mutex<Receiver<()>>>, Log);
+struct GatedExecutor(Arc<Mutex<Receiver<()>>>, Log, bool);
 
 impl Model for Gated {
     fn signature(&self) -> &Signature {
@@ -48,7 +49,7 @@ impl Model for Gated {
     }
 
     fn executor(&self, _worker: usize) -> Result<Box<dyn Executor>, LoadError> {
-        Ok(Box::new(GatedExecutor(self.gate.clone(), self.log.clone())))
+        Ok(Box::new(GatedExecutor(self.gate.clone(), self.log.clone(), self.fails)))
     }
 }
 
@@ -61,7 +62,8 @@ impl Executor for GatedExecutor {
         };
         let parts: Vec<Vec<Tensor>> = batch.parts.into_iter().map(tensors).collect();
         self.1.lock().push(parts.iter().map(|part| part[0].data[0]).collect());
-        let parts = parts.into_iter().map(Ok).collect();
+        let fails = || ExecError::Failed("as it always does".into());
+        let parts = parts.into_iter().map(|part| if self.2 { Err(fails()) } else { Ok(part) }).collect();
         Ok(Outputs { parts, compute_input_ns: 0, compute_ns: 1, compute_output_ns: 0, padded_tokens: 0 })
     }
 }
@@ -74,6 +76,10 @@ struct Environment {
 
 /// An environment that is ready, with room for `requests`.
 async fn environment(requests: u32) -> Environment {
+    environment_that(requests, false).await
+}
+
+async fn environment_that(requests: u32, fails: bool) -> Environment {
     let specification = Specification {
         function: "f".into(),
         version: 1,
@@ -88,7 +94,8 @@ async fn environment(requests: u32) -> Environment {
     let (open, gate) = channel();
     let log = Log::default();
     let signature = Signature { max_batch_size: 4, ..Signature::default() };
-    let model: Arc<dyn Model> = Arc::new(Gated { signature, gate: Arc::new(Mutex::new(gate)), log: log.clone() });
+    let model: Arc<dyn Model> =
+        Arc::new(Gated { signature, gate: Arc::new(Mutex::new(gate)), log: log.clone(), fails });
     let (near, far) = tokio::io::duplex(64 * 1024);
     let told = specification.clone();
     tokio::spawn(async move {
@@ -127,7 +134,9 @@ fn version_with(number: u64, concurrency: Concurrency, environments: &[&Environm
 
 /// From now on these are its environments.
 fn has(version: &ServedVersion, environments: &[&Environment]) {
-    version.environments.store(Arc::new(environments.iter().map(|one| one.handle.clone()).collect()));
+    version
+        .environments
+        .store(Arc::new(environments.iter().map(|one| Arc::new(Placed::new(one.handle.clone()))).collect()));
 }
 
 fn request(number: u8, deadline: Option<Duration>) -> Invocation {
@@ -239,6 +248,30 @@ async fn a_caller_with_its_share_leaves_what_is_free_to_others() {
         done(call).await;
     }
     assert_eq!((version.slots.taken(), environment.handle.slots().taken()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_fails_again_and_again_is_passed_over() {
+    let (good, bad) = (environment(9).await, environment_that(9, true).await);
+    let version = version(1, 9, &[&good, &bad]);
+    let (mut failed, mut random) = (0, 0);
+    for number in 0..100 {
+        (0..2).for_each(|_| [&good, &bad].into_iter().for_each(|one| one.open.send(()).unwrap()));
+        random += 1; // Alike, both are drawn in turn.
+        let invocation = request(number, None);
+        match invoke(version.clone(), &invocation, || random, || Ok(version.clone())).await {
+            Ok((_, answer)) => assert_eq!(answer.outputs[0].data[0], number),
+            Err(refusal) => {
+                assert_eq!((refusal.code, refusal.shed), (ErrorCode::Internal, None), "{refusal}");
+                failed += 1;
+            }
+        }
+    }
+    assert!((5..=7).contains(&failed), "the breaker opens, and lets hardly any try again meanwhile: {failed} failed");
+    // Alone, it is a last resort.
+    has(&version, &[&bad]);
+    let refusal = send(&version, 1, None).await.await.unwrap().unwrap_err();
+    assert_eq!(refusal.reason, Some("execution_failed"), "{refusal}");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub struct PenstockSettings {
     pub reserved_concurrency: Option<u32>,
     /// Items that may wait in one environment's queue.
     pub max_queue_items: Option<u32>,
-    /// Address space limit of the environment's process, in bytes.
+    /// Most private memory of the environment's process, in bytes, as `RLIMIT_DATA` counts it.
     pub memory_limit_bytes: Option<u64>,
     /// Deadline of a request that brings none, in milliseconds from its arrival.
     pub timeout_ms: Option<u64>,
