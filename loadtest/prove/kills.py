@@ -56,10 +56,11 @@ def run(report, start, folder):
     over.set()
     neighbour.join()
     books = settled_books(server, "busy")
-    report.figure(f"{kills} of {SECONDS} seconds saw a kill (all within {lasted_s:.1f} s); {min(standing)} to {max(standing)} "
-                  f"of {ENVIRONMENTS} environments stood just before it")
-    report.figure(f"answers by code: {dict(codes)}; {codes['OK'] / lasted_s:.0f} a second answered OK, of {CAPACITY_RPS} that all "
-                  f"{ENVIRONMENTS} could; {min(busy):.0f} to {max(busy):.0f} in flight, {ENVIRONMENTS * BATCH} can run at once")
+    report.figure(f"{kills} of {SECONDS} seconds saw a kill, {lasted_s:.1f} s in all; {min(standing)} to {max(standing)} of "
+                  f"{ENVIRONMENTS} environments stood just before it")
+    report.figure(f"{codes['OK'] / lasted_s:.0f} requests a second answered OK, of {CAPACITY_RPS} that all environments could; "
+                  f"{min(busy):.0f} to {max(busy):.0f} in flight, {ENVIRONMENTS * BATCH} can run at once")
+    report.figure(f"answers by code: {dict(codes)}")
     report.figure(f"counted by the server: {dict((' '.join(key).strip(), n) for key, n in books.outcomes.items())}")
     for words, count in load.messages.most_common(5):
         report.figure(f"{count} times: {words}")
