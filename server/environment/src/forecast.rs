@@ -23,14 +23,18 @@ pub(crate) struct Forecast {
 
 struct Learned {
     service: ServiceTime,
-    /// When the batch that runs now began, as far as it can be told: when the last one ended, or work came after none.
+    /// Batches that run.
+    batches: u32,
+    /// Their items, as far as their callers have not left.
+    running: u64,
+    /// When the last of them began.
     began: Instant,
 }
 
 impl Forecast {
     pub(crate) fn new(workers: u32, batch_items_max: Option<u32>, now: Instant) -> Self {
-        let learned = Mutex::new(Learned { service: ServiceTime::default(), began: now });
-        Self { workers: workers.max(1), batch_items_max, items: AtomicU64::new(0), learned }
+        let learned = Learned { service: ServiceTime::default(), batches: 0, running: 0, began: now };
+        Self { workers: workers.max(1), batch_items_max, items: AtomicU64::new(0), learned: Mutex::new(learned) }
     }
 
     /// What a request of so many rows counts as. Nobody has checked the rows yet.
@@ -43,10 +47,8 @@ impl Forecast {
     }
 
     /// A request was sent; [`Forecast::left`] when it has ended.
-    pub(crate) fn sent(&self, items: u64, now: Instant) {
-        if self.items.fetch_add(items, Ordering::Relaxed) == 0 {
-            self.learned.lock().began = now;
-        }
+    pub(crate) fn sent(&self, items: u64) {
+        self.items.fetch_add(items, Ordering::Relaxed);
     }
 
     /// A request has ended.
@@ -54,56 +56,55 @@ impl Forecast {
         self.items.fetch_sub(items, Ordering::Relaxed);
     }
 
+    /// A batch begins, with requests of so many items that had not begun before.
+    pub(crate) fn begun(&self, items: u64, now: Instant) {
+        let mut learned = self.learned.lock();
+        learned.batches += 1;
+        learned.running += items;
+        learned.began = now;
+    }
+
+    /// One of so many items that had begun has been answered, or its caller has left.
+    pub(crate) fn ended(&self, items: u64) {
+        let mut learned = self.learned.lock();
+        learned.running = learned.running.saturating_sub(items);
+    }
+
     /// A batch has run.
     pub(crate) fn ran(&self, items: u32, took: Duration, now: Instant) {
         let mut learned = self.learned.lock();
         let size = self.batch_items_max.map_or(1, |_| u64::from(items));
         learned.service.observe(size, took, now);
-        learned.began = now;
+        learned.batches = learned.batches.saturating_sub(1);
     }
 
-    /// How long until a request of so many items would be done, in the mean. `None` if nothing ran lately.
-    pub(crate) fn done_in(&self, items: u64, now: Instant) -> Option<Duration> {
+    /// How long until a request of so many items would be done, in the mean, with as much longer before its own batch as
+    /// `caution` says. `None` if nothing ran lately.
+    pub(crate) fn done_in(&self, items: u64, now: Instant, caution: Caution) -> Option<Duration> {
         let learned = self.learned.lock();
-        let time = |size| learned.service.expect(size, now);
-        let work = self.work();
-        let (batch, waiting) = (work.batch, work.waiting);
-        let free_in = self.free_in_after(&work, &learned, now)?;
+        let batch = u64::from(self.batch_items_max.unwrap_or(1)).max(1);
+        let waiting = self.items.load(Ordering::Relaxed).saturating_sub(learned.running);
         let own_batch_size = (waiting % batch).saturating_add(items).min(batch.max(items));
-        let batches = waiting as f64 / batch as f64;
-        let backlog = Backlog { batches, batch_size: batch, workers: self.workers, free_in };
-        backlog.done_in(own_batch_size, time, Caution::NONE)
+        let free_in = learned.free_in(self.workers, now)?;
+        let backlog =
+            Backlog { batches: waiting as f64 / batch as f64, batch_size: batch, workers: self.workers, free_in };
+        backlog.done_in(own_batch_size, |size| learned.service.expect(size, now), caution)
     }
 
     /// How long until a batch ends, in the mean; zero where a worker is idle. `None` if nothing ran lately.
     pub(crate) fn free_in(&self, now: Instant) -> Option<Duration> {
-        self.free_in_after(&self.work(), &self.learned.lock(), now)
-    }
-
-    /// What is in flight, as it would lie in batches.
-    fn work(&self) -> Work {
-        let in_flight = self.items.load(Ordering::Relaxed);
-        let batch = u64::from(self.batch_items_max.unwrap_or(1)).max(1);
-        let running = in_flight.min(batch * u64::from(self.workers));
-        Work { batch, running, waiting: in_flight - running }
-    }
-
-    fn free_in_after(&self, work: &Work, learned: &Learned, now: Instant) -> Option<Duration> {
-        let workers = u64::from(self.workers);
-        if work.running.div_ceil(work.batch) < workers {
-            return Some(Duration::ZERO);
-        }
-        let takes = learned.service.expect(work.running / workers, now)?;
-        Some(takes.saturating_sub(now.saturating_duration_since(learned.began)))
+        self.learned.lock().free_in(self.workers, now)
     }
 }
 
-/// In items.
-struct Work {
-    /// Most in a batch.
-    batch: u64,
-    running: u64,
-    waiting: u64,
+impl Learned {
+    fn free_in(&self, workers: u32, now: Instant) -> Option<Duration> {
+        if self.batches < workers {
+            return Some(Duration::ZERO);
+        }
+        let takes = self.service.expect(self.running / u64::from(self.batches.max(1)), now)?;
+        Some(takes.saturating_sub(now.saturating_duration_since(self.began)))
+    }
 }
 
 #[cfg(test)]
@@ -117,20 +118,25 @@ mod tests {
     fn what_is_in_flight_is_done_first() {
         let start = Instant::now();
         let forecast = Forecast::new(1, Some(8), start);
-        assert_eq!(forecast.done_in(1, start), None, "nothing ran yet");
+        assert_eq!(forecast.done_in(1, start, Caution::NONE), None, "nothing ran yet");
         for n in 0..40u32 {
             forecast.ran(1 + n % 8, 10 * MS, start);
         }
-        let done_in = |now| (forecast.done_in(1, now).unwrap().as_secs_f64() * 1e3).round();
+        let told = |now, caution| (forecast.done_in(1, now, caution).unwrap().as_secs_f64() * 1e3).round();
+        let done_in = |now| told(now, Caution::NONE);
         assert_eq!(done_in(start), 10.0, "nothing is in flight");
-        forecast.sent(8, start);
+        forecast.sent(1);
+        forecast.begun(1, start);
         assert_eq!(done_in(start), 20.0);
         assert_eq!(done_in(start + 4 * MS), 16.0, "the batch that runs has come on");
-        forecast.sent(20, start);
-        assert_eq!(done_in(start), 40.0, "it is in the third batch after this");
-        forecast.left(28);
+        forecast.sent(20);
+        assert_eq!(done_in(start), 40.0, "it is in the third batch after this, however few run in it");
+        assert_eq!(told(start, Caution::default()), 46.0, "a fifth more for what comes before");
+        forecast.ran(1, 10 * MS, start);
+        forecast.ended(1);
+        forecast.left(21);
         assert_eq!(done_in(start), 10.0);
-        assert_eq!(forecast.done_in(1, start + 2000 * MS), None, "that is too long ago");
+        assert_eq!(forecast.done_in(1, start + 2000 * MS, Caution::NONE), None, "that is too long ago");
     }
 
     #[test]
@@ -148,10 +154,12 @@ mod tests {
         let start = Instant::now();
         let forecast = Forecast::new(2, None, start);
         (0..10).for_each(|_| forecast.ran(1, 10 * MS, start));
-        forecast.sent(1, start);
-        assert_eq!(forecast.done_in(1, start), Some(10 * MS), "one of them is free");
-        forecast.sent(1, start);
-        forecast.sent(4, start);
-        assert_eq!(forecast.done_in(1, start), Some(40 * MS), "two rounds after the one that runs");
+        let done_in = || forecast.done_in(1, start, Caution::NONE);
+        forecast.sent(6);
+        forecast.begun(1, start);
+        assert_eq!(forecast.free_in(start), Some(Duration::ZERO), "one of them is free");
+        forecast.begun(1, start);
+        assert_eq!(forecast.free_in(start), Some(10 * MS));
+        assert_eq!(done_in(), Some(40 * MS), "two rounds after the one that runs");
     }
 }

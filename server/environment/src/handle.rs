@@ -8,7 +8,7 @@ use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
 use crate::message::{self, fits};
 use crate::specification::{BatchingPolicy, ReadyReport, Specification};
 use parking_lot::Mutex;
-use penstock_admission::{AdaptiveLimit, ByteBudget, ByteShare, Slots};
+use penstock_admission::{AdaptiveLimit, ByteBudget, ByteShare, Caution, Slots};
 use penstock_domain::{BatchReport, Invocation, Parameters, Refusal, StageTimes, Tensor};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::BTreeMap;
@@ -89,6 +89,8 @@ pub type OnBatch = Box<dyn Fn(BatchReport) + Send + Sync>;
 
 struct Open {
     answer: oneshot::Sender<Result<CallAnswer, CallEnd>>,
+    /// As the forecast counts them.
+    items: u64,
     begun: bool,
 }
 
@@ -199,14 +201,15 @@ impl EnvironmentHandle {
         if highest { 0 } else { self.slots.limit().div_ceil(8) }
     }
 
-    /// How long until a request that is sent now would be done, in the mean; `None` if nothing ran lately, or if only the
-    /// environment can judge: where batches cost what their tokens do, or a request may go before others.
-    pub fn done_in(&self, invocation: &Invocation, now: Instant) -> Option<Duration> {
+    /// How long until a request that is sent now would be done, in the mean, with as much longer before its own batch as
+    /// `caution` says; `None` if nothing ran lately, or if only the environment can judge: where batches cost what their
+    /// tokens do, or a request may go before others.
+    pub fn done_in(&self, invocation: &Invocation, now: Instant, caution: Caution) -> Option<Duration> {
         if self.batching.priority_levels > 1 || self.report.counts_tokens {
             return None;
         }
         let items = self.forecast.counted(invocation.items(self.batches), invocation.splittable);
-        self.forecast.done_in(items, now)
+        self.forecast.done_in(items, now, caution)
     }
 
     /// How long until one of its batches ends, in the mean, and slots with it; `None` if nothing ran lately.
@@ -264,9 +267,9 @@ impl EnvironmentHandle {
             if calls.lost {
                 return Err(CallEnd::Lost { begun: false });
             }
-            calls.open.insert(number, Open { answer, begun: false });
+            calls.open.insert(number, Open { answer, items, begun: false });
         }
-        self.forecast.sent(items, now);
+        self.forecast.sent(items);
         let guard = CancelOnDrop { handle: self, number, items };
         self.outbox.send(number, Kind::Invoke(invoke), body);
         let end = answered.await.unwrap_or(Err(CallEnd::Lost { begun: true }));
@@ -275,7 +278,11 @@ impl EnvironmentHandle {
     }
 
     fn take(&self, number: u64) -> Option<Open> {
-        self.calls.lock().open.remove(&number)
+        let open = self.calls.lock().open.remove(&number)?;
+        if open.begun {
+            self.forecast.ended(open.items);
+        }
+        Some(open)
     }
 
     fn message(&self, incoming: Incoming, on_batch: &OnBatch) {
@@ -294,12 +301,17 @@ impl EnvironmentHandle {
                 let _ = open.answer.send(Err(CallEnd::Refused(message::refusal_in(refused))));
             }
             Kind::Begun(begun) => {
+                let mut items = 0;
                 let mut calls = self.calls.lock();
                 for call in begun.calls {
-                    if let Some(open) = calls.open.get_mut(&call) {
-                        open.begun = true;
+                    if let Some(open) = calls.open.get_mut(&call)
+                        && !std::mem::replace(&mut open.begun, true)
+                    {
+                        items += open.items;
                     }
                 }
+                drop(calls);
+                self.forecast.begun(items, now());
             }
             Kind::Batch(batch) => {
                 let batch = message::batch_in(batch);

@@ -74,6 +74,11 @@ fn whole_milliseconds(wait: Duration) -> u64 {
     u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1)
 }
 
+/// The same wait in whole milliseconds, as every door tells it.
+pub(crate) fn retry_after_ms(refusal: &Refusal) -> Option<u64> {
+    retry_after(refusal).map(whole_milliseconds)
+}
+
 /// Seconds, rounded up, at least 1, as `Retry-After` wants them.
 fn whole_seconds(wait: Duration) -> u64 {
     whole_milliseconds(wait).div_ceil(1000)
@@ -98,8 +103,8 @@ pub fn refusal_to_status(refusal: &Refusal, overload: OverloadCodes) -> tonic::S
     let code = grpc_code(refusal.code, overload);
     let wait = retry_after(refusal);
     let mut metadata = MetadataMap::new();
-    if let Some(wait) = wait {
-        metadata.insert(RETRY_PUSHBACK_MS, AsciiMetadataValue::from(whole_milliseconds(wait)));
+    if let Some(wait_ms) = retry_after_ms(refusal) {
+        metadata.insert(RETRY_PUSHBACK_MS, AsciiMetadataValue::from(wait_ms));
     }
     if let Some(reason) = refusal.shed {
         metadata.insert(SHED_REASON_TRAILER, AsciiMetadataValue::from_static(reason.name()));

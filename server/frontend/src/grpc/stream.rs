@@ -10,7 +10,7 @@ use super::codec::Weighed;
 use super::context::CallContext;
 use super::infer::infer;
 use crate::options::FrontendOptions;
-use crate::status::{SHED_REASON_TRAILER, grpc_code, refusal_to_status};
+use crate::status::{SHED_REASON_TRAILER, grpc_code, refusal_to_status, retry_after_ms};
 use crate::timing::{GRPC_TIMING, timing_text};
 use futures_util::Stream;
 use penstock_admission::ByteShare;
@@ -146,8 +146,8 @@ fn error_message(id: String, refusal: Refusal, options: &FrontendOptions) -> Mod
     if let Some(reason) = refusal.reason_name() {
         tell(SHED_REASON_TRAILER, ParameterChoice::StringParam(reason.to_owned()));
     }
-    if let Some(wait) = refusal.retry_after {
-        let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+    if let Some(wait_ms) = retry_after_ms(&refusal) {
+        let wait_ms = i64::try_from(wait_ms).unwrap_or(i64::MAX);
         tell("grpc-retry-pushback-ms", ParameterChoice::Int64Param(wait_ms));
     }
     ModelStreamInferResponse { error_message: refusal.message, infer_response: Some(response) }
