@@ -24,6 +24,7 @@ import cycles  # noqa: E402
 import deadlines  # noqa: E402
 import kills  # noqa: E402
 import memory  # noqa: E402
+import neighbours  # noqa: E402
 import overload  # noqa: E402
 import refusals  # noqa: E402
 from report import Report  # noqa: E402
@@ -31,7 +32,7 @@ from report import Report  # noqa: E402
 from conftest import Server  # noqa: E402
 
 PARTS = {"cycles": cycles, "kills": kills, "memory": memory, "refusals": refusals, "advice": advice,
-         "deadlines": deadlines, "overload": overload}
+         "deadlines": deadlines, "overload": overload, "neighbours": neighbours}
 
 
 def main():

@@ -11,6 +11,7 @@ mod caution;
 mod drain_rate;
 mod service_time;
 mod slots;
+mod turns;
 
 pub use adaptive::AdaptiveLimit;
 pub use bytes::{ByteBudget, ByteShare};
@@ -19,6 +20,7 @@ pub use caution::Caution;
 pub use drain_rate::DrainRate;
 pub use service_time::{Backlog, ServiceTime, usable};
 pub use slots::{Slot, Slots};
+pub use turns::Turns;
 
 #[cfg(test)]
 mod tests;

@@ -174,6 +174,64 @@ fn each_caller_finds_its_share_however_much_another_asks_for() {
     assert_eq!(fill(&limited, 1, &mut held, now), CallerFull::Max(3));
 }
 
+const TURN: Duration = Duration::from_millis(10);
+
+#[test]
+fn whoever_uses_less_than_its_share_waits_for_one_turn_of_another_at_most() {
+    let mut turns = Turns::default();
+    (1..=3).for_each(|member| turns.join(member, 1));
+    assert_eq!(turns.wanted(1), Some(1));
+    assert_eq!((turns.wanted(2), turns.wanted(1)), (None, None), "one at a time");
+    assert_eq!(turns.done(1, TURN), Some(2));
+    assert_eq!(turns.done(1, TURN), None, "it has none to give back");
+    // 2 asks again and again; 3 comes now and then and is next each time, also after long nothing.
+    for _ in 0..20 {
+        assert_eq!(turns.wanted(2), None);
+        let next = turns.done(2, TURN).unwrap();
+        if next == 1 {
+            assert_eq!(turns.done(1, TURN), Some(2));
+        }
+        assert_eq!((turns.wanted(3), turns.wanted(2)), (None, None));
+        assert_eq!(turns.done(2, TURN), Some(3));
+        assert_eq!(turns.done(3, TURN), Some(2));
+    }
+    // What is lost gives its turn back, and does not get another.
+    assert_eq!(turns.wanted(1), None);
+    assert_eq!(turns.leave(2), Some(1));
+    assert_eq!((turns.wanted(2), turns.done(1, TURN)), (None, None));
+    assert_eq!(turns.wanted(3), Some(3));
+}
+
+proptest! {
+    #[test]
+    fn time_goes_by_weight_whatever_a_turn_takes(
+        weights in prop::collection::vec(1u32..5, 2..5), took in prop::collection::vec(1u64..20, 2..5)
+    ) {
+        let (mut turns, count) = (Turns::default(), weights.len());
+        let mut used = vec![0.0; count];
+        let mut holder = None;
+        for (member, weight) in weights.iter().enumerate() {
+            turns.join(member as u64, *weight);
+        }
+        for member in 0..count as u64 {
+            holder = turns.wanted(member).or(holder);
+        }
+        // All ask all the time.
+        for _ in 0..4000 {
+            let member = holder.unwrap();
+            let takes = Duration::from_millis(took[member as usize % took.len()]);
+            used[member as usize] += takes.as_secs_f64();
+            turns.wanted(member);
+            holder = turns.done(member, takes);
+        }
+        let (whole, parts): (f64, u32) = (used.iter().sum(), weights.iter().sum());
+        for (member, weight) in weights.iter().enumerate() {
+            let (share, right) = (used[member] / whole, f64::from(*weight) / f64::from(parts));
+            prop_assert!((share - right).abs() < 0.02, "{member}: {share} for {right}");
+        }
+    }
+}
+
 const TARGET: Duration = Duration::from_millis(50);
 
 /// A hundred windows of ten ends each, that waited so many milliseconds and fewer; `refused` in each or not.

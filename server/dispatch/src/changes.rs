@@ -117,6 +117,10 @@ impl House {
         let served = Arc::new(ServedVersion::new(function.name.clone(), version, concurrency, self.stop.child_token()));
         let environments = self.options.environments.max(1);
         served.supervisors.store(environments, Ordering::Release);
+        let device = specification
+            .device
+            .as_ref()
+            .map(|share| self.devices.lock().entry(share.name.clone()).or_default().clone());
         for _ in 0..environments {
             let supervisor = Supervisor {
                 version: served.clone(),
@@ -125,6 +129,7 @@ impl House {
                 load_timeout: self.options.load_timeout,
                 drain_timeout: self.options.drain_timeout,
                 budget: self.options.budget.clone(),
+                device: device.clone(),
                 changed: self.changed.clone(),
             };
             self.tasks.spawn(supervisor.run());

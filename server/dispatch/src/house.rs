@@ -8,9 +8,10 @@ use crate::changes::settled;
 use crate::function::{Health, ServedFunction, ServedVersion, VersionState};
 use crate::invoke;
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use penstock_admission::{ByteBudget, ByteShare, Slots};
 use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Refusal, ShedReason, VersionNumber};
-use penstock_environment::{Launch, Specification};
+use penstock_environment::{Device, Launch, Specification};
 use penstock_registry::{FunctionSource, VersionSource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -88,6 +89,8 @@ pub struct House {
     started: AtomicBool,
     random: AtomicU64,
     pub(crate) changed: watch::Sender<u64>,
+    /// Devices that environments share, by name.
+    pub(crate) devices: Mutex<BTreeMap<String, Device>>,
     /// Parent of every version's own.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -107,6 +110,7 @@ impl House {
             draining: AtomicBool::new(false),
             started: AtomicBool::new(false),
             changed: watch::Sender::new(0),
+            devices: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })

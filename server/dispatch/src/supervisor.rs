@@ -5,7 +5,7 @@
 use crate::function::{Placed, ServedVersion, VersionState};
 use crate::log::{self, LastWords};
 use penstock_admission::ByteBudget;
-use penstock_environment::{EnvironmentHandle, Launch, OnBatch, Specification, StartError, Started};
+use penstock_environment::{Device, EnvironmentHandle, Launch, OnBatch, Specification, StartError, Started};
 use penstock_telemetry::LoadSample;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +35,8 @@ pub(crate) struct Supervisor {
     pub(crate) drain_timeout: Duration,
     /// Where large answers take their shares.
     pub(crate) budget: ByteBudget,
+    /// Whose time it shares with others.
+    pub(crate) device: Option<Device>,
     /// Told when the version's state changes.
     pub(crate) changed: watch::Sender<u64>,
 }
@@ -139,6 +141,9 @@ impl Supervisor {
         let (pid, load_ms, warmup_ms) = (report.pid, report.load_ms, report.warmup_ms);
         tracing::info!(function = name, pid, load_ms, warmup_ms, "environment ready");
         self.version.signature.store(Some(Arc::new(report.signature())));
+        if let Some((device, share)) = self.device.as_ref().zip(self.specification.device.as_ref()) {
+            environment.take_turns(device, share.weight);
+        }
         self.add(&environment);
         self.set_state(VersionState::Ready);
         tokio::select! {

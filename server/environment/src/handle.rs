@@ -3,6 +3,7 @@
 //! Called by dispatch. Many calls share the link; dropping a call cancels it there. When the link is lost every open
 //! call hears whether it had begun to run, because that decides whether it may simply be sent elsewhere.
 
+use crate::device::{Device, Seat};
 use crate::forecast::Forecast;
 use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
 use crate::message::{self, fits};
@@ -120,6 +121,8 @@ pub struct EnvironmentHandle {
     batching: BatchingPolicy,
     lost: watch::Sender<bool>,
     body_bytes_max: u64,
+    /// Its place at a device that it shares.
+    seat: Mutex<Option<Seat>>,
 }
 
 impl EnvironmentHandle {
@@ -169,10 +172,19 @@ impl EnvironmentHandle {
             load: Mutex::default(),
             lost: watch::Sender::new(false),
             body_bytes_max: specification.body_bytes_max,
+            seat: Mutex::default(),
         });
         unused.keep();
         tokio::spawn(read(handle.clone(), reader, on_batch));
         Ok(handle)
+    }
+
+    /// It takes turns at `device` from now on. To be said before its first call.
+    pub fn take_turns(&self, device: &Device, weight: u32) {
+        *self.seat.lock() = Some(device.seat(weight, self.outbox.clone()));
+        if *self.lost.borrow() {
+            *self.seat.lock() = None;
+        }
     }
 
     /// What it reported when it became ready.
@@ -328,6 +340,10 @@ impl EnvironmentHandle {
                     resident_bytes: load.resident_bytes,
                 };
             }
+            Kind::TurnWanted(_) => self.seat.lock().iter().for_each(Seat::wanted),
+            Kind::TurnDone(done) => {
+                self.seat.lock().iter().for_each(|seat| seat.done(Duration::from_micros(done.used_us)));
+            }
             _ => tracing::warn!(call = incoming.call, "unexpected message from an environment"),
         }
     }
@@ -335,6 +351,7 @@ impl EnvironmentHandle {
     fn end(&self) {
         // First, so that whoever hears that a call is lost does not pick this environment again.
         self.lost.send_replace(true);
+        *self.seat.lock() = None;
         let open = {
             let mut calls = self.calls.lock();
             calls.lost = true;

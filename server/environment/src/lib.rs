@@ -9,6 +9,7 @@
 
 mod batcher;
 mod call;
+mod device;
 mod entry;
 mod forecast;
 mod frame;
@@ -23,6 +24,7 @@ mod room;
 mod specification;
 mod worker;
 
+pub use device::Device;
 pub use entry::{Load, run, serve};
 pub use handle::{CallAnswer, CallEnd, EnvironmentHandle, LoadReport, OnBatch, StartError};
 pub use isolation::enter as enter_isolation;
@@ -30,7 +32,8 @@ pub use lifecycle::{Launch, Launched, Launcher, Life, Started};
 pub use rehearsal::{Act, Play, Scene, rehearse};
 pub use room::RoomError;
 pub use specification::{
-    BatchingPolicy, IsolationPolicy, Measure, QueueLimits, QueueTimeout, ReadyReport, Specification, TimeoutAction,
+    BatchingPolicy, DeviceShare, IsolationPolicy, Measure, QueueLimits, QueueTimeout, ReadyReport, Specification,
+    TimeoutAction,
 };
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod deadlines;
 mod entering;
+mod turn;
 
 use crate::batcher::{BatchShape, Decision, form};
 use crate::call::Call;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc::UnboundedReceiver;
+use turn::Turn;
 
 /// How often at most the load is told.
 const LOAD_INTERVAL: Duration = Duration::from_millis(100);
@@ -73,6 +75,7 @@ pub(crate) struct Room {
     caution: Caution,
     /// What runs is to run alone.
     alone: bool,
+    turn: Turn,
     preparation: Option<Preparation>,
     outbox: Outbox,
     drain_rate: DrainRate,
@@ -100,6 +103,7 @@ impl Room {
         let max_items = model.signature().max_batch_size;
         let shape = BatchShape { max_items, cost: model.batch_cost() };
         let idle = (0..workers.len()).rev().collect();
+        let turn = if specification.device.is_some() { Turn::None } else { Turn::Own };
         Self {
             specification,
             model,
@@ -115,6 +119,7 @@ impl Room {
             workers,
             idle,
             alone: false,
+            turn,
             preparation,
             outbox,
             drain_rate: DrainRate::new(now),
@@ -176,6 +181,7 @@ impl Room {
             Kind::Invoke(invoke) => self.invoke(message.call, invoke, message.body, now),
             Kind::Cancel(_) => self.cancel(message.call),
             Kind::Drain(_) => self.draining = true,
+            Kind::Turn(_) => self.turn_given(now),
             // There was no memory for it.
             Kind::Refused(refused) => self.outbox.send(message.call, Kind::Refused(refused), Body::new()),
             // The rest are this side's own words, or were read before the room opened.
@@ -194,8 +200,10 @@ impl Room {
 
     fn batch_done(&mut self, done: BatchDone, now: Instant) -> Result<(), RoomError> {
         self.idle.push(done.worker);
-        if let Some(Running { since, size }) = self.running[done.worker].take() {
-            self.service.observe(size, now.saturating_duration_since(since), now);
+        if let Some(Running { since, wanted, size }) = self.running[done.worker].take() {
+            // What a request waits for includes the turns of others.
+            self.service.observe(size, now.saturating_duration_since(wanted), now);
+            self.turn_over(now.saturating_duration_since(since));
         }
         self.alone = false; // nothing else was running if it was set
         self.load.changed = true;
@@ -276,14 +284,18 @@ impl Room {
         self.wake = None;
         while !self.idle.is_empty() && !self.keeps_still() {
             self.drop_late(now);
+            if !self.may_run(now) {
+                return;
+            }
             let nothing_more = self.draining || self.is_full();
             let entries = match form(&mut self.queue, &self.specification.batching, &self.shape, nothing_more, now) {
                 Decision::Run(entries) => entries,
                 Decision::WaitUntil(at) => {
+                    self.turn_over(Duration::ZERO);
                     self.wake = Some(at);
                     return;
                 }
-                Decision::Idle => return,
+                Decision::Idle => return self.turn_over(Duration::ZERO),
             };
             let Some(worker) = self.idle.pop() else { return };
             self.run_batch(worker, entries, now);
@@ -315,7 +327,8 @@ impl Room {
         }
         let items = entries.iter().map(|entry| u64::from(entry.part.items)).sum();
         let tokens = entries.iter().map(|entry| u64::from(entry.part.tokens)).sum();
-        self.running[worker] = Some(Running { since: now, size: self.size(items, tokens) });
+        let wanted = self.use_turn(now);
+        self.running[worker] = Some(Running { since: now, wanted, size: self.size(items, tokens) });
         let assignment = Assignment { batch: self.batches, entries };
         let hand = self.workers[worker].clone();
         // The batch starts only once the front end is sure to learn of it: should it kill this process, it is known

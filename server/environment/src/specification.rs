@@ -26,8 +26,20 @@ pub struct Specification {
     pub preparation_threads: usize,
     /// What it may touch.
     pub isolation: IsolationPolicy,
+    /// The device it shares with others; `None` where it has what it runs on for itself.
+    #[serde(default)]
+    pub device: Option<DeviceShare>,
     /// Most bytes of one request's or answer's tensors.
     pub body_bytes_max: u64,
+}
+
+/// A share of a device's time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceShare {
+    /// The same for all that share it.
+    pub name: String,
+    /// Parts of its time, against the parts of the others, while all ask for it.
+    pub weight: u32,
 }
 
 /// How batches are formed; the model says what a batch may hold at most.

@@ -5,4 +5,5 @@ mod batching;
 mod deadlines;
 mod framing;
 mod rooms;
+mod turns;
 mod waiting;

@@ -5,7 +5,9 @@
 use crate::config::Config;
 use penstock_bert::{BertModel, BertOptions};
 use penstock_domain::{Datatype, TensorSpec};
-use penstock_environment::{BatchingPolicy, IsolationPolicy, QueueLimits, QueueTimeout, Specification, TimeoutAction};
+use penstock_environment::{
+    BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, QueueTimeout, Specification, TimeoutAction,
+};
 use penstock_executor::{LoadError, Model};
 use penstock_identity::{DelayKind, Identity, IdentityOptions};
 use penstock_onnx::{OnnxModel, OnnxOptions};
@@ -176,6 +178,11 @@ pub(crate) fn specify(
             nice: config.integer("environments.nice") as i32,
             variables,
         },
+        device: settings
+            .penstock
+            .device
+            .clone()
+            .map(|name| DeviceShare { name, weight: settings.penstock.device_weight.unwrap_or(1) }),
         body_bytes_max: config.integer("limits.message_bytes"),
     }
 }
@@ -193,6 +200,7 @@ pub(crate) fn probe(config: &Config) -> Specification {
         workers: 1,
         preparation_threads: 1,
         isolation: IsolationPolicy { nice: config.integer("environments.nice") as i32, ..IsolationPolicy::default() },
+        device: None,
         body_bytes_max: 1 << 20,
     }
 }

@@ -21,6 +21,7 @@ async fn start() -> (Arc<EnvironmentHandle>, tokio::process::Child) {
         workers: 1,
         preparation_threads: 1,
         isolation: IsolationPolicy { nice: 3, memory_limit_bytes: 8 << 30, ..IsolationPolicy::default() },
+        device: None,
         body_bytes_max: 1 << 20,
     };
     let Launched { child, link } = launcher.launch(&specification.isolation).unwrap();

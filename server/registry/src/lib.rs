@@ -18,7 +18,11 @@
 //! | `penstock.max_batch_tokens` | most tokens in one batch, for models that count tokens |
 //! | `penstock.threads` | host threads of the environment, shared by its runtime workers; half as many tokenize |
 //! | `penstock.max_concurrency` | requests in flight in one environment |
+//! | `penstock.reserved_concurrency` | requests in flight that are kept for each of its versions, and the most they may have |
+//! | `penstock.device`, `penstock.device_weight` | a device that functions share by this name, in turns, and its parts of the time |
 //! | `penstock.max_queue_items` | items (rows) that may wait in one environment's queue |
+//! | `penstock.timeout_ms` | deadline of a request that brings none, from its arrival |
+//! | `penstock.batch_timeout_ms` | longest that a batch may run before its process is ended |
 //! | `penstock.memory_limit_bytes` | most private memory of the environment's process (`RLIMIT_DATA`); what is shared or mapped from files is not in it |
 //!
 //! For `backend: "identity"`:

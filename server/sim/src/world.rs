@@ -213,6 +213,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         workers: script.workers as usize,
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
+        device: None,
         body_bytes_max: 1 << 20,
     };
     let house = House::new(HouseOptions {

@@ -89,6 +89,7 @@ async fn environment_that(requests: u32, fails: bool) -> Environment {
         workers: 1,
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
+        device: None,
         body_bytes_max: 1 << 20,
     };
     let (open, gate) = channel();

@@ -19,6 +19,8 @@ const WAY_BACK_SHARE: u32 = 32;
 pub(super) struct Running {
     /// When it was handed over.
     pub(super) since: Instant,
+    /// When it could have been formed: before that, if it waited for its turn.
+    pub(super) wanted: Instant,
     /// In the unit its cost grows with.
     pub(super) size: u64,
 }
@@ -93,7 +95,7 @@ impl Room {
         for running in &self.running {
             let left = match running {
                 None => Duration::ZERO,
-                Some(running) => time(running.size)?.saturating_sub(now.saturating_duration_since(running.since)),
+                Some(running) => time(running.size)?.saturating_sub(now.saturating_duration_since(running.wanted)),
             };
             free_in = free_in.min(left);
         }

@@ -111,6 +111,7 @@ pub(super) async fn world_of(
         workers: 1,
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
+        device: None,
         body_bytes_max: 1 << 20,
     };
     change(&mut specification);

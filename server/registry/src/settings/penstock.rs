@@ -23,6 +23,10 @@ pub struct PenstockSettings {
     pub max_queue_items: Option<u32>,
     /// Most private memory of the environment's process, in bytes, as `RLIMIT_DATA` counts it.
     pub memory_limit_bytes: Option<u64>,
+    /// The device whose time it shares with all functions that name the same; each takes turns, batch by batch.
+    pub device: Option<String>,
+    /// Its parts of that device's time.
+    pub device_weight: Option<u32>,
     /// Deadline of a request that brings none, in milliseconds from its arrival.
     pub timeout_ms: Option<u64>,
     /// Longest that a batch may run, in milliseconds.
@@ -42,7 +46,7 @@ pub enum Engine {
 }
 
 const PREFIX: &str = "penstock.";
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 11] = [
     "penstock.engine",
     "penstock.max_batch_tokens",
     "penstock.threads",
@@ -50,6 +54,8 @@ const KEYS: [&str; 9] = [
     "penstock.reserved_concurrency",
     "penstock.max_queue_items",
     "penstock.memory_limit_bytes",
+    "penstock.device",
+    "penstock.device_weight",
     "penstock.timeout_ms",
     "penstock.batch_timeout_ms",
 ];
@@ -87,6 +93,8 @@ impl PenstockSettings {
             max_queue_items: small("penstock.max_queue_items", 1 << 24)?,
             // Less than 64 MiB does not start a process with a runtime library in it.
             memory_limit_bytes: parameter(parameters, "penstock.memory_limit_bytes", 64 << 20, 1 << 50)?,
+            device: parameters.get("penstock.device").filter(|name| !name.is_empty()).cloned(),
+            device_weight: small("penstock.device_weight", 1000)?,
             timeout_ms: parameter(parameters, "penstock.timeout_ms", 1, TIME_MS_MAX)?,
             batch_timeout_ms: parameter(parameters, "penstock.batch_timeout_ms", 1, TIME_MS_MAX)?,
         })

@@ -1,0 +1,68 @@
+//! Rooms that share a device: one batch at a time on all of them, and a turn for whoever asks.
+
+use super::rooms::{World, invocation, world};
+use crate::device::Device;
+use crate::specification::DeviceShare;
+
+async fn sharing(device: &Device) -> World {
+    let world = world(|s| {
+        s.batching.dynamic = false;
+        s.device = Some(DeviceShare { name: "d".into(), weight: 1 });
+    })
+    .await;
+    world.handle.take_turns(device, 1);
+    world
+}
+
+fn ran(world: &World) -> usize {
+    world.log.lock().len()
+}
+
+/// Until so many batches have run there.
+async fn until_ran(world: &World, batches: usize) {
+    while ran(world) < batches {
+        world.settle().await;
+    }
+    world.settle().await;
+}
+
+#[tokio::test]
+async fn batches_of_neighbours_run_in_turns() {
+    let device = Device::default();
+    let (greedy, modest) = (sharing(&device).await, sharing(&device).await);
+    let mut calls = Vec::new();
+    for row in 1..=4 {
+        calls.push(greedy.send(invocation(&[row])).await);
+    }
+    calls.push(modest.send(invocation(&[5])).await);
+    // The gate of the modest one is open, and still it waits for the one that runs.
+    modest.open.send(()).unwrap();
+    modest.settle().await;
+    assert_eq!((ran(&greedy), ran(&modest)), (0, 0));
+    greedy.open.send(()).unwrap();
+    until_ran(&modest, 1).await;
+    assert_eq!(ran(&greedy), 1, "and for no other");
+    (0..3).for_each(|_| greedy.open.send(()).unwrap());
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_turn_of_one_that_is_lost_or_whose_callers_left_goes_to_the_next() {
+    let device = Device::default();
+    let (lost, other) = (sharing(&device).await, sharing(&device).await);
+    let running = lost.send(invocation(&[1])).await;
+    let waiting = other.send(invocation(&[2])).await;
+    let leaves = other.send(invocation(&[3])).await;
+    leaves.abort();
+    other.settle().await;
+    lost.handle.cut();
+    assert!(running.await.unwrap().is_err());
+    other.open.send(()).unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), [2]);
+    // With nobody beside it, each of its batches has its turn at once.
+    other.open.send(()).unwrap();
+    assert_eq!(other.send(invocation(&[4])).await.await.unwrap().unwrap(), [4]);
+    lost.open.send(()).unwrap(); // lets its thread end
+}
