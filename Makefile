@@ -63,6 +63,7 @@ bench: fetch $(VENV)/ok ## The figures of the README, beside their ceilings
 
 prove: fetch $(VENV)/ok tools ## What takes longer: cycles, kills, sweeps; writes a report
 	@cargo build --release --bin penstock --bin penstock-loadtest
+	@cargo build --release -p penstock-environment --example cancel
 	@$(VENV)/bin/python loadtest/prove.py
 
 SEEDS ?= 20000

@@ -3,7 +3,7 @@
 Each part starts servers of its own, prints as it goes, and adds a chapter to reports/prove.md. An invariant that does
 not hold makes the exit code 1; figures (times, memory, rates) are reported and never fail.
 
-    prove.py [cycles] [kills] [memory] [refusals] [advice] [deadlines] [overload]
+    prove.py [cycles] [kills] [memory] [refusals] [advice] [cancels] [deadlines] [overload] [neighbours]
 
 PENSTOCK_PROGRAM names another program.
 """
@@ -20,6 +20,7 @@ os.environ.setdefault("PENSTOCK_PROGRAM", str(ROOT / "target/release/penstock"))
 sys.path[:0] = [str(HERE / "prove"), str(ROOT / "tests"), str(ROOT / "tests/faults")]
 
 import advice  # noqa: E402
+import cancels  # noqa: E402
 import cycles  # noqa: E402
 import deadlines  # noqa: E402
 import kills  # noqa: E402
@@ -32,7 +33,7 @@ from report import Report  # noqa: E402
 from conftest import Server  # noqa: E402
 
 PARTS = {"cycles": cycles, "kills": kills, "memory": memory, "refusals": refusals, "advice": advice,
-         "deadlines": deadlines, "overload": overload, "neighbours": neighbours}
+         "cancels": cancels, "deadlines": deadlines, "overload": overload, "neighbours": neighbours}
 
 
 def main():

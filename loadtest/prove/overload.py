@@ -33,12 +33,14 @@ def run(report, start, folder):
     identity_repository(folder, "fixed", execute_delay_us=10_000, delay_kind="spin", **{"penstock.threads": 1})
     one_thread = ("--set", "environments.threads=1")
     unbounded = ("--set", "environments.concurrency=65536", "--set", "functions.concurrency=1000000")
+    only = os.environ.get("PROVE_MODELS", "identity minilm").split()
     models = {
         "identity": (("--model-repository", folder), "fixed", "grpc", ["--tensor-bytes", 16], 100, 64),
         "minilm": (("--model-control-mode", "explicit", "--load-model", "minilm"), "minilm", "embeddings",
                    ["--tokens", 16], 1000, 64),
     }
-    for name, (arguments, function, scheme, payload, deadline_ms, closed) in models.items():
+    for name in only:
+        arguments, function, scheme, payload, deadline_ms, closed = models[name]
         found = {}
         for policies in ("on", "off"):
             server = start(*arguments, *one_thread, *(unbounded if policies == "off" else ()))

@@ -30,6 +30,7 @@ impl Preparation {
         for index in 0..threads.max(1) {
             let (take, model, events) = (take.clone(), model.clone(), events.clone());
             std::thread::Builder::new().name(format!("prepare-{index}")).spawn(move || {
+                crate::worker::step_back();
                 while let Ok(Task { call, work, gone }) = take.recv() {
                     if gone.load(Ordering::Relaxed) {
                         continue; // its caller left, or its deadline passed, while it waited here

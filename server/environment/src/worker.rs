@@ -13,6 +13,15 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+/// Niceness of threads that compute, beyond that of their process.
+const COMPUTE_NICE: i32 = 5;
+
+/// The room answers while others compute, so it comes before them: before this thread, and those that it starts.
+pub(crate) fn step_back() {
+    // Where it may not be changed, all are alike.
+    let _ = rustix::process::nice(COMPUTE_NICE);
+}
+
 /// Gives a batch to a worker that is idle. Never blocks.
 pub(crate) type Hand = Arc<dyn Fn(Assignment) + Send + Sync>;
 
@@ -50,6 +59,7 @@ pub(crate) fn start(
     let (assign, assigned) = sync_channel(1);
     let (started, starting) = oneshot::channel();
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        step_back();
         let gone = events.clone();
         let ran = catch_unwind(AssertUnwindSafe(|| run(index, &*model, started, &assigned, &events)));
         if ran.is_err() {
