@@ -101,9 +101,9 @@ pub fn refusal_headers(refusal: &Refusal) -> HeaderMap {
 /// google.rpc ErrorInfo and RetryInfo in `grpc-status-details-bin`.
 pub fn refusal_to_status(refusal: &Refusal, overload: OverloadCodes) -> tonic::Status {
     let code = grpc_code(refusal.code, overload);
-    let wait = retry_after(refusal);
+    let wait_ms = retry_after_ms(refusal);
     let mut metadata = MetadataMap::new();
-    if let Some(wait_ms) = retry_after_ms(refusal) {
+    if let Some(wait_ms) = wait_ms {
         metadata.insert(RETRY_PUSHBACK_MS, AsciiMetadataValue::from(wait_ms));
     }
     if let Some(reason) = refusal.shed {
@@ -113,8 +113,8 @@ pub fn refusal_to_status(refusal: &Refusal, overload: OverloadCodes) -> tonic::S
     if let Some(reason) = refusal.reason_name() {
         details.set_error_info(reason, ERROR_DOMAIN, HashMap::new());
     }
-    if let Some(wait) = wait {
-        details.set_retry_info(Some(wait));
+    if let Some(wait_ms) = wait_ms {
+        details.set_retry_info(Some(Duration::from_millis(wait_ms)));
     }
     if details.error_info().is_none() && details.retry_info().is_none() {
         return tonic::Status::new(code, refusal.message.clone());
