@@ -76,32 +76,32 @@ def test_function_concurrency(start, tmp_path):
 
 
 def test_what_a_function_reserves_is_kept_for_it_and_is_all_it_has(start, tmp_path):
-    identity_repository(tmp_path, "reserved", execute_delay_us=300_000, **{"penstock.reserved_concurrency": 2})
-    identity_repository(tmp_path, "other", execute_delay_us=300_000)
+    identity_repository(tmp_path, "reserved", execute_delay_us=1_500_000, **{"penstock.reserved_concurrency": 2})
+    identity_repository(tmp_path, "other", execute_delay_us=1_500_000)
     server = start("--model-repository", tmp_path, "--set", "limits.concurrency=3")
     taken = [stub(server).ModelInfer.future(request("other"))]
     until_in_flight(server, "other", 1)
-    error = stub(server).ModelInfer.future(request("other")).exception(timeout=5)
+    error = stub(server).ModelInfer.future(request("other")).exception(timeout=10)
     assert (error.code(), reason(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "server_concurrency"), error
     status, headers, _ = post(server, "other", body())
     assert (status, headers["x-penstock-shed-reason"]) == (429, "server_concurrency")
     taken += [stub(server).ModelInfer.future(request("reserved")) for _ in range(2)]
     until_in_flight(server, "reserved", 2)
-    error = stub(server).ModelInfer.future(request("reserved")).exception(timeout=5)
+    error = stub(server).ModelInfer.future(request("reserved")).exception(timeout=10)
     assert reason(error) == "function_concurrency", error
-    assert [call.exception(timeout=5) for call in taken] == [None] * 3
+    assert [call.exception(timeout=10) for call in taken] == [None] * 3
     assert settled_books(server, "other").outcomes == {("done", ""): 1, ("shed", "server_concurrency"): 2}
 
 
 def test_each_caller_finds_room_however_many_requests_another_sends(start, tmp_path):
-    identity_repository(tmp_path, "shared", execute_delay_us=400_000, **{"penstock.max_concurrency": 16})
+    identity_repository(tmp_path, "shared", execute_delay_us=1_500_000, **{"penstock.max_concurrency": 16})
     server = start("--model-repository", tmp_path, "--set", "callers.header=x-api-key")
     caller = stub(server)
 
     def send(key, count):
         return [caller.ModelInfer.future(request("shared"), metadata=[("x-api-key", key)]) for _ in range(count)]
 
-    assert send("modest", 1)[0].exception(timeout=5) is None  # both have been seen
+    assert send("modest", 1)[0].exception(timeout=10) is None  # both have been seen
     greedy = send("greedy", 40)
     until(lambda: sum(call.done() for call in greedy) == 26, what="the greedy caller has all but an eighth of 16 slots")
     refused = [call.exception() for call in greedy if call.done()]
@@ -110,22 +110,22 @@ def test_each_caller_finds_room_however_many_requests_another_sends(start, tmp_p
     status, headers, text = post(server, "shared", body(), headers={"X-Api-Key": "greedy"})
     assert (status, headers["x-penstock-shed-reason"]) == (429, "caller_concurrency"), text
     modest = send("modest", 2)
-    assert [call.exception(timeout=5) for call in modest] == [None, None]
-    assert sum(call.exception(timeout=5) is None for call in greedy) == 14
+    assert [call.exception(timeout=10) for call in modest] == [None, None]
+    assert sum(call.exception(timeout=10) is None for call in greedy) == 14
 
 
 def test_the_most_that_a_caller_may_have(start, tmp_path):
-    identity_repository(tmp_path, "shared", execute_delay_us=300_000)
+    identity_repository(tmp_path, "shared", execute_delay_us=1_500_000)
     options = ["--set", "callers.header=authorization", "--set", "callers.concurrency=2"]
     server = start("--model-repository", tmp_path, *options)
     taken = [stub(server).ModelInfer.future(request("shared"), metadata=[("authorization", "one")]) for _ in range(2)]
     until_in_flight(server, "shared", 2)
     refused = stub(server).ModelInfer.future(request("shared"), metadata=[("authorization", "one")])
-    assert reason(refused.exception(timeout=5)) == "caller_concurrency"
+    assert reason(refused.exception(timeout=10)) == "caller_concurrency"
     # Another one has its own, and so have those who say nothing.
     assert post(server, "shared", body(), headers={"Authorization": "two"})[0] == 200
     assert post(server, "shared", body())[0] == 200
-    assert [call.exception(timeout=5) for call in taken] == [None, None]
+    assert [call.exception(timeout=10) for call in taken] == [None, None]
 
 
 def test_overload_codes_as_triton_has_them(start, tmp_path):

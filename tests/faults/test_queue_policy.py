@@ -107,17 +107,20 @@ def test_a_function_may_have_a_deadline_of_its_own(start, tmp_path):
 
 
 def test_functions_that_share_a_device_take_turns(start, tmp_path):
-    options = {"max_batch_size": 1, "execute_delay_us": 60_000, "penstock.device": "one"}
+    options = {"max_batch_size": 1, "execute_delay_us": 500_000, "penstock.device": "one"}
     for name in ("left", "right"):
         identity_repository(tmp_path, name, **options)
     server = start("--model-repository", tmp_path)
     began = time.monotonic()
-    calls = [stub(server).ModelInfer.future(request(name)) for name in ("left", "right") for _ in range(4)]
-    assert [call.exception(timeout=10) for call in calls] == [None] * 8
-    assert time.monotonic() - began >= 8 * 0.06, "one batch at a time on the device"
+    calls = [stub(server).ModelInfer.future(request(name, timeout=20_000_000)) for name in ("left", "right") for _ in range(2)]
+    until_in_flight(server, "left", 2)
+    assert [call.exception(timeout=10) for call in calls] == [None] * 4
+    assert time.monotonic() - began >= 4 * 0.5, "one batch at a time on the device"
     # One that dies in its turn gives it back.
-    calls = [stub(server).ModelInfer.future(request(name, timeout=10_000_000)) for name in ("left", "right") for _ in range(4)]
-    until_in_flight(server, "left", 4)
-    [left] = environment_pids(server, "left")
-    os.kill(left, signal.SIGKILL)
-    assert [call.exception(timeout=15) for call in calls] == [None] * 8
+    left = stub(server).ModelInfer.future(request("left", timeout=20_000_000))
+    until_in_flight(server, "left", 1)
+    right = stub(server).ModelInfer.future(request("right", timeout=20_000_000))
+    until_in_flight(server, "right", 1)
+    [pid] = environment_pids(server, "left")
+    os.kill(pid, signal.SIGKILL)
+    assert [call.exception(timeout=15) for call in (left, right)] == [None, None]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import urllib.request
 
@@ -39,12 +40,13 @@ def test_what_does_not_fit_into_an_environments_memory_is_refused_and_costs_nobo
 def test_an_environment_that_ends_again_and_again_says_so(start, tmp_path):
     identity_repository(tmp_path, "dying")
     server = start("--model-repository", tmp_path)
-    for kills in range(5):
-        [pid] = until(lambda: environment_pids(server, "dying"))
+    killed = set()
+    for _ in range(6):
+        [pid] = until(lambda: [pid for pid in environment_pids(server, "dying") if pid not in killed])
+        killed.add(pid)
         os.kill(pid, signal.SIGKILL)
-        until(lambda: index(server)["dying"]["state"] == "LOADING" or kills < 4, what="a pause long enough to be seen")
-    entry = index(server)["dying"]
-    assert "SIGKILL" in entry["reason"] and "the next starts in" in entry["reason"], entry
+    entry = until(lambda: (entry := index(server)["dying"]) and "SIGKILL" in entry.get("reason", "") and entry)
+    assert entry["state"] == "LOADING" and "the next starts in" in entry["reason"], entry
     status, headers, text = post(server, "dying", body())
     assert (status, headers["x-penstock-shed-reason"]) == (503, "no_capacity")
     assert "SIGKILL" in json.loads(text)["error"]
@@ -55,7 +57,9 @@ def test_an_environment_that_ends_again_and_again_says_so(start, tmp_path):
 def test_a_full_disk_under_the_logs_costs_the_logs(tmp_path):
     """Nothing that is written to standard output or to the log gets anywhere."""
     identity_repository(tmp_path / "models", "fine")
-    port = 18_000 + os.getpid() % 1000
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     command = [PROGRAM, "serve", "--model-repository", tmp_path / "models", "--set", f"listen.http=127.0.0.1:{port}"]
     command += ["--set", "listen.grpc=127.0.0.1:0", "--set", "listen.metrics=127.0.0.1:0"]
     environment = {"PENSTOCK_CACHE_DIR": str(CACHE), "PENSTOCK_LOG": "debug", "PATH": os.environ["PATH"]}

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What a moment in which some turned out to be late adds to the margin.
 const STEP: f64 = 0.1;
-/// One such moment is accepted for so many that were in time. A moment is a batch's worth of requests: where as many are
+/// One such moment is accepted for so many that were in time. In a moment a few requests are late: where as many are
 /// refused as served, a few refusals in a thousand are then late ones.
 const IN_TIME_PER_LATE: f64 = 5000.0;
 /// At most half of what could wait is given up.
@@ -42,7 +42,8 @@ impl Caution {
     /// One that was admitted was answered in time. `used` says how much of its time had passed: only those that had to
     /// wait for most of it tell whether promises can be trusted.
     pub fn in_time(&mut self, used: f64) {
-        if used < USED_MIN {
+        // The more careful, the less of their time those that are admitted use.
+        if used < USED_MIN / (1.0 + self.margin) {
             return;
         }
         self.margin = (self.margin - STEP / IN_TIME_PER_LATE).max(0.0);

@@ -177,28 +177,32 @@ fn each_caller_finds_its_share_however_much_another_asks_for() {
 const TURN: Duration = Duration::from_millis(10);
 
 #[test]
-fn whoever_uses_less_than_its_share_waits_for_one_turn_of_another_at_most() {
+fn whoever_uses_less_than_its_share_waits_for_one_turn_of_each_other_at_most() {
     let mut turns = Turns::default();
     (1..=3).for_each(|member| turns.join(member, 1));
     assert_eq!(turns.wanted(1), Some(1));
-    assert_eq!((turns.wanted(2), turns.wanted(1)), (None, None), "one at a time");
-    assert_eq!(turns.done(1, TURN), Some(2));
-    assert_eq!(turns.done(1, TURN), None, "it has none to give back");
-    // 2 asks again and again; 3 comes now and then and is next each time, also after long nothing.
+    assert_eq!(turns.wanted(2), None, "one at a time");
+    assert_eq!(turns.done(1, TURN, true), Some(2));
+    assert_eq!(turns.done(1, TURN, false), None, "it has none to give back");
+    // Both ask again and again; 3 comes now and then, and neither has two turns before it.
+    let mut holder = 2;
     for _ in 0..20 {
-        assert_eq!(turns.wanted(2), None);
-        let next = turns.done(2, TURN).unwrap();
-        if next == 1 {
-            assert_eq!(turns.done(1, TURN), Some(2));
+        for _ in 0..3 {
+            holder = turns.done(holder, TURN, true).unwrap();
         }
-        assert_eq!((turns.wanted(3), turns.wanted(2)), (None, None));
-        assert_eq!(turns.done(2, TURN), Some(3));
-        assert_eq!(turns.done(3, TURN), Some(2));
+        assert_eq!(turns.wanted(3), None);
+        let mut next = turns.done(holder, TURN, true).unwrap();
+        if next != 3 {
+            assert_ne!(next, holder);
+            next = turns.done(next, TURN, true).unwrap();
+        }
+        assert_eq!(next, 3);
+        holder = turns.done(3, TURN, false).unwrap();
     }
     // What is lost gives its turn back, and does not get another.
-    assert_eq!(turns.wanted(1), None);
-    assert_eq!(turns.leave(2), Some(1));
-    assert_eq!((turns.wanted(2), turns.done(1, TURN)), (None, None));
+    let other = turns.leave(holder).unwrap();
+    assert_ne!(other, holder);
+    assert_eq!((turns.wanted(holder), turns.done(other, TURN, false)), (None, None));
     assert_eq!(turns.wanted(3), Some(3));
 }
 
@@ -221,8 +225,7 @@ proptest! {
             let member = holder.unwrap();
             let takes = Duration::from_millis(took[member as usize % took.len()]);
             used[member as usize] += takes.as_secs_f64();
-            turns.wanted(member);
-            holder = turns.done(member, takes);
+            holder = turns.done(member, takes, true);
         }
         let (whole, parts): (f64, u32) = (used.iter().sum(), weights.iter().sum());
         for (member, weight) in weights.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Turns: who of those that share a device runs its next batch.
 //!
-//! Called by the agent that owns the device's time, on the front end's side of the link. Start-time fair queueing (Goyal,
+//! Called by the owner of the device's time, on the front end's side of the link. Start-time fair queueing (Goyal,
 //! Vin and Cheng, 1996) over the time that each has used, by weight: whoever uses less than its share waits for one batch
-//! of a neighbour at most, however many the neighbour has waiting; time that nobody asks for is not kept for anybody.
+//! of each neighbour at most, however many it has waiting; time that nobody asks for is not kept for anybody.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -56,15 +56,17 @@ impl Turns {
         self.next()
     }
 
-    /// It has used its turn for so long, or gives it back. Whose turn it is now, if that has changed.
-    pub fn done(&mut self, member: u64, used: Duration) -> Option<u64> {
+    /// Its turn is over after so long; whether it asks for another. Whose turn it is now, if that has changed.
+    pub fn done(&mut self, member: u64, used: Duration, again: bool) -> Option<u64> {
         if self.holder != Some(member) {
             return None;
         }
         self.holder = None;
-        let clock = self.clock;
+        let (clock, place) = (self.clock, self.asked);
+        self.asked += 1;
         if let Some(member) = self.members.get_mut(&member) {
             member.finish = clock + used.as_secs_f64() / member.weight;
+            member.asked = again.then_some((member.finish, place));
         }
         self.next()
     }

@@ -92,8 +92,8 @@ impl House {
     /// What functions reserve is taken from what the others share.
     fn reserve(&self, wanted: &[FunctionSource]) {
         let of = |version: &VersionSource| version.settings.penstock.reserved_concurrency;
-        let reserved: u32 = wanted.iter().flat_map(|function| &function.versions).filter_map(of).sum();
-        let concurrency = self.options.concurrency;
+        let each = wanted.iter().flat_map(|function| &function.versions).filter_map(of);
+        let (reserved, concurrency) = (each.fold(0u32, u32::saturating_add), self.options.concurrency);
         if reserved >= concurrency {
             tracing::warn!(
                 reserved,
@@ -117,6 +117,7 @@ impl House {
         let served = Arc::new(ServedVersion::new(function.name.clone(), version, concurrency, self.stop.child_token()));
         let environments = self.options.environments.max(1);
         served.supervisors.store(environments, Ordering::Release);
+        self.devices.lock().retain(|_, device| !device.is_unused());
         let device = specification
             .device
             .as_ref()

@@ -23,6 +23,8 @@ const LOSSES_MAX: u32 = 8;
 const ALONE_PAUSE: Duration = Duration::from_millis(5);
 /// How often it does if it has no deadline: for five seconds in all.
 const ALONE_PAUSES_MAX: u32 = 1000;
+/// The reason of a request that is too large for an environment's memory: its own fault.
+const OUT_OF_HOST_MEMORY: &str = "out_of_host_memory";
 /// What a client is told to wait while environments start, when nothing better is known.
 const START_WAIT: Duration = Duration::from_secs(1);
 
@@ -83,7 +85,8 @@ async fn invoke_version(
                 "the server has {} requests in flight (limits.concurrency, less what other functions reserve)",
                 shared.limit()
             );
-            Refusal::shed(ShedReason::ServerConcurrency, text, Some(slot_in(version)))
+            // Others have them, and when they give one back is not known here.
+            Refusal::shed(ShedReason::ServerConcurrency, text, None)
         })?),
     };
     let _place = invocation.caller.map(|caller| place(version, caller)).transpose()?;
@@ -285,7 +288,6 @@ fn pick(
     let random = random();
     let index = choose(among(&[Standing::Good]), random).or_else(|| choose(among(&[Standing::LastResort]), random));
     if let Some(index) = index {
-        environments[index].breaker.sent(now);
         return Ok(environments[index].clone());
     }
     if let Some(refusal) = refusals.last() {
@@ -306,10 +308,12 @@ fn pick(
 
 /// Runs it there, and tells the breaker whether it failed.
 async fn call(environment: &Placed, invocation: &Invocation, alone: bool) -> Result<CallAnswer, CallEnd> {
-    let end = environment.call(invocation.clone(), alone, Instant::now().into_std()).await;
+    let now = Instant::now().into_std();
+    environment.breaker.sent(now);
+    let end = environment.call(invocation.clone(), alone, now).await;
     match &end {
         Ok(_) => environment.breaker.succeeded(),
-        Err(CallEnd::Refused(refusal)) if refusal.shed.is_none() && refusal.reason.is_some() => {
+        Err(CallEnd::Refused(Refusal { shed: None, reason: Some(reason), .. })) if *reason != OUT_OF_HOST_MEMORY => {
             environment.breaker.failed(Instant::now().into_std());
         }
         Err(_) => {}
@@ -381,7 +385,10 @@ fn full(version: &ServedVersion) -> Refusal {
 
 /// A place among the caller's own.
 fn place(version: &ServedVersion, caller: CallerId) -> Result<CallerSlot<'_>, Refusal> {
-    let (taken, limit) = (version.slots.taken().saturating_sub(1), version.limit()); // this request's slot is taken
+    // Of the slots that bound it first; this request's own is taken already.
+    let shared = version.shared.as_ref().filter(|shared| shared.limit() < version.limit());
+    let (taken, limit) = shared.map_or((version.slots.taken(), version.limit()), |s| (s.taken(), s.limit()));
+    let taken = taken.saturating_sub(1);
     version.callers.try_take(caller, taken, limit, Instant::now().into_std()).map_err(|full| {
         let function = &version.function;
         let text = match full {
@@ -391,16 +398,18 @@ fn place(version: &ServedVersion, caller: CallerId) -> Result<CallerSlot<'_>, Re
                  kept for callers with fewer"
             ),
         };
+        // It is refused as if all were taken, and so the environments' limits may be too low.
+        version.environments.load().iter().for_each(|environment| environment.found_full());
         Refusal::shed(ShedReason::CallerConcurrency, text, Some(slot_in(version)))
     })
 }
 
-/// How long until a slot is free: until a batch ends in one of its environments, or, where that cannot be told, as long as a
-/// request takes to leave at the rate measured.
+/// How long until a slot of this version is free: until a batch ends in one of its environments, or, where that cannot be
+/// told, as long as a request takes to leave at the rate measured.
 fn slot_in(version: &ServedVersion) -> Duration {
     let now = Instant::now().into_std();
-    let free_in = version.environments.load().iter().filter_map(|environment| environment.free_in(now)).min();
-    free_in.unwrap_or_else(|| version.drain_rate.lock().wait(1))
+    let ends_in = version.environments.load().iter().filter_map(|environment| environment.ends_in(now)).min();
+    ends_in.unwrap_or_else(|| version.drain_rate.lock().wait(1))
 }
 
 pub(crate) fn expired() -> Refusal {

@@ -148,7 +148,7 @@ pub struct Refusal {
     pub shed: Option<ShedReason>,
     /// A stable machine-readable reason for failures, such as `execution_crashed`.
     pub reason: Option<&'static str>,
-    /// How long the caller should wait before trying again, from the measured drain rate.
+    /// How long the caller should wait before trying again, from the batch times learned or the measured drain rate.
     pub retry_after: Option<Duration>,
 }
 

@@ -40,6 +40,6 @@ pub struct BatchReport {
 impl BatchReport {
     /// From its first input to its last output.
     pub fn total_ns(&self) -> u64 {
-        self.compute_input_ns + self.compute_ns + self.compute_output_ns
+        self.compute_input_ns.saturating_add(self.compute_ns).saturating_add(self.compute_output_ns)
     }
 }

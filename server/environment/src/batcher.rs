@@ -25,17 +25,17 @@ pub(crate) struct BatchShape {
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// Run these together.
-    Run(Vec<Entry>),
+    Run(Selection),
     /// Nothing yet: ask again then, or when something arrives.
     WaitUntil(Instant),
     /// Nothing waits.
     Idle,
 }
 
-/// Forms the next batch. `nothing_more` says that no further request can come before one of these is answered, so
+/// Chooses the next batch. `nothing_more` says that no further request can come before one of these is answered, so
 /// that waiting for company is in vain. So it is once the batch has no room for one that waits already.
-pub(crate) fn form(
-    queue: &mut Queue,
+pub(crate) fn choose(
+    queue: &Queue,
     policy: &BatchingPolicy,
     shape: &BatchShape,
     nothing_more: bool,
@@ -58,17 +58,25 @@ pub(crate) fn form(
             selected.items -= items;
         }
     }
-    queue.formed();
-    Decision::Run(selected.places.into_iter().filter_map(|(place, _)| queue.take(place)).collect())
+    Decision::Run(selected)
 }
 
 /// What would run now.
-struct Selection {
+#[derive(Debug)]
+pub(crate) struct Selection {
     /// Where its parts are and how many items each has, the oldest first.
     places: Vec<(u64, u32)>,
     items: u32,
     /// It takes nothing more: it is at its limit, or something that waits did not fit.
     full: bool,
+}
+
+impl Selection {
+    /// Takes the batch out of the queue that it was chosen from.
+    pub(crate) fn take(self, queue: &mut Queue) -> Vec<Entry> {
+        queue.formed();
+        self.places.into_iter().filter_map(|(place, _)| queue.take(place)).collect()
+    }
 }
 
 /// As many as fit, in the order they came; one that does not fit is passed over, not waited for.

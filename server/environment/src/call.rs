@@ -21,6 +21,8 @@ pub(crate) struct Call {
     pub(crate) alone: bool,
     /// Of priority, 0 the highest.
     pub(crate) level: u8,
+    /// It was foretold, when it was admitted, that it would be in time.
+    pub(crate) foretold: bool,
     /// It has waited too long and goes behind those that have not.
     pub(crate) behind: bool,
     /// Outputs wanted, in order; empty means all.
@@ -53,6 +55,7 @@ impl Call {
             timeout,
             alone,
             level: 0,
+            foretold: false,
             behind: false,
             wanted,
             gone,

@@ -10,6 +10,7 @@ use penstock_proto::link::{self, header::Kind};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// One device. Clones are the same.
 #[derive(Clone, Default)]
@@ -20,6 +21,8 @@ struct State {
     turns: Turns,
     seats: HashMap<u64, Outbox>,
     next: u64,
+    /// When the turn that is taken was given: its owner measures what is used of its time.
+    given: Option<Instant>,
 }
 
 /// An environment's place at its device; given up when dropped.
@@ -46,7 +49,13 @@ impl Device {
         let holder = change(&mut state.turns);
         if let Some(outbox) = holder.and_then(|holder| state.seats.get(&holder)) {
             outbox.send(0, Kind::Turn(link::Turn {}), Body::new());
+            state.given = Some(Instant::now());
         }
+    }
+
+    /// Whether no environment is at it, nor will be.
+    pub fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 }
 
@@ -56,9 +65,11 @@ impl Seat {
         self.device.change(|turns| turns.wanted(self.number));
     }
 
-    /// It has run one for so long, or gives its turn back.
-    pub(crate) fn done(&self, used: Duration) {
-        self.device.change(|turns| turns.done(self.number, used));
+    /// It has run one, or gives its turn back; whether it asks for another.
+    pub(crate) fn done(&self, again: bool) {
+        let given = self.device.0.lock().given;
+        let used = given.map_or(Duration::ZERO, |given| given.elapsed());
+        self.device.change(|turns| turns.done(self.number, used, again));
     }
 }
 

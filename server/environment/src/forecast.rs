@@ -6,6 +6,7 @@
 
 use parking_lot::Mutex;
 use penstock_admission::{Backlog, Caution, ServiceTime};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,17 +24,15 @@ pub(crate) struct Forecast {
 
 struct Learned {
     service: ServiceTime,
-    /// Batches that run.
-    batches: u32,
+    /// When the batches that run began, in order.
+    began: VecDeque<Instant>,
     /// Their items, as far as their callers have not left.
     running: u64,
-    /// When the last of them began.
-    began: Instant,
 }
 
 impl Forecast {
-    pub(crate) fn new(workers: u32, batch_items_max: Option<u32>, now: Instant) -> Self {
-        let learned = Learned { service: ServiceTime::default(), batches: 0, running: 0, began: now };
+    pub(crate) fn new(workers: u32, batch_items_max: Option<u32>) -> Self {
+        let learned = Learned { service: ServiceTime::default(), began: VecDeque::new(), running: 0 };
         Self { workers: workers.max(1), batch_items_max, items: AtomicU64::new(0), learned: Mutex::new(learned) }
     }
 
@@ -59,9 +58,8 @@ impl Forecast {
     /// A batch begins, with requests of so many items that had not begun before.
     pub(crate) fn begun(&self, items: u64, now: Instant) {
         let mut learned = self.learned.lock();
-        learned.batches += 1;
+        learned.began.push_back(now);
         learned.running += items;
-        learned.began = now;
     }
 
     /// One of so many items that had begun has been answered, or its caller has left.
@@ -75,7 +73,8 @@ impl Forecast {
         let mut learned = self.learned.lock();
         let size = self.batch_items_max.map_or(1, |_| u64::from(items));
         learned.service.observe(size, took, now);
-        learned.batches = learned.batches.saturating_sub(1);
+        // Which of them it was is not told; that it began first is likely, and errs little.
+        learned.began.pop_front();
     }
 
     /// How long until a request of so many items would be done, in the mean, with as much longer before its own batch as
@@ -85,25 +84,27 @@ impl Forecast {
         let batch = u64::from(self.batch_items_max.unwrap_or(1)).max(1);
         let waiting = self.items.load(Ordering::Relaxed).saturating_sub(learned.running);
         let own_batch_size = (waiting % batch).saturating_add(items).min(batch.max(items));
-        let free_in = learned.free_in(self.workers, now)?;
+        let free_in = if learned.began.len() < self.workers as usize {
+            Duration::ZERO
+        } else {
+            self.first_ends_in(&learned, now)?
+        };
         let backlog =
             Backlog { batches: waiting as f64 / batch as f64, batch_size: batch, workers: self.workers, free_in };
         backlog.done_in(own_batch_size, |size| learned.service.expect(size, now), caution)
     }
 
-    /// How long until a batch ends, in the mean; zero where a worker is idle. `None` if nothing ran lately.
-    pub(crate) fn free_in(&self, now: Instant) -> Option<Duration> {
-        self.learned.lock().free_in(self.workers, now)
+    /// How long until a batch ends, in the mean. `None` if none runs or nothing ran lately.
+    pub(crate) fn ends_in(&self, now: Instant) -> Option<Duration> {
+        self.first_ends_in(&self.learned.lock(), now)
     }
-}
 
-impl Learned {
-    fn free_in(&self, workers: u32, now: Instant) -> Option<Duration> {
-        if self.batches < workers {
-            return Some(Duration::ZERO);
-        }
-        let takes = self.service.expect(self.running / u64::from(self.batches.max(1)), now)?;
-        Some(takes.saturating_sub(now.saturating_duration_since(self.began)))
+    fn first_ends_in(&self, learned: &Learned, now: Instant) -> Option<Duration> {
+        let began = learned.began.front()?;
+        let each = learned.running / learned.began.len() as u64;
+        // A request that is split over several batches counts whole from its first.
+        let size = each.min(self.batch_items_max.unwrap_or(1).into());
+        Some(learned.service.expect(size, now)?.saturating_sub(now.saturating_duration_since(*began)))
     }
 }
 
@@ -117,7 +118,7 @@ mod tests {
     #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
     fn what_is_in_flight_is_done_first() {
         let start = Instant::now();
-        let forecast = Forecast::new(1, Some(8), start);
+        let forecast = Forecast::new(1, Some(8));
         assert_eq!(forecast.done_in(1, start, Caution::NONE), None, "nothing ran yet");
         for n in 0..40u32 {
             forecast.ran(1 + n % 8, 10 * MS, start);
@@ -140,10 +141,8 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
     fn rows_count_as_far_as_a_batch_may_have_them() {
-        let start = Instant::now();
-        let (together, alone) = (Forecast::new(1, Some(8), start), Forecast::new(3, None, start));
+        let (together, alone) = (Forecast::new(1, Some(8)), Forecast::new(3, None));
         assert_eq!([0, 5, u64::MAX].map(|rows| together.counted(rows, false)), [1, 5, 8]);
         assert_eq!((together.counted(u64::MAX, true), alone.counted(u64::MAX, false)), (1 << 20, 1));
     }
@@ -152,14 +151,18 @@ mod tests {
     #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
     fn workers_share_the_work() {
         let start = Instant::now();
-        let forecast = Forecast::new(2, None, start);
+        let forecast = Forecast::new(2, None);
         (0..10).for_each(|_| forecast.ran(1, 10 * MS, start));
         let done_in = || forecast.done_in(1, start, Caution::NONE);
         forecast.sent(6);
         forecast.begun(1, start);
-        assert_eq!(forecast.free_in(start), Some(Duration::ZERO), "one of them is free");
-        forecast.begun(1, start);
-        assert_eq!(forecast.free_in(start), Some(10 * MS));
+        assert_eq!(done_in(), Some(30 * MS), "one of them is free: two rounds and its own");
+        forecast.begun(1, start + 6 * MS);
+        assert_eq!(forecast.ends_in(start + 8 * MS), Some(2 * MS), "the one that began first");
         assert_eq!(done_in(), Some(40 * MS), "two rounds after the one that runs");
+        forecast.ran(1, 10 * MS, start);
+        assert_eq!(forecast.ends_in(start + 8 * MS), Some(8 * MS));
+        forecast.ran(1, 10 * MS, start);
+        assert_eq!(forecast.ends_in(start), None, "none runs");
     }
 }

@@ -240,7 +240,7 @@ pub(crate) struct FrameReader<R> {
     buffer: BytesMut,
     open: Option<OpenFrame>,
     assembling: HashMap<u64, Assembling>,
-    /// Bytes still to come of bodies whose call was cancelled meanwhile.
+    /// Bytes still to come of bodies that nobody waits for any more, or for which there is no memory.
     unwanted: HashMap<u64, usize>,
     body_bytes_max: u64,
     budget: Option<ByteBudget>,
@@ -381,6 +381,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let body_bytes = body_bytes as usize;
         if body_bytes == body.len() {
             return Ok(Some(Incoming { call, kind, body, share: None }));
+        }
+        if self.assembling.contains_key(&call) || self.unwanted.contains_key(&call) {
+            return Err(broken(format!("a second body for call {call}")));
         }
         if !body.is_empty() {
             return Err(broken(format!("{} of the {body_bytes} bytes of a body beside its header", body.len())));

@@ -158,7 +158,7 @@ impl EnvironmentHandle {
         let items_max = report.signature().max_batch_size;
         let together = specification.batching.dynamic && items_max > 0;
         let handle = Arc::new(Self {
-            forecast: Forecast::new(specification.workers as u32, together.then_some(items_max), now()),
+            forecast: Forecast::new(specification.workers as u32, together.then_some(items_max)),
             batches: items_max > 0,
             batching: specification.batching.clone(),
             heard: Mutex::new(now()),
@@ -224,9 +224,10 @@ impl EnvironmentHandle {
         self.forecast.done_in(items, now, caution)
     }
 
-    /// How long until one of its batches ends, in the mean, and slots with it; `None` if nothing ran lately.
-    pub fn free_in(&self, now: Instant) -> Option<Duration> {
-        self.forecast.free_in(now)
+    /// How long until one of its batches ends, in the mean, and with it the slots of its requests; `None` if none runs or
+    /// nobody knows.
+    pub fn ends_in(&self, now: Instant) -> Option<Duration> {
+        self.forecast.ends_in(now)
     }
 
     /// Whether it takes new calls.
@@ -290,7 +291,8 @@ impl EnvironmentHandle {
     }
 
     fn take(&self, number: u64) -> Option<Open> {
-        let open = self.calls.lock().open.remove(&number)?;
+        let mut calls = self.calls.lock();
+        let open = calls.open.remove(&number)?;
         if open.begun {
             self.forecast.ended(open.items);
         }
@@ -314,6 +316,7 @@ impl EnvironmentHandle {
             }
             Kind::Begun(begun) => {
                 let mut items = 0;
+                // Locked until it is counted, so that no call of it ends before.
                 let mut calls = self.calls.lock();
                 for call in begun.calls {
                     if let Some(open) = calls.open.get_mut(&call)
@@ -322,7 +325,6 @@ impl EnvironmentHandle {
                         items += open.items;
                     }
                 }
-                drop(calls);
                 self.forecast.begun(items, now());
             }
             Kind::Batch(batch) => {
@@ -341,9 +343,7 @@ impl EnvironmentHandle {
                 };
             }
             Kind::TurnWanted(_) => self.seat.lock().iter().for_each(Seat::wanted),
-            Kind::TurnDone(done) => {
-                self.seat.lock().iter().for_each(|seat| seat.done(Duration::from_micros(done.used_us)));
-            }
+            Kind::TurnDone(done) => self.seat.lock().iter().for_each(|seat| seat.done(done.again)),
             _ => tracing::warn!(call = incoming.call, "unexpected message from an environment"),
         }
     }

@@ -8,7 +8,7 @@ mod deadlines;
 mod entering;
 mod turn;
 
-use crate::batcher::{BatchShape, Decision, form};
+use crate::batcher::{BatchShape, Decision, choose};
 use crate::call::Call;
 use crate::frame::{Body, FrameReader, Incoming, Outbox};
 use crate::message;
@@ -200,10 +200,10 @@ impl Room {
 
     fn batch_done(&mut self, done: BatchDone, now: Instant) -> Result<(), RoomError> {
         self.idle.push(done.worker);
-        if let Some(Running { since, wanted, size }) = self.running[done.worker].take() {
+        if let Some(Running { wanted, size, .. }) = self.running[done.worker].take() {
             // What a request waits for includes the turns of others.
             self.service.observe(size, now.saturating_duration_since(wanted), now);
-            self.turn_over(now.saturating_duration_since(since));
+            self.turn_over(now);
         }
         self.alone = false; // nothing else was running if it was set
         self.load.changed = true;
@@ -229,7 +229,7 @@ impl Room {
             return;
         };
         self.drain_rate.finished(now, !self.queue.is_empty());
-        if let Some(deadline) = call.deadline {
+        if let Some(deadline) = call.deadline.filter(|_| call.foretold) {
             let (took, had) = (now - call.received, deadline - call.received);
             self.caution.in_time(took.as_secs_f64() / had.as_secs_f64());
         }
@@ -284,19 +284,20 @@ impl Room {
         self.wake = None;
         while !self.idle.is_empty() && !self.keeps_still() {
             self.drop_late(now);
-            if !self.may_run(now) {
-                return;
-            }
             let nothing_more = self.draining || self.is_full();
-            let entries = match form(&mut self.queue, &self.specification.batching, &self.shape, nothing_more, now) {
-                Decision::Run(entries) => entries,
+            let selected = match choose(&self.queue, &self.specification.batching, &self.shape, nothing_more, now) {
+                Decision::Run(selected) => selected,
                 Decision::WaitUntil(at) => {
-                    self.turn_over(Duration::ZERO);
+                    self.give_back_turn();
                     self.wake = Some(at);
                     return;
                 }
-                Decision::Idle => return self.turn_over(Duration::ZERO),
+                Decision::Idle => return self.give_back_turn(),
             };
+            if !self.may_run(now) {
+                return;
+            }
+            let entries = selected.take(&mut self.queue);
             let Some(worker) = self.idle.pop() else { return };
             self.run_batch(worker, entries, now);
         }

@@ -220,7 +220,7 @@ pub(crate) const FIELDS: &[Field] = &[
     },
     Field {
         key: "callers.header",
-        variable: "PENSTOCK_CALLERS_HEADER",
+        variable: "PENSTOCK_CALLER_HEADER",
         kind: Kind::Header,
         default: "",
         unit: "header",
@@ -234,7 +234,8 @@ pub(crate) const FIELDS: &[Field] = &[
         kind: Kind::Integer(0, 1 << 20),
         default: "0",
         unit: "requests",
-        meaning: "Requests in flight of one caller in one version, where callers are told apart. 0: as many as its share.",
+        meaning: "Requests in flight of one caller in one version, where callers are told apart. 0: as many as its share, and more \
+                  while more than an eighth of the slots is free.",
     },
     Field {
         key: "limits.concurrency",

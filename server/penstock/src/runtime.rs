@@ -76,7 +76,11 @@ pub(crate) fn specify(
         let (number, notes) = (version.number.0, settings.notes.join("; "));
         tracing::warn!(function = %function.name, version = number, notes, "a part of the configuration is not followed");
     }
-    let workers = settings.worker_count.unwrap_or(1).max(1) as usize;
+    // Of those that share a device one batch runs at a time.
+    let workers = match &settings.penstock.device {
+        Some(_) => 1,
+        None => settings.worker_count.unwrap_or(1).max(1) as usize,
+    };
     let (configured, environments) =
         (config.integer("environments.threads"), config.integer("environments.per_version"));
     let threads = thread_share(settings.penstock.threads, configured, cores, environments);

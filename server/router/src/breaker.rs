@@ -33,8 +33,12 @@ impl Breaker {
     pub fn sent(&self, now: Instant) {
         if self.failures.load(Ordering::Relaxed) >= FAILURES_MAX {
             let mut next = self.next.lock();
-            let pause = next.map_or(PAUSE_FIRST, |(_, pause)| pause);
-            *next = Some((now + pause, (pause * 2).min(PAUSE_MAX)));
+            // Before that it was sent for want of another: no try.
+            if let Some((at, pause)) = *next
+                && at <= now
+            {
+                *next = Some((now + pause, (pause * 2).min(PAUSE_MAX)));
+            }
         }
     }
 

@@ -1,5 +1,5 @@
-//! The router: which environment takes a request, and whether one that was refused may try another. Pure: loads in, an
-//! index out.
+//! The router: which environment takes a request, whether one that was refused may try another, and which is passed over
+//! because it fails again and again. Pure: loads and times in, an index out.
 //!
 //! Called by the dispatch room with the environments of one version. Never talks to one, never waits.
 

@@ -58,6 +58,8 @@ fn what_fails_again_and_again_is_tried_now_and_then() {
     assert!(breaker.lets_through(start), "never five in a row");
     breaker.failed(start);
     assert!(!breaker.lets_through(at(499)) && breaker.lets_through(at(500)));
+    (0..20).for_each(|_| breaker.sent(at(100))); // for want of another
+    assert!(breaker.lets_through(at(500)));
     breaker.sent(at(500));
     breaker.failed(at(510));
     assert!(!breaker.lets_through(at(1499)) && breaker.lets_through(at(1500)), "the pause doubles");

@@ -55,19 +55,23 @@ impl Room {
         (batches, size / batches.max(1.0))
     }
 
-    /// Refuses a request of these parts if it cannot be done by its deadline; `None` if it can, or if nobody knows.
-    pub(super) fn unmeetable(
+    /// Whether it is foretold that a request of these parts will be done by its deadline: not if nobody knows, or it has
+    /// none. Errors: it cannot be.
+    pub(super) fn foretell(
         &self,
         deadline: Option<Instant>,
         parts: &[Part],
         level: u8,
         now: Instant,
-    ) -> Option<Refusal> {
-        let left = usable(deadline?.saturating_duration_since(now));
+    ) -> Result<bool, Refusal> {
+        let Some(deadline) = deadline else { return Ok(false) };
+        let left = usable(deadline.saturating_duration_since(now));
         let items = parts.iter().map(|part| u64::from(part.items)).sum();
         let tokens = parts.iter().map(|part| u64::from(part.tokens)).sum();
-        let done_in = self.done_in(self.size(items, tokens), level, now)?;
-        (done_in > left).then(|| Refusal::unmeetable(done_in, left))
+        match self.done_in(self.size(items, tokens), level, now) {
+            Some(done_in) if done_in > left => Err(Refusal::unmeetable(done_in, left)),
+            known => Ok(known.is_some()),
+        }
     }
 
     /// How long until a request of this size and level that comes now would be done.
@@ -129,7 +133,7 @@ impl Room {
         let near = self.deadlines.iter().take_while(|(deadline, _)| *deadline < now + takes + takes);
         let late = near.filter(|entry| entry.0 < now + takes + way_back(entry));
         let late: Vec<_> = late.copied().filter(|(_, call)| waits(call)).collect();
-        if !late.is_empty() {
+        if late.iter().any(|(_, call)| self.was_foretold(*call)) {
             self.caution.late();
         }
         for (deadline, call) in late {
@@ -138,9 +142,14 @@ impl Room {
         }
     }
 
+    fn was_foretold(&self, call: u64) -> bool {
+        self.calls.get(&call).is_some_and(|call| call.foretold)
+    }
+
     /// Answers those whose time is up.
     pub(super) fn expire(&mut self, now: Instant) {
-        if self.deadlines.first().is_some_and(|(deadline, _)| *deadline <= now) {
+        let mut expired = self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now);
+        if expired.any(|(_, call)| self.was_foretold(*call)) {
             self.caution.late();
         }
         while let Some((deadline, number)) = self.deadlines.first().copied()

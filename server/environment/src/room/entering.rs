@@ -35,7 +35,7 @@ impl Room {
             return self.refuse(call, refusal);
         }
         // Before any work is put into it; once its size is known it is asked again.
-        if let Some(refusal) = self.unmeetable(deadline, &[], level, now) {
+        if let Err(refusal) = self.foretell(deadline, &[], level, now) {
             return self.refuse(call, refusal);
         }
         let timeout = self.specification.queue.timeout.as_ref();
@@ -97,14 +97,15 @@ impl Room {
             return; // cancelled or expired meanwhile
         };
         let level = call.level;
-        let mut prepared = match self.admit(call.deadline, level, prepared, now) {
-            Ok(prepared) => prepared,
+        let (mut prepared, foretold) = match self.admit(call.deadline, level, prepared, now) {
+            Ok(admitted) => admitted,
             Err(refusal) => {
                 self.forget(number);
                 return self.refuse(number, refusal);
             }
         };
         let call = self.calls.get_mut(&number).expect("it was there above, and only its refusal forgets it");
+        call.foretold = foretold;
         call.prepared(&mut prepared, now);
         self.load.changed = true;
         let (alone, behind, complete) = (call.alone, call.behind, call.is_complete());
@@ -116,21 +117,19 @@ impl Room {
         }
     }
 
-    /// What has been prepared enters the queue if there is room and time for it.
+    /// What has been prepared enters the queue if there is room and time for it; with it, whether that was foretold.
     fn admit(
         &self,
         deadline: Option<Instant>,
         level: u8,
         prepared: Result<Prepared, ExecError>,
         now: Instant,
-    ) -> Result<Prepared, Refusal> {
+    ) -> Result<(Prepared, bool), Refusal> {
         let prepared = prepared.map_err(|error| refusal(&error))?;
         let fits = self.queue.fits(&prepared.parts, &self.specification.queue);
         fits.map_err(|share| self.full(ShedReason::QueueItems, share, now))?;
-        match self.unmeetable(deadline, &prepared.parts, level, now) {
-            Some(refusal) => Err(refusal),
-            None => Ok(prepared),
-        }
+        let foretold = self.foretell(deadline, &prepared.parts, level, now)?;
+        Ok((prepared, foretold))
     }
 
     /// Takes no further request: as many are in flight as may be, or as many wait as may wait. An idle worker is about

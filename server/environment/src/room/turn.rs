@@ -1,11 +1,11 @@
-//! Turns at a device that the environment shares: asked for before a batch is formed, given back when it has run.
+//! Turns at a device that the environment shares: asked for when a batch could be formed, over when it has run.
 //!
 //! Called by the room's loop. Where the device is not shared there is nothing to ask.
 
 use super::Room;
 use crate::frame::Body;
 use penstock_proto::link::{self, header::Kind};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Where the environment stands with its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,22 +23,13 @@ pub(super) enum Turn {
 }
 
 impl Room {
-    /// Whether a batch may be formed now; else a turn is asked for if there is work for one.
+    /// A batch is chosen: whether it may run now. Else a turn is asked for, and it is chosen anew when that is given.
     pub(super) fn may_run(&mut self, now: Instant) -> bool {
-        match self.turn {
-            Turn::Own => true,
-            Turn::Given(_) if self.queue.is_empty() => {
-                self.turn_over(Duration::ZERO);
-                false
-            }
-            Turn::Given(_) => true,
-            Turn::None if !self.queue.is_empty() => {
-                self.outbox.send(0, Kind::TurnWanted(link::TurnWanted {}), Body::new());
-                self.turn = Turn::Asked(now);
-                false
-            }
-            Turn::None | Turn::Asked(_) | Turn::Used => false,
+        if self.turn == Turn::None {
+            self.outbox.send(0, Kind::TurnWanted(link::TurnWanted {}), Body::new());
+            self.turn = Turn::Asked(now);
         }
+        matches!(self.turn, Turn::Own | Turn::Given(_))
     }
 
     /// It is this environment's turn.
@@ -61,11 +52,20 @@ impl Room {
         }
     }
 
-    /// The turn has been used for so long; or it is of no use, as there is nothing to run yet.
-    pub(super) fn turn_over(&mut self, used: Duration) {
-        if matches!(self.turn, Turn::Given(_) | Turn::Used) {
-            let used_us = u64::try_from(used.as_micros()).unwrap_or(u64::MAX);
-            self.outbox.send(0, Kind::TurnDone(link::TurnDone { used_us }), Body::new());
+    /// The batch has run. If more waits the next turn is asked for in the same breath, so that it is weighed against those
+    /// of the others.
+    pub(super) fn turn_over(&mut self, now: Instant) {
+        if self.turn == Turn::Used {
+            let again = !self.queue.is_empty();
+            self.outbox.send(0, Kind::TurnDone(link::TurnDone { again }), Body::new());
+            self.turn = if again { Turn::Asked(now) } else { Turn::None };
+        }
+    }
+
+    /// There is nothing to run, or not yet.
+    pub(super) fn give_back_turn(&mut self) {
+        if let Turn::Given(_) = self.turn {
+            self.outbox.send(0, Kind::TurnDone(link::TurnDone { again: false }), Body::new());
             self.turn = Turn::None;
         }
     }

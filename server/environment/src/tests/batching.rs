@@ -1,6 +1,6 @@
 //! What the batcher chooses, and that it starves nothing.
 
-use crate::batcher::{BatchShape, Decision, form};
+use crate::batcher::{BatchShape, Decision, choose};
 use crate::queue::Queue;
 use crate::specification::{BatchingPolicy, QueueLimits};
 use penstock_executor::{BatchCost, Part, PartInput};
@@ -30,8 +30,8 @@ fn policy() -> BatchingPolicy {
 
 /// The calls in the batch formed, or `None` if nothing runs now.
 fn run(queue: &mut Queue, policy: &BatchingPolicy, shape: &BatchShape, now: Instant) -> Option<Vec<u64>> {
-    match form(queue, policy, shape, false, now) {
-        Decision::Run(entries) => Some(entries.iter().map(|entry| entry.call).collect()),
+    match choose(queue, policy, shape, false, now) {
+        Decision::Run(selected) => Some(selected.take(queue).iter().map(|entry| entry.call).collect()),
         Decision::WaitUntil(_) | Decision::Idle => None,
     }
 }
@@ -53,7 +53,7 @@ fn a_delay_waits_for_a_preferred_size_and_no_longer() {
     let policy = BatchingPolicy { preferred_sizes: vec![2, 4], max_delay_us: 1000, ..policy() };
     queue.push(0, vec![part(1, 0)], now, false, 0);
     assert!(
-        matches!(form(&mut queue, &policy, &items(8), false, now), Decision::WaitUntil(at) if at == now + Duration::from_millis(1))
+        matches!(choose(&queue, &policy, &items(8), false, now), Decision::WaitUntil(at) if at == now + Duration::from_millis(1))
     );
     queue.push(1, vec![part(1, 0)], now, false, 0);
     queue.push(2, vec![part(1, 0)], now, false, 0);
@@ -61,7 +61,7 @@ fn a_delay_waits_for_a_preferred_size_and_no_longer() {
     assert_eq!(run(&mut queue, &policy, &items(8), now), None, "one is left and waits");
     assert_eq!(run(&mut queue, &policy, &items(8), now + Duration::from_millis(1)), Some(vec![2]));
     queue.push(3, vec![part(1, 0)], now, false, 0);
-    assert!(matches!(form(&mut queue, &policy, &items(8), true, now), Decision::Run(_)), "nothing more can come");
+    assert!(matches!(choose(&queue, &policy, &items(8), true, now), Decision::Run(_)), "nothing more can come");
 }
 
 #[test]
@@ -159,7 +159,8 @@ proptest! {
             queue.push(call as u64, vec![part(*items, *tokens)], now, false, 0);
         }
         let mut left: std::collections::BTreeSet<u64> = (0..parts.len() as u64).collect();
-        while let Decision::Run(entries) = form(&mut queue, &policy, &shape, false, now) {
+        while let Decision::Run(selected) = choose(&queue, &policy, &shape, false, now) {
+            let entries = selected.take(&mut queue);
             prop_assert!(entries.iter().any(|entry| Some(&entry.call) == left.first()), "the oldest is in the batch");
             prop_assert!(entries.iter().map(|entry| entry.part.items).sum::<u32>() <= 8);
             let tokens: u32 = match cost {
@@ -188,7 +189,7 @@ proptest! {
             queue.push(call as u64, vec![part(*items, *tokens)], now, false, 0);
         }
         let room = queue.items() < 8 && (cost == BatchCost::Items || queue.tokens() < 600);
-        let waits = matches!(form(&mut queue, &policy, &shape, false, now), Decision::WaitUntil(_));
+        let waits = matches!(choose(&queue, &policy, &shape, false, now), Decision::WaitUntil(_));
         prop_assert_eq!(waits, room);
     }
 

@@ -4,6 +4,7 @@ use crate::frame::{Body, CHUNK_BYTES, FrameReader, Outbox, write_frames};
 use bytes::Bytes;
 use penstock_proto::link::{self, header::Kind};
 use proptest::prelude::*;
+use prost::Message;
 
 fn cancel() -> Kind {
     Kind::Cancel(link::Cancel {})
@@ -87,6 +88,50 @@ async fn a_body_over_the_limit_and_nonsense_are_refused() {
     assert!(FrameReader::new(nonsense, 1000).next().await.is_err());
     let cut: &[u8] = &[9, 0, 0];
     assert!(FrameReader::new(cut, 1000).next().await.is_err());
+}
+
+/// A frame of this header, and of so many bytes of body beside it.
+fn frame(call: u64, body_bytes: u64, kind: Kind, beside: usize) -> Vec<u8> {
+    let header = link::Header { call, body_bytes, kind: Some(kind) }.encode_to_vec();
+    let mut bytes = ((header.len() + beside) as u32).to_le_bytes().to_vec();
+    bytes.extend((header.len() as u32).to_le_bytes());
+    bytes.extend(header);
+    bytes.extend(vec![7; beside]);
+    bytes
+}
+
+fn chunk(call: u64, bytes: usize) -> Vec<u8> {
+    frame(call, bytes as u64, Kind::Chunk(link::BodyChunk {}), bytes)
+}
+
+#[tokio::test]
+async fn a_peer_cannot_send_more_than_it_has_announced() {
+    let large = 20_000;
+    let open = || frame(1, large, drain(), 0);
+    let again = [open(), frame(1, 0, cancel(), 0), open(), chunk(1, 1000)].concat();
+    let twice = [open(), open()].concat();
+    let over = [open(), chunk(1, 15_000), chunk(1, 5_001)].concat();
+    let nobodys = chunk(9, 10);
+    let part_beside = frame(1, large, drain(), 100);
+    for bytes in [again, twice, over, nobodys, part_beside] {
+        let mut reader = FrameReader::new(&bytes[..], 1 << 20);
+        let end = loop {
+            match reader.next().await {
+                Ok(Some(message)) => assert!(matches!(message.kind, Kind::Cancel(_)), "{message:?}"),
+                end => break end,
+            }
+        };
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    }
+    // Cut in a chunk, and read in any pieces.
+    let whole = [open(), chunk(1, 15_000), frame(2, 0, cancel(), 0), chunk(1, 5_000)].concat();
+    let mut cut = FrameReader::new(&whole[..9_000], 1 << 20);
+    assert_eq!(cut.next().await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    let mut reader = FrameReader::new(&whole[..], 1 << 20);
+    assert_eq!(reader.next().await.unwrap().unwrap().call, 2);
+    let message = reader.next().await.unwrap().unwrap();
+    assert_eq!((message.call, message.body.len()), (1, 20_000));
+    assert!(reader.next().await.unwrap().is_none());
 }
 
 proptest! {
