@@ -2,10 +2,14 @@
 //!
 //! Called by the owner of the device's time, on the front end's side of the link. Start-time fair queueing (Goyal,
 //! Vin and Cheng, 1996) over the time that each has used, by weight: whoever uses less than its share waits for one batch
-//! of each neighbour at most, however many it has waiting; time that nobody asks for is not kept for anybody.
+//! of each neighbour at most, however many it has waiting; of time that it did not ask for, little is kept for it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Virtual seconds that one who uses less than its share may be ahead of the others: it may come in bursts of so much, and
+/// each of its turns still comes next (as in Duda and Cheriton, "Borrowed-Virtual-Time Scheduling", 1999).
+const CREDIT: f64 = 0.1;
 
 /// One that takes turns.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +26,9 @@ struct Member {
 pub struct Turns {
     members: BTreeMap<u64, Member>,
     holder: Option<u64>,
-    /// Virtual time: the start of the turn that is taken.
+    /// Where the turn that is taken started in virtual time.
+    start: f64,
+    /// Virtual time: the latest of these starts.
     clock: f64,
     asked: u64,
 }
@@ -50,8 +56,8 @@ impl Turns {
         if let Some(member) = self.members.get_mut(&member)
             && member.asked.is_none()
         {
-            // Time that it did not ask for is not saved up.
-            member.asked = Some((member.finish.max(clock), place));
+            // Of the time that it did not ask for little is saved up.
+            member.asked = Some((member.finish.max(clock - CREDIT), place));
         }
         self.next()
     }
@@ -62,10 +68,10 @@ impl Turns {
             return None;
         }
         self.holder = None;
-        let (clock, place) = (self.clock, self.asked);
+        let (start, place) = (self.start, self.asked);
         self.asked += 1;
         if let Some(member) = self.members.get_mut(&member) {
-            member.finish = clock + used.as_secs_f64() / member.weight;
+            member.finish = start + used.as_secs_f64() / member.weight;
             member.asked = again.then_some((member.finish, place));
         }
         self.next()
@@ -78,7 +84,8 @@ impl Turns {
         let asked = self.members.iter().filter_map(|(number, member)| Some((member.asked?, *number)));
         let first = asked.min_by(|((a, x), _), ((b, y), _)| a.total_cmp(b).then(x.cmp(y)));
         let ((start, _), number) = first?;
-        self.clock = start;
+        self.start = start;
+        self.clock = self.clock.max(start);
         self.holder = Some(number);
         if let Some(member) = self.members.get_mut(&number) {
             member.asked = None;

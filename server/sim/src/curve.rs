@@ -64,6 +64,8 @@ fn point(question: &Question, load: f64, policies: bool) -> Point {
         priority_levels: 0,
         standing_wait: Duration::ZERO,
         slots: if policies { SLOTS_ON } else { SLOTS_OFF },
+        concurrency: SLOTS_OFF,
+        one_device: false,
         fixed: Duration::from_millis(10),
         per_item: Duration::ZERO,
         jitter: 0.05,
@@ -77,7 +79,7 @@ fn point(question: &Question, load: f64, policies: bool) -> Point {
     script.requests = arrivals
         .draw(count, load * capacity_rps, &mut SmallRng::seed_from_u64(seed))
         .into_iter()
-        .map(|at| Request { at, items: 1, timeout: told, leaves: None, priority: 0, deadly: false })
+        .map(|at| Request { at, items: 1, timeout: told, leaves: None, priority: 0, caller: None, deadly: false })
         .collect();
     let loaded = script.requests.last().map_or(seconds, |request| request.at.as_secs_f64());
     let happened = run(&script, None);

@@ -30,6 +30,10 @@ pub struct Script {
     pub standing_wait: Duration,
     /// Requests in flight in one environment.
     pub slots: u32,
+    /// Requests in flight in the whole house.
+    pub concurrency: u32,
+    /// Whether the environments share one device, and take turns.
+    pub one_device: bool,
     /// What a batch costs.
     pub fixed: Duration,
     /// And each item of it.
@@ -57,6 +61,8 @@ pub struct Request {
     pub leaves: Option<Duration>,
     /// 1 the highest; 0 for none.
     pub priority: u32,
+    /// Who sends it, where callers are told apart.
+    pub caller: Option<u64>,
     /// Any batch it is in takes the environment with it.
     pub deadly: bool,
 }
@@ -94,6 +100,8 @@ impl Script {
             priority_levels: if r.random_bool(0.3) { 3 } else { 0 },
             standing_wait: if r.random_bool(0.5) { ms(r, 5.0, 200.0) } else { Duration::ZERO },
             slots: r.random_range(2..=64),
+            concurrency: 1 << 20,
+            one_device: false,
             fixed: ms(r, 0.5, 60.0),
             per_item: ms(r, 0.0, 5.0),
             jitter: if r.random_bool(0.5) { 0.0 } else { r.random_range(0.0..0.5) },
@@ -125,6 +133,7 @@ impl Script {
                     .then(|| Duration::from_secs_f64(batch * *[0.5, 1.5, 3.0, 10.0].choose(r).unwrap_or(&3.0))),
                 leaves: r.random_bool(leavers).then(|| Duration::from_secs_f64(batch * r.random_range(0.0..4.0))),
                 priority: r.random_range(0..5),
+                caller: None,
                 deadly: r.random_bool(deadly),
             })
             .collect();
@@ -143,7 +152,25 @@ impl Script {
             script.faults.push((Duration::from_secs_f64(last), Fault::Mend));
             script.faults.sort_by_key(|(at, _)| *at);
         }
+        script.share(r);
         script
+    }
+
+    /// What is shared: a device among the environments, the slots among callers, the house among versions.
+    fn share(&mut self, random: &mut SmallRng) {
+        if random.random_bool(0.3) {
+            (self.one_device, self.workers) = (true, 1);
+        }
+        if random.random_bool(0.2) {
+            self.concurrency = random.random_range(1..=self.slots * self.environments);
+        }
+        if random.random_bool(0.3) {
+            // The first sends as many as all others together.
+            let callers = random.random_range(2..6);
+            for request in &mut self.requests {
+                request.caller = Some(if random.random_bool(0.5) { 0 } else { random.random_range(1..callers) });
+            }
+        }
     }
 
     /// How long a batch takes in the mean.
@@ -155,7 +182,7 @@ impl Script {
     pub fn capacity(&self) -> f64 {
         let together = if self.dynamic { self.max_batch } else { 1 };
         let each = f64::from(together) / self.batch_time(together).as_secs_f64();
-        each * f64::from(self.environments * self.workers)
+        each * f64::from(if self.one_device { 1 } else { self.environments * self.workers })
     }
 
     /// Whether any fault may take an environment.

@@ -7,8 +7,8 @@ use crate::stage::{Stage, Start, Troupe};
 use bytes::{BufMut, BytesMut};
 use penstock_admission::ByteBudget;
 use penstock_dispatch::{Balance, ControlMode, House, HouseOptions, Reply, ServedVersion};
-use penstock_domain::{Datatype, FunctionName, Invocation, Refusal, ShedReason, Tensor, VersionNumber};
-use penstock_environment::{BatchingPolicy, IsolationPolicy, QueueLimits, Specification};
+use penstock_domain::{CallerId, Datatype, FunctionName, Invocation, Refusal, ShedReason, Tensor, VersionNumber};
+use penstock_environment::{BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, Specification};
 use penstock_registry::{ContentRevision, FunctionSource, IdentityDelays, RuntimeSource, VersionSource};
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,7 +129,15 @@ async fn happen(script: &Script, plant: Option<Plant>) -> Run {
     sleep(RECOVERY).await;
     let probes_from = script.requests.len() as u64;
     for probe in 0..PROBES as u64 {
-        let request = Request { at: Duration::ZERO, items: 1, timeout: None, leaves: None, priority: 0, deadly: false };
+        let request = Request {
+            at: Duration::ZERO,
+            items: 1,
+            timeout: None,
+            leaves: None,
+            priority: 0,
+            caller: None,
+            deadly: false,
+        };
         ends.push(call(&house, &stage, probes_from + probe, &request, false).await);
     }
     // A caller that has left is forgotten by the environment a moment later.
@@ -186,7 +194,7 @@ fn invocation(number: u64, request: &Request, now: Instant) -> Invocation {
         outputs: Vec::new(),
         deadline: request.timeout.map(|timeout| now.into_std() + timeout),
         priority: request.priority,
-        caller: None,
+        caller: request.caller.map(CallerId),
         splittable: false,
     }
 }
@@ -213,7 +221,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         workers: script.workers as usize,
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
-        device: None,
+        device: script.one_device.then(|| DeviceShare { name: "one".into(), weight: 1 }),
         body_bytes_max: 1 << 20,
     };
     let house = House::new(HouseOptions {
@@ -222,7 +230,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         load_at_start: Vec::new(),
         launcher: Arc::new(Troupe(stage.clone())),
         specify: Box::new(move |_, _| specification.clone()),
-        concurrency: 1 << 20,
+        concurrency: script.concurrency,
         function_concurrency: 4096,
         caller_concurrency: 0,
         function_timeout: None,
