@@ -102,7 +102,7 @@ impl House {
                  refused; raise limits.concurrency or lower penstock.reserved_concurrency"
             );
         }
-        self.unreserved.set_limit(concurrency.saturating_sub(reserved));
+        self.unreserved.slots.set_limit(concurrency.saturating_sub(reserved));
     }
 
     /// Starts a version's environments.

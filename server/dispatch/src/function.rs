@@ -101,7 +101,7 @@ pub struct ServedVersion {
     pub(crate) environments: ArcSwap<Vec<Arc<Placed>>>,
     pub(crate) slots: Slots,
     /// Where a slot is taken, too, of those that all share; `None` where its own are reserved.
-    pub(crate) shared: Option<Slots>,
+    pub(crate) shared: Option<Arc<Shared>>,
     /// Of each caller, where they are told apart.
     pub(crate) callers: Callers,
     pub(crate) drain_rate: Mutex<DrainRate>,
@@ -118,12 +118,25 @@ pub struct ServedVersion {
     pub(crate) supervisors: AtomicU32,
 }
 
+/// Slots that all versions without reserved ones share, and how fast they come back.
+pub(crate) struct Shared {
+    pub(crate) slots: Slots,
+    pub(crate) drain_rate: Mutex<DrainRate>,
+}
+
+impl Shared {
+    pub(crate) fn new(slots: u32) -> Arc<Self> {
+        let now = tokio::time::Instant::now().into_std();
+        Arc::new(Self { slots: Slots::new(slots), drain_rate: Mutex::new(DrainRate::new(now)) })
+    }
+}
+
 /// How many of a version's requests may be in flight.
 pub(crate) struct Concurrency {
     /// Of all.
     pub(crate) slots: u32,
     /// Slots that all versions without reserved ones share.
-    pub(crate) shared: Option<Slots>,
+    pub(crate) shared: Option<Arc<Shared>>,
     /// Of a caller; 0 for no such limit.
     pub(crate) caller: u32,
 }

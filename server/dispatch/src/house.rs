@@ -5,11 +5,11 @@
 
 use crate::accounting::{Account, InFlight};
 use crate::changes::settled;
-use crate::function::{Health, ServedFunction, ServedVersion, VersionState};
+use crate::function::{Health, ServedFunction, ServedVersion, Shared, VersionState};
 use crate::invoke;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use penstock_admission::{ByteBudget, ByteShare, Slots};
+use penstock_admission::{ByteBudget, ByteShare};
 use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Refusal, ShedReason, VersionNumber};
 use penstock_environment::{Device, Launch, Specification};
 use penstock_registry::{FunctionSource, VersionSource};
@@ -84,7 +84,7 @@ pub struct House {
     pub(crate) control: tokio::sync::Mutex<Vec<FunctionSource>>,
     in_flight: InFlight,
     /// Slots of those that have none reserved.
-    pub(crate) unreserved: Slots,
+    pub(crate) unreserved: Arc<Shared>,
     draining: AtomicBool,
     started: AtomicBool,
     random: AtomicU64,
@@ -102,7 +102,7 @@ impl House {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             random: AtomicU64::new(options.seed),
-            unreserved: Slots::new(options.concurrency),
+            unreserved: Shared::new(options.concurrency),
             options,
             functions: ArcSwap::default(),
             control: tokio::sync::Mutex::default(),

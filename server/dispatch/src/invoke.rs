@@ -80,13 +80,13 @@ async fn invoke_version(
     };
     let _shared = match &version.shared {
         None => None,
-        Some(shared) => Some(shared.try_take().ok_or_else(|| {
+        Some(shared) => Some(shared.slots.try_take().ok_or_else(|| {
             let text = format!(
                 "the server has {} requests in flight (limits.concurrency, less what other functions reserve)",
-                shared.limit()
+                shared.slots.limit()
             );
-            // Others have them, and when they give one back is not known here.
-            Refusal::shed(ShedReason::ServerConcurrency, text, None)
+            let wait = shared.drain_rate.lock().wait(1);
+            Refusal::shed(ShedReason::ServerConcurrency, text, Some(wait))
         })?),
     };
     let _place = invocation.caller.map(|caller| place(version, caller)).transpose()?;
@@ -100,7 +100,11 @@ async fn invoke_version(
     };
     // A refusal frees no slot that anybody waits for.
     if !result.as_ref().is_err_and(|unanswered| unanswered.refusal.shed.is_some()) {
-        version.drain_rate.lock().finished(Instant::now().into_std(), version.slots.taken() > 1);
+        let now = Instant::now().into_std();
+        version.drain_rate.lock().finished(now, version.slots.taken() > 1);
+        if let Some(shared) = &version.shared {
+            shared.drain_rate.lock().finished(now, shared.slots.taken() > 1);
+        }
     }
     result
 }
@@ -386,7 +390,7 @@ fn full(version: &ServedVersion) -> Refusal {
 /// A place among the caller's own.
 fn place(version: &ServedVersion, caller: CallerId) -> Result<CallerSlot<'_>, Refusal> {
     // Of the slots that bound it first; this request's own is taken already.
-    let shared = version.shared.as_ref().filter(|shared| shared.limit() < version.limit());
+    let shared = version.shared.as_ref().map(|shared| &shared.slots).filter(|shared| shared.limit() < version.limit());
     let (taken, limit) = shared.map_or((version.slots.taken(), version.limit()), |s| (s.taken(), s.limit()));
     let taken = taken.saturating_sub(1);
     version.callers.try_take(caller, taken, limit, Instant::now().into_std()).map_err(|full| {

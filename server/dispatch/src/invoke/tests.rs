@@ -2,10 +2,9 @@
 //! batch when the test says so; they are lost when the test cuts their links.
 
 use super::{VersionNumber, invoke};
-use crate::function::{Concurrency, Placed, ServedVersion, VersionState};
+use crate::function::{Concurrency, Placed, ServedVersion, Shared, VersionState};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use penstock_admission::Slots;
 use penstock_domain::{
     CallerId, Datatype, ErrorCode, FunctionName, Invocation, Refusal, ShedReason, Signature, Tensor,
 };
@@ -215,7 +214,7 @@ async fn without_a_slot_a_request_is_shed_with_the_reason_and_a_wait() {
 #[tokio::test]
 async fn what_all_versions_share_is_refused_when_it_is_taken_and_what_is_reserved_is_not() {
     let environment = environment(9).await;
-    let shared = Slots::new(1);
+    let shared = Shared::new(1);
     let sharing = || Concurrency { slots: 9, shared: Some(shared.clone()), caller: 0 };
     let (one, other) = (version_with(1, sharing(), &[&environment]), version_with(2, sharing(), &[&environment]));
     let reserved = version(3, 1, &[&environment]);
@@ -226,7 +225,7 @@ async fn what_all_versions_share_is_refused_when_it_is_taken_and_what_is_reserve
     (0..3).for_each(|_| environment.open.send(()).unwrap());
     assert_eq!((done(first).await, done(second).await), (1, 3));
     assert_eq!(done(send(&other, 4, None).await).await, 4);
-    assert_eq!((shared.taken(), one.slots.taken(), other.slots.taken()), (0, 0, 0));
+    assert_eq!((shared.slots.taken(), one.slots.taken(), other.slots.taken()), (0, 0, 0));
 }
 
 #[tokio::test]
