@@ -3,21 +3,19 @@ caller. Measured at the front end's end of the link, in Rust, until a call sent 
 environment, which reads in order; the way back of that refusal is in it."""
 
 import os
-import pathlib
 import re
 import subprocess
 
+from built import built
+
 TITLE = "Cancels"
 AIM_US = 1000
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run(report, start, folder):
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    tool = target / "release/examples/cancel"
-    if not tool.exists():
-        return report.invariant(False, "the measuring program is built (cargo build --release -p penstock-environment "
-                                       "--example cancel)")
+    tool = built(report, "examples/cancel", "-p penstock-environment --example cancel")
+    if tool is None:
+        return
     done = subprocess.run([tool, os.environ["PENSTOCK_PROGRAM"]], capture_output=True, text=True, timeout=120)
     found = re.fullmatch(r"(\d+) cancels: p50 (\d+) p99 (\d+) p99\.9 (\d+) worst (\d+)", done.stdout.strip())
     if not found:

@@ -4,10 +4,10 @@ batch does there is spin. A batch of the neighbour is never interrupted, so it i
 
 import json
 import os
-import pathlib
 import subprocess
 import threading
 
+from built import generator
 from callers import settled_books
 from conftest import identity_repository
 from overload import OTHER_CORE, pin
@@ -19,16 +19,12 @@ BATCH_US, NEIGHBOURS_BATCH_US = 10_000, 2_000
 VICTIM_RPS = 0.3 * 0.5 * 1_000_000 / BATCH_US
 NEIGHBOUR_RPS = 10 * 0.5 * 1_000_000 / NEIGHBOURS_BATCH_US
 AIM = 1.2
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run(report, start, folder):
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    tool = target / "release/penstock-loadtest"
-    if not tool.exists():
-        return report.invariant(False, "penstock-loadtest is built (cargo build --release --bin penstock-loadtest)")
-    if len(os.sched_getaffinity(0)) < 2:
-        return report.figure("left out: it needs two cores")
+    tool = generator(report, cores=2)
+    if tool is None:
+        return
     report.figure(f"the victim: {VICTIM_RPS:.0f} requests a second of {BATCH_US / 1000:.0f} ms each; its neighbour: "
                   f"{NEIGHBOUR_RPS:.0f} of {NEIGHBOURS_BATCH_US / 1000:.0f} ms, which is five times the whole device")
     rows, p99 = [], {}

@@ -6,9 +6,9 @@ waits, so that the gain is seen."""
 
 import json
 import os
-import pathlib
 import subprocess
 
+from built import generator
 from callers import settled_books
 from conftest import identity_repository
 
@@ -20,16 +20,12 @@ GENERATOR_BUSY_PERCENT = 70
 AIMS = {"identity": 0.95, "minilm": 0.90}
 REFUSAL_MS = 2
 MODEL_CORE, OTHER_CORE = 0, 1
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run(report, start, folder):
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    tool = target / "release/penstock-loadtest"
-    if not tool.exists():
-        return report.invariant(False, "penstock-loadtest is built (cargo build --release --bin penstock-loadtest)")
-    if len(os.sched_getaffinity(0)) < 2:
-        return report.figure("left out: it needs two cores")
+    tool = generator(report, cores=2)
+    if tool is None:
+        return
     identity_repository(folder, "fixed", execute_delay_us=10_000, delay_kind="spin", **{"penstock.threads": 1})
     one_thread = ("--set", "environments.threads=1")
     unbounded = ("--set", "environments.concurrency=65536", "--set", "functions.concurrency=1000000")

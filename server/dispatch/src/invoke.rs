@@ -5,7 +5,7 @@
 use crate::function::{Placed, ServedVersion, VersionState};
 use penstock_admission::{CallerFull, CallerSlot, Caution, usable};
 use penstock_domain::{CallerId, ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
-use penstock_environment::{CallAnswer, CallEnd};
+use penstock_environment::{CallAnswer, CallEnd, OUT_OF_HOST_MEMORY};
 use penstock_router::{Candidate, choose};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -23,8 +23,6 @@ const LOSSES_MAX: u32 = 8;
 const ALONE_PAUSE: Duration = Duration::from_millis(5);
 /// How often it does if it has no deadline: for five seconds in all.
 const ALONE_PAUSES_MAX: u32 = 1000;
-/// The reason of a request that is too large for an environment's memory: its own fault.
-const OUT_OF_HOST_MEMORY: &str = "out_of_host_memory";
 /// What a client is told to wait while environments start, when nothing better is known.
 const START_WAIT: Duration = Duration::from_secs(1);
 
@@ -282,15 +280,15 @@ fn pick(
         }
     };
     let standings: SmallVec<[Standing; 8]> = environments.iter().map(judge).collect();
-    let among = |worst: &'static [Standing]| {
+    let among = |wanted: Standing| {
         let each = environments.iter().zip(&standings);
-        each.map(|(environment, standing)| Candidate {
+        each.map(move |(environment, standing)| Candidate {
             load: environment.slots().taken(),
-            open: worst.contains(standing),
+            open: *standing == wanted,
         })
     };
     let random = random();
-    let index = choose(among(&[Standing::Good]), random).or_else(|| choose(among(&[Standing::LastResort]), random));
+    let index = choose(among(Standing::Good), random).or_else(|| choose(among(Standing::LastResort), random));
     if let Some(index) = index {
         return Ok(environments[index].clone());
     }
@@ -317,6 +315,7 @@ async fn call(environment: &Placed, invocation: &Invocation, alone: bool) -> Res
     let end = environment.call(invocation.clone(), alone, now).await;
     match &end {
         Ok(_) => environment.breaker.succeeded(),
+        // Too large for its memory is the request's own fault.
         Err(CallEnd::Refused(Refusal { shed: None, reason: Some(reason), .. })) if *reason != OUT_OF_HOST_MEMORY => {
             environment.breaker.failed(Instant::now().into_std());
         }

@@ -126,7 +126,8 @@ const REASONS: [&str; 3] = [reason::OUT_OF_MEMORY, reason::OUT_OF_HOST_MEMORY, r
 /// Stable texts for failures (sheds have their own list in the domain).
 pub(crate) mod reason {
     pub(crate) const OUT_OF_MEMORY: &str = "out_of_device_memory";
-    pub(crate) const OUT_OF_HOST_MEMORY: &str = "out_of_host_memory";
+    /// A request's tensors do not fit into the memory that its environment may have.
+    pub const OUT_OF_HOST_MEMORY: &str = "out_of_host_memory";
     pub(crate) const EXECUTION_FAILED: &str = "execution_failed";
 }
 
