@@ -136,7 +136,10 @@ pub enum BatchCost {
     /// With its items.
     Items,
     /// With the sum of its tokens. (Models lay rows end to end: none pads them to the longest.)
-    Tokens,
+    Tokens {
+        /// Tokens of one item, at most.
+        longest: u32,
+    },
 }
 
 /// Runs batches, one at a time, on one thread. Dropped on that thread.

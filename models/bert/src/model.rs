@@ -177,7 +177,7 @@ impl Model for BertModel {
     }
 
     fn batch_cost(&self) -> BatchCost {
-        BatchCost::Tokens
+        BatchCost::Tokens { longest: self.folder.tokens_max as u32 }
     }
 
     fn warmup(&self) -> Vec<Work> {

@@ -89,7 +89,7 @@ fn a_model_says_what_it_takes_and_warms_up() {
         assert_eq!((signature.platform.as_str(), signature.max_batch_size), ("penstock_bert", 32));
         assert!(signature.inputs.iter().all(|input| input.optional));
         assert_eq!(signature.outputs[0].shape, [384]);
-        assert_eq!((model.batch_cost(), model.prepares_slowly()), (BatchCost::Tokens, true));
+        assert_eq!((model.batch_cost(), model.prepares_slowly()), (BatchCost::Tokens { longest: 256 }, true));
         let mut executor = model.executor(0).unwrap();
         let counts = model.warmup().into_iter().map(|work| embed(&model, executor.as_mut(), work).unwrap().len());
         assert_eq!(counts.collect::<Vec<_>>(), [1, 8, 1, 8]);

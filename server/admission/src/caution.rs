@@ -1,6 +1,6 @@
 //! Caution: how much longer than foretold the wait for a batch may turn out to be.
 //!
-//! Called by environments. A request that is admitted and then turns out to be late was refused as late as can be: its
+//! Called by environments, which learn it and tell the front end. A request that is admitted and then turns out to be late was refused as late as can be: its
 //! place would have been another's. What makes them late (a busy core, a slow neighbour) is not foretold, but its extent
 //! is learned from how often it happens.
 
@@ -33,6 +33,16 @@ impl Default for Caution {
 impl Caution {
     /// What is foretold is taken for what will be.
     pub const NONE: Self = Self { margin: 0.0 };
+
+    /// With a margin that the other end of the link has learned.
+    pub fn with_margin(margin: f64) -> Self {
+        Self { margin: if margin.is_finite() { margin.clamp(0.0, MARGIN_MAX) } else { MARGIN_FIRST } }
+    }
+
+    /// The share that is added.
+    pub fn margin(&self) -> f64 {
+        self.margin
+    }
 
     /// At this moment some that were admitted turned out to be late.
     pub fn late(&mut self) {

@@ -5,6 +5,7 @@
 //! be a queue nobody bounded.
 
 mod adaptive;
+mod backlog;
 mod bytes;
 mod callers;
 mod caution;
@@ -14,11 +15,12 @@ mod slots;
 mod turns;
 
 pub use adaptive::AdaptiveLimit;
+pub use backlog::{Backlog, FullBatch, Queued};
 pub use bytes::{ByteBudget, ByteShare};
 pub use callers::{CallerFull, CallerSlot, Callers};
 pub use caution::Caution;
 pub use drain_rate::DrainRate;
-pub use service_time::{Backlog, ServiceTime, usable};
+pub use service_time::{ServiceLine, ServiceTime, usable};
 pub use slots::{Slot, Slots};
 pub use turns::Turns;
 

@@ -1,9 +1,8 @@
-//! How long a batch takes, learned from those that ran; and when a request that comes now would be done.
+//! How long a batch takes, learned from those that ran.
 //!
-//! Called by both ends of the link: the front end refuses what cannot be in time before it crosses, an environment, which
-//! knows its queue and its tokens, refuses the rest.
+//! Called by both ends of the link: an environment, which knows its queue and its tokens, learns and judges; it tells the
+//! front end what it learned, so that what it would refuse does not cross.
 
-use crate::Caution;
 use std::time::{Duration, Instant};
 
 /// Weight that is left of an observation after the next: about the last thirty batches count.
@@ -17,6 +16,11 @@ const DEVIATIONS: f64 = 3.0;
 const STALE: Duration = Duration::from_secs(1);
 /// See [`STALE`].
 const STALE_BATCHES: f64 = 4.0;
+/// After a pause, what was known is worth so many observations, if the first batch takes what was expected, and nothing
+/// if it takes [`UNLIKE`] times as long or less than that share of it.
+const KEPT_WEIGHT: f64 = 4.0;
+/// See [`KEPT_WEIGHT`].
+const UNLIKE: f64 = 2.0;
 /// Below this share of the mean square the sizes seen are all alike, and tell nothing of how time grows with size.
 const ALIKE: f64 = 1e-3;
 /// A batch counts as at most so many times what it would have taken: one that met a hiccup says little of the next, and
@@ -36,35 +40,26 @@ pub struct ServiceTime {
     observed: Option<Instant>,
 }
 
-impl ServiceTime {
-    /// A batch of `size` that ended at `now` had taken `took`.
-    pub fn observe(&mut self, size: u64, took: Duration, now: Instant) {
-        let (x, mut y) = (size as f64, took.as_secs_f64());
-        if !self.is_fresh(self.mean(x), now) {
-            *self = Self::default();
-        }
-        if self.weight > 0.0 {
-            // Of larger ones than were ever seen nobody knows how much longer they take: in proportion, at most.
-            let in_proportion = self.seconds / self.size.max(1.0) * x;
-            y = y.min(SURPRISE_MAX * self.mean(x).max(in_proportion));
-            let residual = (y - self.mean(x)).abs();
-            self.deviation += DEVIATION_SMOOTHING * (residual - self.deviation);
-        }
-        for (sum, term) in [
-            (&mut self.weight, 1.0),
-            (&mut self.size, x),
-            (&mut self.seconds, y),
-            (&mut self.size_size, x * x),
-            (&mut self.size_seconds, x * y),
-        ] {
-            *sum = *sum * FORGET + term;
-        }
-        self.observed = Some(now);
-    }
+/// What was learned by now, small enough to be told to the other end of the link: a batch of a size takes
+/// `fixed_s + per_unit_s · min(size, size_max)` in the mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ServiceLine {
+    /// Seconds that every batch takes.
+    pub fixed_s: f64,
+    /// Seconds more for each unit of its size.
+    pub per_unit_s: f64,
+    /// Beyond it nothing is known of how time grows, and nothing more is reckoned with. Infinite where it is known.
+    pub size_max: f64,
+    /// Mean deviation from that, in seconds.
+    pub deviation_s: f64,
+    /// When the last batch ended that is in it, on the clock of whoever asks.
+    pub observed: Instant,
+}
 
+impl ServiceLine {
     /// How long a batch of `size` takes at most, but for one in a hundred. `None` if nothing was observed lately.
     pub fn predict(&self, size: u64, now: Instant) -> Option<Duration> {
-        self.told(self.mean(size as f64) + DEVIATIONS * self.deviation, now)
+        self.told(self.mean(size as f64) + DEVIATIONS * self.deviation_s, now)
     }
 
     /// How long a batch of `size` takes in the mean. `None` if nothing was observed lately.
@@ -78,27 +73,83 @@ impl ServiceTime {
 
     /// Whether what was observed still says something, where a batch takes so many seconds.
     fn is_fresh(&self, seconds: f64, now: Instant) -> bool {
-        let Some(observed) = self.observed else { return false };
-        let age = now.saturating_duration_since(observed);
+        let age = now.saturating_duration_since(self.observed);
         age <= STALE || age.as_secs_f64() <= STALE_BATCHES * seconds
     }
 
     fn mean(&self, size: f64) -> f64 {
+        self.fixed_s + self.per_unit_s * size.min(self.size_max)
+    }
+}
+
+impl ServiceTime {
+    /// A batch of `size` that ended at `now` had taken `took`.
+    pub fn observe(&mut self, size: u64, took: Duration, now: Instant) {
+        let (x, mut y) = (size as f64, took.as_secs_f64());
+        if let Some(line) = self.line() {
+            let known = line.mean(x);
+            if line.is_fresh(known, now) {
+                // Of larger ones than were ever seen nobody knows how much longer they take: in proportion, at most.
+                let in_proportion = self.seconds / self.size.max(1.0) * x;
+                y = y.min(SURPRISE_MAX * known.max(in_proportion));
+                self.deviation += DEVIATION_SMOOTHING * ((y - known).abs() - self.deviation);
+            } else if y > known / UNLIKE && y < known * UNLIKE {
+                self.keep(KEPT_WEIGHT);
+                self.deviation = (y - known).abs();
+            } else {
+                *self = Self::default();
+            }
+        }
+        for (sum, term) in [
+            (&mut self.weight, 1.0),
+            (&mut self.size, x),
+            (&mut self.seconds, y),
+            (&mut self.size_size, x * x),
+            (&mut self.size_seconds, x * y),
+        ] {
+            *sum = *sum * FORGET + term;
+        }
+        self.observed = Some(now);
+    }
+
+    /// What was learned counts as so many observations at most.
+    fn keep(&mut self, weight: f64) {
+        let share = (weight / self.weight).min(1.0);
+        for sum in [&mut self.weight, &mut self.size, &mut self.seconds, &mut self.size_size, &mut self.size_seconds] {
+            *sum *= share;
+        }
+    }
+
+    /// See [`ServiceLine::predict`].
+    pub fn predict(&self, size: u64, now: Instant) -> Option<Duration> {
+        self.line()?.predict(size, now)
+    }
+
+    /// See [`ServiceLine::expect`].
+    pub fn expect(&self, size: u64, now: Instant) -> Option<Duration> {
+        self.line()?.expect(size, now)
+    }
+
+    /// What was learned by now. `None` if nothing was ever observed.
+    pub fn line(&self) -> Option<ServiceLine> {
+        let observed = self.observed?;
         let (x, y) = (self.size / self.weight, self.seconds / self.weight);
         let (xx, xy) = (self.size_size / self.weight, self.size_seconds / self.weight);
         let variance = xx - x * x;
         let through_origin = if xx > 0.0 { xy / xx } else { 0.0 };
-        if variance <= ALIKE * xx {
+        let (fixed_s, per_unit_s, size_max) = if variance <= ALIKE * xx {
             // Smaller ones in proportion and larger ones alike: both err on the side of trying, which teaches.
-            return through_origin * size.min(x);
-        }
-        let per_unit = (xy - x * y) / variance;
-        let fixed = y - per_unit * x;
-        match (per_unit < 0.0, fixed < 0.0) {
-            (true, _) => y,
-            (false, true) => through_origin * size,
-            (false, false) => fixed + per_unit * size,
-        }
+            (0.0, through_origin, x)
+        } else {
+            let per_unit = (xy - x * y) / variance;
+            let fixed = y - per_unit * x;
+            match (per_unit < 0.0, fixed < 0.0) {
+                (true, _) => (y, 0.0, f64::INFINITY),
+                (false, true) => (0.0, through_origin, f64::INFINITY),
+                (false, false) => (fixed, per_unit, f64::INFINITY),
+            }
+        };
+        Some(ServiceLine { fixed_s, per_unit_s, size_max, deviation_s: self.deviation, observed })
     }
 }
 
@@ -109,41 +160,4 @@ const SPARE: u32 = 10;
 /// What is to be counted on, of the time that is left until a deadline: nine tenths.
 pub fn usable(left: Duration) -> Duration {
     left - left / SPARE
-}
-
-/// What stands before a request that comes now.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Backlog {
-    /// Batches that run before its own, all workers together; parts of one count.
-    pub batches: f64,
-    /// Size of each.
-    pub batch_size: u64,
-    /// Runtime workers that share the work.
-    pub workers: u32,
-    /// Until one of them is free.
-    pub free_in: Duration,
-}
-
-impl Backlog {
-    /// From now until the batch after these begins, where a batch of a size takes `time`. `None` if that is not known.
-    pub fn begins_in(&self, time: impl Fn(u64) -> Option<Duration>) -> Option<Duration> {
-        let rounds = (self.batches / f64::from(self.workers.max(1))).floor();
-        let before = match rounds > 0.0 {
-            true => time(self.batch_size)?.checked_mul(rounds as u32).unwrap_or(Duration::MAX),
-            false => Duration::ZERO,
-        };
-        Some(self.free_in.saturating_add(before))
-    }
-
-    /// From now until a request would be done that is in the batch after these, of `own_batch_size` with it, where as much
-    /// longer is reckoned with before that batch as `caution` says. `None` if that is not known.
-    pub fn done_in(
-        &self,
-        own_batch_size: u64,
-        time: impl Fn(u64) -> Option<Duration>,
-        caution: Caution,
-    ) -> Option<Duration> {
-        let begins_in = self.begins_in(&time)?;
-        Some(caution.of(begins_in).saturating_add(time(own_batch_size)?))
-    }
 }

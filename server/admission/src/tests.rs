@@ -107,8 +107,41 @@ fn one_hiccup_says_little_and_what_was_learned_long_ago_nothing() {
     (0..5).for_each(|_| service.observe(1, Duration::from_secs(10), now));
     assert!(millis(&service, 1, now) > 20.0, "that is no hiccup any more");
     let later = now + Duration::from_secs(3600);
-    service.observe(1, Duration::from_millis(5), later);
-    assert!((millis(&service, 1, later) - 5.0).abs() < 0.1, "it begins anew");
+    service.observe(1, Duration::from_millis(2), later);
+    assert!((millis(&service, 1, later) - 2.0).abs() < 0.1, "it begins anew");
+    let (mut service, now) = learned(10.0, 2.0, &[1, 8]);
+    let later = now + Duration::from_secs(30);
+    service.observe(1, Duration::from_millis(13), later);
+    assert!((millis(&service, 8, later) - 29.0).abs() < 2.0, "{service:?}: as before, how time grows is not forgotten");
+}
+
+#[test]
+fn what_was_learned_can_be_told() {
+    for (fixed, per_unit, sizes) in [(10.0, 2.0, &[1, 4, 8][..]), (5.0, 1.0, &[8]), (0.0, 3.0, &[1, 8])] {
+        let (service, now) = learned(fixed, per_unit, sizes);
+        let line = service.line().unwrap();
+        for size in [1, 4, 100] {
+            assert_eq!(line.predict(size, now), service.predict(size, now));
+            assert_eq!(line.expect(size, now), service.expect(size, now));
+        }
+    }
+    assert_eq!(Caution::with_margin(Caution::default().margin()), Caution::default());
+    assert_eq!([-1.0, 9.0, f64::NAN].map(|m| Caution::with_margin(m).margin()), [0.0, 1.0, 0.2], "whatever is told");
+}
+
+#[test]
+fn what_waits_makes_batches_by_places_or_by_size() {
+    let full = FullBatch { places: 8, size: 100 };
+    let queued = |places, size| Queued { places, size };
+    assert_eq!(queued(4, 40).batches(full), (0.5, 40.0));
+    assert_eq!(queued(12, 40).batches(full), (1.5, 40.0 / 1.5), "short ones: the places run out");
+    assert_eq!(queued(4, 250).batches(full), (2.5, 100.0), "long ones: the size does");
+    assert_eq!(queued(4, 40).joined_by(30, full), 70);
+    assert_eq!(queued(4, 250).joined_by(30, full), 80, "it joins the half that is left");
+    assert_eq!(queued(4, 250).joined_by(70, full), 100, "as far as there is room");
+    assert_eq!(queued(4, 40).joined_by(500, full), 500, "what is larger than a batch is that large");
+    assert_eq!(queued(4, 40).batches(FullBatch::ALONE), (4.0, 10.0));
+    assert_eq!(queued(4, 40).joined_by(30, FullBatch::ALONE), 30);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Called by the house with an invocation whose version is known.
 
 use crate::function::{Placed, ServedVersion, VersionState};
-use penstock_admission::{CallerFull, CallerSlot, Caution, usable};
+use penstock_admission::{CallerFull, CallerSlot, usable};
 use penstock_domain::{CallerId, ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
 use penstock_environment::{CallAnswer, CallEnd, OUT_OF_HOST_MEMORY};
 use penstock_router::{Candidate, choose};
@@ -265,13 +265,11 @@ fn pick(
         }
         // So that late requests do not cross the link for nothing.
         if let Some(deadline) = invocation.deadline
-            && let Some(done_in) = environment.done_in(invocation, now, Caution::NONE)
+            && let Some(done_in) = environment.done_in(invocation, now)
         {
             let left = usable(deadline.saturating_duration_since(now));
             if done_in > left {
-                // Whoever comes back must pass the environment's judgement, too, and that is a careful one.
-                let careful = environment.done_in(invocation, now, Caution::default());
-                return Standing::Late(careful.unwrap_or(done_in), left);
+                return Standing::Late(done_in, left);
             }
         }
         match environment.is_quiet(now) || !environment.breaker.lets_through(now) {

@@ -87,7 +87,7 @@ fn select(queue: &Queue, policy: &BatchingPolicy, shape: &BatchShape, first: u64
     }
     let tokens_max = match shape.cost {
         BatchCost::Items => u64::MAX,
-        BatchCost::Tokens => policy.max_tokens,
+        BatchCost::Tokens { .. } => policy.max_tokens,
     };
     let together = |entry: &Entry| {
         entry.part.kind == oldest.part.kind

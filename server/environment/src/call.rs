@@ -32,6 +32,8 @@ pub(crate) struct Call {
     /// `None` while it is being prepared.
     prepared: Option<Instant>,
     parameters: Parameters,
+    /// Of all its parts.
+    tokens: u64,
     outputs: Vec<Option<PartOutputs>>,
     missing: usize,
     begun: bool,
@@ -61,6 +63,7 @@ impl Call {
             gone,
             prepared: None,
             parameters: Parameters::new(),
+            tokens: 0,
             outputs: Vec::new(),
             missing: 0,
             begun: false,
@@ -92,6 +95,7 @@ impl Call {
         self.prepared = Some(now);
         self.timing.prepare_ns = nanos(now.saturating_duration_since(self.received));
         self.parameters = std::mem::take(&mut prepared.parameters);
+        self.tokens = prepared.parts.iter().map(|part| u64::from(part.tokens)).sum();
         self.missing = prepared.parts.len();
         self.outputs.resize_with(self.missing, || None);
     }
@@ -122,6 +126,11 @@ impl Call {
             self.timing.compute_output_ns += batch.compute_output_ns;
             self.timing.batch_items = self.timing.batch_items.max(batch.items);
         }
+    }
+
+    /// Of its inputs, where the model counts them.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.tokens
     }
 
     /// Whether every part is back.

@@ -1,168 +1,341 @@
-//! What the front end foretells of an environment: from how much is in flight there and how long its batches took, when a
-//! request that is sent now would be done. Pure: `now` is an argument.
+//! What the front end foretells of an environment: from how much is in flight there and what the environment reckons with,
+//! when a request that is sent now would be done. Pure: `now` is an argument.
 //!
-//! Called by the handle, and through it by dispatch for requests with a deadline. It sees neither tokens nor the queue: it
-//! is there so that the hopeless do not cross the link, errs on the side of sending, and the environment judges the rest.
+//! Called by the handle, and through it by dispatch for requests with a deadline. It judges as the environment would, so
+//! that what is refused there anyway does not cross the link: an environment that is busy says no late. It does not see
+//! tokens, and reckons with as many as earlier texts of as many bytes had.
 
 use parking_lot::Mutex;
-use penstock_admission::{Backlog, Caution, ServiceTime};
+use penstock_admission::{Backlog, Caution, FullBatch, Queued, ServiceLine};
+use penstock_domain::{Datatype, Invocation};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Most rows of a request that may be split, as far as they count here.
 const SPLITTABLE_ROWS_MAX: u64 = 1 << 20;
+/// Weight that is left of a text after the next: about the last hundred count.
+const FORGET: f64 = 0.99;
+
+/// What a refusal as late by the environment adds to what is foretold, of what the front end took for in time.
+const EDGE_STEP: f64 = 0.002;
+/// One such refusal is accepted for so many that are served.
+const SERVED_PER_REFUSED: f64 = 500.0;
+/// Both ends reckon alike, so they differ by little.
+const EDGE_MAX: f64 = 0.1;
+
+/// What an environment reckons with when it judges whether a request will be in time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Outlook {
+    pub(crate) line: ServiceLine,
+    pub(crate) caution: Caution,
+}
+
+/// How an environment forms its batches, as far as the front end knows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) workers: u32,
+    /// Most items in a batch; `None` where each request is a batch of its own.
+    pub(crate) batch_items_max: Option<u32>,
+    /// Most rows of a request that may not be split; 0 where it has none.
+    pub(crate) rows_max: u32,
+    /// Tokens of one item and of a batch, at most, where its cost grows with them.
+    pub(crate) tokens_max: Option<(u32, u64)>,
+}
+
+impl Shape {
+    fn full_batch(&self) -> FullBatch {
+        let Some(items) = self.batch_items_max.map(u64::from) else { return FullBatch::ALONE };
+        FullBatch { places: items, size: self.tokens_max.map_or(items, |(_, batch)| batch.max(1)) }
+    }
+}
+
+/// What a request counts as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Demand {
+    queued: Queued,
+    /// Bytes of text in it, where it counts by its tokens and nobody has counted them yet.
+    text_bytes: u64,
+}
+
+/// Sums of [`Demand`]s.
+#[derive(Debug, Default)]
+struct InFlight {
+    places: AtomicU64,
+    size: AtomicU64,
+}
 
 pub(crate) struct Forecast {
-    workers: u32,
-    /// Most items in a batch; `None` where each request is a batch of its own, and counts as one item.
-    batch_items_max: Option<u32>,
-    /// In flight: waiting and running.
-    items: AtomicU64,
+    shape: Shape,
+    /// Waiting and running.
+    in_flight: InFlight,
+    /// Tokens of a byte of text, as bits; 0 before any was seen.
+    tokens_per_byte: AtomicU64,
     learned: Mutex<Learned>,
 }
 
+#[derive(Default)]
 struct Learned {
-    service: ServiceTime,
+    outlook: Option<Outlook>,
     /// When the batches that run began, in order.
     began: VecDeque<Instant>,
-    /// Their items, as far as their callers have not left.
-    running: u64,
+    /// What is in them, as far as its callers have not left.
+    running: Queued,
+    /// Of the texts seen, forgotten exponentially.
+    tokens: f64,
+    text_bytes: f64,
+    /// Where the queue is just as long as may be, each request is at the edge, and the two ends would differ by a hair
+    /// on half of them. So much more, as a share, the front end reckons with.
+    edge: f64,
 }
 
 impl Forecast {
-    pub(crate) fn new(workers: u32, batch_items_max: Option<u32>) -> Self {
-        let learned = Learned { service: ServiceTime::default(), began: VecDeque::new(), running: 0 };
-        Self { workers: workers.max(1), batch_items_max, items: AtomicU64::new(0), learned: Mutex::new(learned) }
+    pub(crate) fn new(shape: Shape) -> Self {
+        let shape = Shape { workers: shape.workers.max(1), ..shape };
+        Self { shape, in_flight: InFlight::default(), tokens_per_byte: AtomicU64::new(0), learned: Mutex::default() }
     }
 
-    /// What a request of so many rows counts as. Nobody has checked the rows yet.
-    pub(crate) fn counted(&self, rows: u64, splittable: bool) -> u64 {
-        match self.batch_items_max {
-            None => 1,
-            Some(_) if splittable => rows.clamp(1, SPLITTABLE_ROWS_MAX),
-            Some(most) => rows.clamp(1, u64::from(most)),
-        }
+    /// What a request counts as. Nobody has checked its tensors yet.
+    pub(crate) fn demand(&self, invocation: &Invocation) -> Demand {
+        let most = if invocation.splittable { SPLITTABLE_ROWS_MAX } else { self.shape.rows_max.into() };
+        let rows = invocation.items(self.shape.rows_max > 0).clamp(1, most.max(1));
+        let places = if self.shape.batch_items_max.is_some() { rows } else { 1 };
+        let Some((longest, _)) = self.shape.tokens_max else {
+            return Demand { queued: Queued { places, size: rows }, text_bytes: 0 };
+        };
+        let text = |datatype| datatype == Datatype::Bytes;
+        let bytes = |of_text: bool| {
+            let inputs = invocation.inputs.iter().filter(|tensor| text(tensor.datatype) == of_text);
+            inputs
+                .map(|tensor| (tensor.data.len() / tensor.datatype.element_bytes().unwrap_or(1)) as u64)
+                .max()
+                .unwrap_or(0)
+        };
+        // What is no text is one number for each token.
+        let (text_bytes, ids) = (bytes(true), bytes(false));
+        let tokens_per_byte = f64::from_bits(self.tokens_per_byte.load(Ordering::Relaxed));
+        let tokens = if text_bytes > 0 { (text_bytes as f64 * tokens_per_byte) as u64 } else { ids };
+        let size = tokens.clamp(rows, rows.saturating_mul(longest.max(1).into()));
+        Demand { queued: Queued { places, size }, text_bytes }
     }
 
     /// A request was sent; [`Forecast::left`] when it has ended.
-    pub(crate) fn sent(&self, items: u64) {
-        self.items.fetch_add(items, Ordering::Relaxed);
+    pub(crate) fn sent(&self, demand: Demand) {
+        self.in_flight.places.fetch_add(demand.queued.places, Ordering::Relaxed);
+        self.in_flight.size.fetch_add(demand.queued.size, Ordering::Relaxed);
     }
 
     /// A request has ended.
-    pub(crate) fn left(&self, items: u64) {
-        self.items.fetch_sub(items, Ordering::Relaxed);
+    pub(crate) fn left(&self, demand: Demand) {
+        self.in_flight.places.fetch_sub(demand.queued.places, Ordering::Relaxed);
+        self.in_flight.size.fetch_sub(demand.queued.size, Ordering::Relaxed);
     }
 
-    /// A batch begins, with requests of so many items that had not begun before.
-    pub(crate) fn begun(&self, items: u64, now: Instant) {
+    /// A batch begins, with these requests that had not begun before.
+    pub(crate) fn begun(&self, demands: impl Iterator<Item = Demand>, now: Instant) {
         let mut learned = self.learned.lock();
         learned.began.push_back(now);
-        learned.running += items;
+        for Demand { queued, .. } in demands {
+            learned.running.places += queued.places;
+            learned.running.size += queued.size;
+        }
     }
 
-    /// One of so many items that had begun has been answered, or its caller has left.
-    pub(crate) fn ended(&self, items: u64) {
-        let mut learned = self.learned.lock();
-        learned.running = learned.running.saturating_sub(items);
+    /// One that had begun has been answered, or its caller has left.
+    pub(crate) fn ended(&self, demand: Demand) {
+        let running = &mut self.learned.lock().running;
+        running.places = running.places.saturating_sub(demand.queued.places);
+        running.size = running.size.saturating_sub(demand.queued.size);
     }
 
-    /// A batch has run.
-    pub(crate) fn ran(&self, items: u32, took: Duration, now: Instant) {
+    /// A batch has run; what the environment reckons with since.
+    pub(crate) fn ran(&self, outlook: Option<Outlook>) {
         let mut learned = self.learned.lock();
-        let size = self.batch_items_max.map_or(1, |_| u64::from(items));
-        learned.service.observe(size, took, now);
+        learned.outlook = outlook.or(learned.outlook);
         // Which of them it was is not told; that it began first is likely, and errs little.
         learned.began.pop_front();
     }
 
-    /// How long until a request of so many items would be done, in the mean, with as much longer before its own batch as
-    /// `caution` says. `None` if nothing ran lately.
-    pub(crate) fn done_in(&self, items: u64, now: Instant, caution: Caution) -> Option<Duration> {
+    /// The environment refused one as late that was foretold to be in time.
+    pub(crate) fn refused_as_late(&self) {
+        let mut learned = self.learned.lock();
+        learned.edge = (learned.edge + EDGE_STEP).min(EDGE_MAX);
+    }
+
+    /// The environment served one.
+    pub(crate) fn served(&self, demand: Demand, tokens: u64) {
+        let mut learned = self.learned.lock();
+        learned.edge = (learned.edge - EDGE_STEP / SERVED_PER_REFUSED).max(0.0);
+        if demand.text_bytes == 0 || tokens == 0 {
+            return;
+        }
+        learned.tokens = learned.tokens * FORGET + tokens as f64;
+        learned.text_bytes = learned.text_bytes * FORGET + demand.text_bytes as f64;
+        let tokens_per_byte = learned.tokens / learned.text_bytes;
+        self.tokens_per_byte.store(tokens_per_byte.to_bits(), Ordering::Relaxed);
+    }
+
+    /// How long until such a request would be done, as the environment would reckon. `None` if nothing ran lately.
+    pub(crate) fn done_in(&self, demand: Demand, now: Instant) -> Option<Duration> {
         let learned = self.learned.lock();
-        let batch = u64::from(self.batch_items_max.unwrap_or(1)).max(1);
-        let waiting = self.items.load(Ordering::Relaxed).saturating_sub(learned.running);
-        let own_batch_size = (waiting % batch).saturating_add(items).min(batch.max(items));
-        let free_in = if learned.began.len() < self.workers as usize {
-            Duration::ZERO
-        } else {
-            self.first_ends_in(&learned, now)?
+        let Outlook { line, caution } = learned.outlook?;
+        let time = |size| line.predict(size, now);
+        let waiting = |sum: &AtomicU64, running: u64| sum.load(Ordering::Relaxed).saturating_sub(running);
+        let queued = Queued {
+            places: waiting(&self.in_flight.places, learned.running.places),
+            size: waiting(&self.in_flight.size, learned.running.size),
         };
-        let backlog =
-            Backlog { batches: waiting as f64 / batch as f64, batch_size: batch, workers: self.workers, free_in };
-        backlog.done_in(own_batch_size, |size| learned.service.expect(size, now), caution)
+        let idle = learned.began.len() < self.shape.workers as usize;
+        let free_in = if idle { Duration::ZERO } else { self.first_ends_in(&learned, time, now)? };
+        let full = self.shape.full_batch();
+        let backlog = Backlog::new(queued, full, self.shape.workers, free_in);
+        let done_in = backlog.done_in(queued.joined_by(demand.queued.size, full), time, caution)?;
+        Some(done_in.saturating_add(done_in.mul_f64(learned.edge)))
     }
 
     /// How long until a batch ends, in the mean. `None` if none runs or nothing ran lately.
     pub(crate) fn ends_in(&self, now: Instant) -> Option<Duration> {
-        self.first_ends_in(&self.learned.lock(), now)
+        let learned = self.learned.lock();
+        let line = learned.outlook?.line;
+        self.first_ends_in(&learned, |size| line.expect(size, now), now)
     }
 
-    fn first_ends_in(&self, learned: &Learned, now: Instant) -> Option<Duration> {
+    fn first_ends_in(
+        &self,
+        learned: &Learned,
+        time: impl Fn(u64) -> Option<Duration>,
+        now: Instant,
+    ) -> Option<Duration> {
         let began = learned.began.front()?;
-        let each = learned.running / learned.began.len() as u64;
+        let each = learned.running.size / learned.began.len() as u64;
         // A request that is split over several batches counts whole from its first.
-        let size = each.min(self.batch_items_max.unwrap_or(1).into());
-        Some(learned.service.expect(size, now)?.saturating_sub(now.saturating_duration_since(*began)))
+        let size = each.min(self.shape.full_batch().size);
+        Some(time(size)?.saturating_sub(now.saturating_duration_since(*began)))
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use penstock_domain::{FunctionName, Tensor};
 
     const MS: Duration = Duration::from_millis(1);
+    const ITEMS: Shape = Shape { workers: 1, batch_items_max: Some(8), rows_max: 8, tokens_max: None };
+    const TEXTS: Shape = Shape { workers: 1, batch_items_max: Some(8), rows_max: 8, tokens_max: Some((100, 200)) };
+
+    fn request(datatype: Datatype, rows: i64, bytes: usize) -> Invocation {
+        let data = Bytes::from(vec![0; bytes]);
+        let tensor = Tensor { name: "in".into(), datatype, shape: vec![rows, 1].into(), data };
+        Invocation {
+            function: FunctionName::new("f").unwrap(),
+            version: None,
+            id: String::new(),
+            parameters: Vec::new(),
+            inputs: vec![tensor],
+            outputs: Vec::new(),
+            deadline: None,
+            priority: 0,
+            caller: None,
+            splittable: false,
+        }
+    }
+
+    /// A batch takes 10 ms and `per_unit` for each unit of its size, and a fifth is added to every wait.
+    fn outlook(per_unit: Duration, observed: Instant) -> Option<Outlook> {
+        let per_unit_s = per_unit.as_secs_f64();
+        let line = ServiceLine { fixed_s: 0.01, per_unit_s, size_max: f64::INFINITY, deviation_s: 0.0, observed };
+        Some(Outlook { line, caution: Caution::with_margin(0.2) })
+    }
+
+    fn millis(told: Option<Duration>) -> f64 {
+        (told.unwrap().as_secs_f64() * 1e4).round() / 10.0
+    }
 
     #[test]
-    #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
     fn what_is_in_flight_is_done_first() {
-        let start = Instant::now();
-        let forecast = Forecast::new(1, Some(8));
-        assert_eq!(forecast.done_in(1, start, Caution::NONE), None, "nothing ran yet");
-        for n in 0..40u32 {
-            forecast.ran(1 + n % 8, 10 * MS, start);
-        }
-        let told = |now, caution| (forecast.done_in(1, now, caution).unwrap().as_secs_f64() * 1e3).round();
-        let done_in = |now| told(now, Caution::NONE);
+        let (start, forecast) = (Instant::now(), Forecast::new(ITEMS));
+        let demand = |rows| forecast.demand(&request(Datatype::Fp32, rows, 0));
+        let done_in = |now| millis(forecast.done_in(demand(1), now));
+        assert_eq!(forecast.done_in(demand(1), start), None, "nothing ran yet");
+        forecast.ran(outlook(Duration::ZERO, start));
         assert_eq!(done_in(start), 10.0, "nothing is in flight");
-        forecast.sent(1);
-        forecast.begun(1, start);
-        assert_eq!(done_in(start), 20.0);
-        assert_eq!(done_in(start + 4 * MS), 16.0, "the batch that runs has come on");
-        forecast.sent(20);
-        assert_eq!(done_in(start), 40.0, "it is in the third batch after this, however few run in it");
-        assert_eq!(told(start, Caution::default()), 46.0, "a fifth more for what comes before");
-        forecast.ran(1, 10 * MS, start);
-        forecast.ended(1);
-        forecast.left(21);
+        forecast.sent(demand(1));
+        forecast.begun([demand(1)].into_iter(), start);
+        assert_eq!(done_in(start), 22.0, "a fifth more for what comes before");
+        assert_eq!(done_in(start + 5 * MS), 16.0, "the batch that runs has come on");
+        (0..5).for_each(|_| forecast.sent(demand(4)));
+        assert_eq!(done_in(start), 46.0, "it is in the third batch after this");
+        forecast.ran(None);
+        forecast.ended(demand(1));
+        forecast.left(demand(1));
+        (0..5).for_each(|_| forecast.left(demand(4)));
         assert_eq!(done_in(start), 10.0);
-        assert_eq!(forecast.done_in(1, start + 2000 * MS, Caution::NONE), None, "that is too long ago");
+        assert_eq!(forecast.done_in(demand(1), start + 2000 * MS), None, "that is too long ago");
     }
 
     #[test]
     fn rows_count_as_far_as_a_batch_may_have_them() {
-        let (together, alone) = (Forecast::new(1, Some(8)), Forecast::new(3, None));
-        assert_eq!([0, 5, u64::MAX].map(|rows| together.counted(rows, false)), [1, 5, 8]);
-        assert_eq!((together.counted(u64::MAX, true), alone.counted(u64::MAX, false)), (1 << 20, 1));
+        let together = Forecast::new(ITEMS);
+        let alone = Forecast::new(Shape { batch_items_max: None, ..ITEMS });
+        let bare = Forecast::new(Shape { batch_items_max: None, rows_max: 0, ..ITEMS });
+        let rows = |forecast: &Forecast, rows, splittable| {
+            let request = Invocation { splittable, ..request(Datatype::Fp32, rows, 0) };
+            let Queued { places, size } = forecast.demand(&request).queued;
+            (places, size)
+        };
+        assert_eq!([-1, 0, 5, i64::MAX].map(|n| rows(&together, n, false)), [(1, 1), (1, 1), (5, 5), (8, 8)]);
+        assert_eq!(rows(&together, i64::MAX, true), (1 << 20, 1 << 20));
+        assert_eq!((rows(&alone, 5, false), rows(&bare, 5, false)), ((1, 5), (1, 1)));
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+    fn texts_count_as_many_tokens_as_others_of_as_many_bytes_had() {
+        let (start, forecast) = (Instant::now(), Forecast::new(TEXTS));
+        let size = |datatype, rows, bytes| forecast.demand(&request(datatype, rows, bytes)).queued.size;
+        assert_eq!(size(Datatype::Bytes, 2, 400), 2, "nobody knows: as few as there can be");
+        assert_eq!(size(Datatype::Int64, 2, 400), 50, "one number for each token");
+        for bytes in [100, 200, 300] {
+            forecast.served(forecast.demand(&request(Datatype::Bytes, 1, bytes)), bytes as u64 / 4);
+        }
+        assert_eq!([40, 400, 4000].map(|bytes| size(Datatype::Bytes, 2, bytes)), [10, 100, 200], "none is longer");
+        // Two batches by their tokens, though there is room for all in one.
+        forecast.ran(outlook(MS, start));
+        let text = forecast.demand(&request(Datatype::Bytes, 1, 400));
+        (0..3).for_each(|_| forecast.sent(text));
+        assert_eq!(millis(forecast.done_in(text, start)), 1.2 * 210.0 + 210.0);
+    }
+
+    #[test]
+    fn the_environments_refusals_make_it_reckon_with_more() {
+        let (start, forecast) = (Instant::now(), Forecast::new(ITEMS));
+        let one = forecast.demand(&request(Datatype::Fp32, 1, 0));
+        forecast.ran(outlook(Duration::ZERO, start));
+        forecast.refused_as_late();
+        assert_eq!(forecast.done_in(one, start), Some(Duration::from_micros(10_020)));
+        (0..1000).for_each(|_| forecast.refused_as_late());
+        assert_eq!(forecast.done_in(one, start), Some(11 * MS), "a tenth at most");
+        (0..30_000).for_each(|_| forecast.served(one, 0));
+        assert_eq!(forecast.done_in(one, start), Some(10 * MS));
+    }
+
+    #[test]
     fn workers_share_the_work() {
         let start = Instant::now();
-        let forecast = Forecast::new(2, None);
-        (0..10).for_each(|_| forecast.ran(1, 10 * MS, start));
-        let done_in = || forecast.done_in(1, start, Caution::NONE);
-        forecast.sent(6);
-        forecast.begun(1, start);
-        assert_eq!(done_in(), Some(30 * MS), "one of them is free: two rounds and its own");
-        forecast.begun(1, start + 6 * MS);
+        let forecast = Forecast::new(Shape { workers: 2, batch_items_max: None, ..ITEMS });
+        let one = forecast.demand(&request(Datatype::Fp32, 1, 0));
+        let done_in = || millis(forecast.done_in(one, start));
+        forecast.ran(outlook(Duration::ZERO, start));
+        (0..6).for_each(|_| forecast.sent(one));
+        forecast.begun([one].into_iter(), start);
+        assert_eq!(done_in(), 34.0, "one of them is free: two rounds and its own");
+        forecast.begun([one].into_iter(), start + 6 * MS);
         assert_eq!(forecast.ends_in(start + 8 * MS), Some(2 * MS), "the one that began first");
-        assert_eq!(done_in(), Some(40 * MS), "two rounds after the one that runs");
-        forecast.ran(1, 10 * MS, start);
+        assert_eq!(done_in(), 46.0, "two rounds after the one that runs");
+        forecast.ran(None);
         assert_eq!(forecast.ends_in(start + 8 * MS), Some(8 * MS));
-        forecast.ran(1, 10 * MS, start);
+        forecast.ran(None);
         assert_eq!(forecast.ends_in(start), None, "none runs");
     }
 }

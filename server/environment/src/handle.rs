@@ -4,13 +4,13 @@
 //! call hears whether it had begun to run, because that decides whether it may simply be sent elsewhere.
 
 use crate::device::{Device, Seat};
-use crate::forecast::Forecast;
+use crate::forecast::{Demand, Forecast, Shape};
 use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
 use crate::message::{self, fits};
 use crate::specification::{BatchingPolicy, ReadyReport, Specification};
 use parking_lot::Mutex;
-use penstock_admission::{AdaptiveLimit, ByteBudget, ByteShare, Caution, Slots};
-use penstock_domain::{BatchReport, Invocation, Parameters, Refusal, StageTimes, Tensor};
+use penstock_admission::{AdaptiveLimit, ByteBudget, ByteShare, Slots};
+use penstock_domain::{BatchReport, Invocation, Parameters, Refusal, ShedReason, StageTimes, Tensor};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,8 +90,7 @@ pub type OnBatch = Box<dyn Fn(BatchReport) + Send + Sync>;
 
 struct Open {
     answer: oneshot::Sender<Result<CallAnswer, CallEnd>>,
-    /// As the forecast counts them.
-    items: u64,
+    demand: Demand,
     begun: bool,
 }
 
@@ -116,8 +115,6 @@ pub struct EnvironmentHandle {
     forecast: Forecast,
     /// When it last told its load.
     heard: Mutex<Instant>,
-    /// Whether dimension 0 of a request is its items.
-    batches: bool,
     batching: BatchingPolicy,
     lost: watch::Sender<bool>,
     body_bytes_max: u64,
@@ -158,8 +155,12 @@ impl EnvironmentHandle {
         let items_max = report.signature().max_batch_size;
         let together = specification.batching.dynamic && items_max > 0;
         let handle = Arc::new(Self {
-            forecast: Forecast::new(specification.workers as u32, together.then_some(items_max)),
-            batches: items_max > 0,
+            forecast: Forecast::new(Shape {
+                workers: specification.workers as u32,
+                batch_items_max: together.then_some(items_max),
+                rows_max: items_max,
+                tokens_max: report.item_tokens_max.map(|item| (item, specification.batching.max_tokens)),
+            }),
             batching: specification.batching.clone(),
             heard: Mutex::new(now()),
             report,
@@ -213,15 +214,13 @@ impl EnvironmentHandle {
         if highest { 0 } else { self.slots.limit().div_ceil(8) }
     }
 
-    /// How long until a request that is sent now would be done, in the mean, with as much longer before its own batch as
-    /// `caution` says; `None` if nothing ran lately, or if only the environment can judge: where batches cost what their
-    /// tokens do, or a request may go before others.
-    pub fn done_in(&self, invocation: &Invocation, now: Instant, caution: Caution) -> Option<Duration> {
-        if self.batching.priority_levels > 1 || self.report.counts_tokens {
+    /// How long until a request that is sent now would be done, as the environment would reckon; `None` if nothing ran
+    /// lately, or if only the environment can judge, because the request may go before others.
+    pub fn done_in(&self, invocation: &Invocation, now: Instant) -> Option<Duration> {
+        if self.batching.priority_levels > 1 {
             return None;
         }
-        let items = self.forecast.counted(invocation.items(self.batches), invocation.splittable);
-        self.forecast.done_in(items, now, caution)
+        self.forecast.done_in(self.forecast.demand(invocation), now)
     }
 
     /// How long until one of its batches ends, in the mean, and with it the slots of its requests; `None` if none runs or
@@ -260,7 +259,7 @@ impl EnvironmentHandle {
 
     /// Runs one invocation there. `alone` keeps strangers out of its batch. Dropping the future cancels it.
     pub async fn call(&self, invocation: Invocation, alone: bool, now: Instant) -> Result<CallAnswer, CallEnd> {
-        let items = self.forecast.counted(invocation.items(self.batches), invocation.splittable);
+        let demand = self.forecast.demand(&invocation);
         let (inputs, body) = message::tensors_out(invocation.inputs);
         let invoke = link::Invoke {
             inputs,
@@ -280,10 +279,10 @@ impl EnvironmentHandle {
             if calls.lost {
                 return Err(CallEnd::Lost { begun: false });
             }
-            calls.open.insert(number, Open { answer, items, begun: false });
+            calls.open.insert(number, Open { answer, demand, begun: false });
         }
-        self.forecast.sent(items);
-        let guard = CancelOnDrop { handle: self, number, items };
+        self.forecast.sent(demand);
+        let guard = CancelOnDrop { handle: self, number, demand };
         self.outbox.send(number, Kind::Invoke(invoke), body);
         let end = answered.await.unwrap_or(Err(CallEnd::Lost { begun: true }));
         drop(guard);
@@ -294,7 +293,7 @@ impl EnvironmentHandle {
         let mut calls = self.calls.lock();
         let open = calls.open.remove(&number)?;
         if open.begun {
-            self.forecast.ended(open.items);
+            self.forecast.ended(open.demand);
         }
         Some(open)
     }
@@ -303,6 +302,7 @@ impl EnvironmentHandle {
         match incoming.kind {
             Kind::Result(result) => {
                 let Some(open) = self.take(incoming.call) else { return };
+                self.forecast.served(open.demand, result.tokens);
                 let waited = Duration::from_nanos(result.queue_ns);
                 if let Some(limit) = self.adaptive.lock().ended(waited, now()) {
                     self.slots.set_limit(limit);
@@ -312,24 +312,24 @@ impl EnvironmentHandle {
             }
             Kind::Refused(refused) => {
                 let Some(open) = self.take(incoming.call) else { return };
-                let _ = open.answer.send(Err(CallEnd::Refused(message::refusal_in(refused))));
+                let refusal = message::refusal_in(refused);
+                if refusal.shed == Some(ShedReason::DeadlineUnmeetable) {
+                    self.forecast.refused_as_late();
+                }
+                let _ = open.answer.send(Err(CallEnd::Refused(refusal)));
             }
             Kind::Begun(begun) => {
-                let mut items = 0;
                 // Locked until it is counted, so that no call of it ends before.
                 let mut calls = self.calls.lock();
-                for call in begun.calls {
-                    if let Some(open) = calls.open.get_mut(&call)
-                        && !std::mem::replace(&mut open.begun, true)
-                    {
-                        items += open.items;
-                    }
-                }
-                self.forecast.begun(items, now());
+                let first = begun.calls.iter().filter_map(|call| {
+                    let open = calls.open.get_mut(call)?;
+                    (!std::mem::replace(&mut open.begun, true)).then_some(open.demand)
+                });
+                self.forecast.begun(first, now());
             }
             Kind::Batch(batch) => {
-                let batch = message::batch_in(batch);
-                self.forecast.ran(batch.items, Duration::from_nanos(batch.total_ns()), now());
+                let (batch, outlook) = message::batch_in(batch, now());
+                self.forecast.ran(outlook);
                 on_batch(batch);
             }
             Kind::Load(load) => {
@@ -424,12 +424,12 @@ async fn read<R: AsyncRead + Unpin>(handle: Arc<EnvironmentHandle>, mut reader: 
 struct CancelOnDrop<'a> {
     handle: &'a EnvironmentHandle,
     number: u64,
-    items: u64,
+    demand: Demand,
 }
 
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
-        self.handle.forecast.left(self.items);
+        self.handle.forecast.left(self.demand);
         if self.handle.take(self.number).is_some() {
             self.handle.outbox.send(self.number, Kind::Cancel(link::Cancel {}), Body::new());
         }

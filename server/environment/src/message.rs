@@ -1,12 +1,14 @@
 //! Between the house's words and the link's messages. Pure; the tensor bytes are never copied.
 
+use crate::forecast::Outlook;
 use crate::frame::Body;
 use bytes::Bytes;
+use penstock_admission::{Caution, ServiceLine};
 use penstock_domain::{
     BatchReport, Datatype, ErrorCode, Parameter, ParameterValue, Refusal, RequestedOutput, ShedReason, Tensor,
 };
 use penstock_proto::link;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a peer on the link got wrong. Both ends are ours, so this is a defect, not an input error.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -110,14 +112,27 @@ pub(crate) fn wanted_in(outputs: Vec<link::Wanted>) -> Vec<RequestedOutput> {
     outputs.into_iter().map(|o| RequestedOutput { name: o.name, classification: o.classification }).collect()
 }
 
-pub(crate) fn batch_out(batch: &BatchReport) -> link::Batch {
+pub(crate) fn batch_out(batch: &BatchReport, outlook: Option<Outlook>) -> link::Batch {
     let BatchReport { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns } = *batch;
-    link::Batch { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns }
+    let outlook = outlook.map(|Outlook { line, caution }| link::Outlook {
+        fixed_s: line.fixed_s,
+        per_unit_s: line.per_unit_s,
+        size_max: line.size_max,
+        deviation_s: line.deviation_s,
+        margin: caution.margin(),
+    });
+    link::Batch { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns, outlook }
 }
 
-pub(crate) fn batch_in(batch: link::Batch) -> BatchReport {
-    let link::Batch { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns } = batch;
-    BatchReport { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns }
+/// Of a batch that ended just before `now`, and what its environment reckons with since.
+pub(crate) fn batch_in(batch: link::Batch, now: Instant) -> (BatchReport, Option<Outlook>) {
+    let link::Batch { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns, outlook } = batch;
+    let outlook = outlook.map(|told| {
+        let link::Outlook { fixed_s, per_unit_s, size_max, deviation_s, margin } = told;
+        let line = ServiceLine { fixed_s, per_unit_s, size_max, deviation_s, observed: now };
+        Outlook { line, caution: Caution::with_margin(margin) }
+    });
+    (BatchReport { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns }, outlook)
 }
 
 /// Failure reasons that cross the link.

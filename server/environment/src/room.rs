@@ -10,6 +10,7 @@ mod turn;
 
 use crate::batcher::{BatchShape, Decision, choose};
 use crate::call::Call;
+use crate::forecast::Outlook;
 use crate::frame::{Body, FrameReader, Incoming, Outbox};
 use crate::message;
 use crate::prepare::Preparation;
@@ -207,7 +208,8 @@ impl Room {
         }
         self.alone = false; // nothing else was running if it was set
         self.load.changed = true;
-        self.outbox.send(0, Kind::Batch(message::batch_out(&done.report)), Body::new());
+        let outlook = self.service.line().map(|line| Outlook { line, caution: self.caution });
+        self.outbox.send(0, Kind::Batch(message::batch_out(&done.report, outlook)), Body::new());
         for part in done.parts {
             if let Err(ExecError::Broken(text)) = part.result {
                 return Err(RoomError::Broken(text));
@@ -233,6 +235,7 @@ impl Room {
             let (took, had) = (now - call.received, deadline - call.received);
             self.caution.in_time(took.as_secs_f64() / had.as_secs_f64());
         }
+        let tokens = call.tokens();
         match call.answer() {
             Ok((tensors, parameters, timing)) => {
                 let (outputs, body) = message::tensors_out(tensors);
@@ -245,6 +248,7 @@ impl Room {
                     compute_ns: timing.compute_ns,
                     compute_output_ns: timing.compute_output_ns,
                     batch_items: timing.batch_items,
+                    tokens,
                 };
                 let body_bytes = body.iter().map(|piece| piece.len() as u64).sum();
                 match message::fits(&result, body_bytes, self.specification.body_bytes_max) {

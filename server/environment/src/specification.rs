@@ -137,8 +137,8 @@ pub struct ReadyReport {
     pub pid: u32,
     /// What the version takes and gives.
     signature: SignatureReport,
-    /// Its batches cost what their tokens do, not their items.
-    pub counts_tokens: bool,
+    /// Tokens of one item, at most, where its batches cost what their tokens do and not their items.
+    pub item_tokens_max: Option<u32>,
     /// Milliseconds to load.
     pub load_ms: u64,
     /// Milliseconds to warm up.
@@ -163,7 +163,10 @@ impl ReadyReport {
         Self {
             pid: std::process::id(),
             signature: model.signature().into(),
-            counts_tokens: model.batch_cost() == BatchCost::Tokens,
+            item_tokens_max: match model.batch_cost() {
+                BatchCost::Items => None,
+                BatchCost::Tokens { longest } => Some(longest),
+            },
             load_ms: 0,
             warmup_ms: 0,
             isolation,

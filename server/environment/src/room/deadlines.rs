@@ -6,7 +6,7 @@
 use super::{Room, RoomError};
 use crate::queue::{LEVELS_MAX, Waiting};
 use crate::specification::TimeoutAction;
-use penstock_admission::{Backlog, usable};
+use penstock_admission::{Backlog, FullBatch, Queued, usable};
 use penstock_domain::{ErrorCode, Refusal};
 use penstock_executor::{BatchCost, Part};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ impl Room {
     pub(super) fn size(&self, items: u64, tokens: u64) -> u64 {
         match self.shape.cost {
             BatchCost::Items => items,
-            BatchCost::Tokens => tokens,
+            BatchCost::Tokens { .. } => tokens,
         }
     }
 
@@ -39,20 +39,19 @@ impl Room {
         self.specification.batching.dynamic && self.shape.max_items > 0
     }
 
-    /// How many batches what waits makes, parts of one counted, and the size of each: all are full but the last.
-    fn batches(&self, waiting: Waiting) -> (f64, f64) {
-        let Waiting { requests, items, tokens } = waiting;
-        let size = self.size(items, tokens) as f64;
-        if !self.together() {
-            return (requests as f64, size / requests.max(1) as f64);
+    /// The largest batch that may be formed.
+    fn full_batch(&self) -> FullBatch {
+        match self.together() {
+            true => {
+                let places = u64::from(self.shape.max_items);
+                FullBatch { places, size: self.size(places, self.specification.batching.max_tokens).max(1) }
+            }
+            false => FullBatch::ALONE,
         }
-        let by_items = items as f64 / f64::from(self.shape.max_items);
-        let by_tokens = match self.shape.cost {
-            BatchCost::Items => 0.0,
-            BatchCost::Tokens => tokens as f64 / self.specification.batching.max_tokens.max(1) as f64,
-        };
-        let batches = by_items.max(by_tokens);
-        (batches, size / batches.max(1.0))
+    }
+
+    fn queued(&self, Waiting { requests, items, tokens }: Waiting) -> Queued {
+        Queued { places: if self.together() { items } else { requests }, size: self.size(items, tokens) }
     }
 
     /// Whether it is foretold that a request of these parts will be done by its deadline: not if nobody knows, or it has
@@ -78,19 +77,12 @@ impl Room {
     fn done_in(&self, size: u64, level: u8, now: Instant) -> Option<Duration> {
         let time = |size| self.service.predict(size, now);
         let free_in = self.free_in(time, now)?;
-        let (batches, batch_size) = self.batches(self.queue.ahead(level));
-        // Of what waits, the last batch is not full: this request joins it, as far as there is room.
-        let company = if batches > 1.0 { batch_size * batches.fract() } else { batch_size };
-        let full = self.size(u64::from(self.shape.max_items), self.specification.batching.max_tokens.max(1));
-        let own_batch_size = match self.together() {
-            true => (company as u64).saturating_add(size).min(full.max(size)),
-            false => size,
-        };
-        self.backlog(batches, batch_size, free_in).done_in(own_batch_size, time, self.caution)
+        let (queued, full) = (self.queued(self.queue.ahead(level)), self.full_batch());
+        self.backlog(queued, free_in).done_in(queued.joined_by(size, full), time, self.caution)
     }
 
-    fn backlog(&self, batches: f64, batch_size: f64, free_in: Duration) -> Backlog {
-        Backlog { batches, batch_size: batch_size as u64, workers: self.workers.len() as u32, free_in }
+    fn backlog(&self, queued: Queued, free_in: Duration) -> Backlog {
+        Backlog::new(queued, self.full_batch(), self.workers.len() as u32, free_in)
     }
 
     /// How long until a worker is free, where a batch of a size takes `time`.
@@ -109,21 +101,22 @@ impl Room {
     /// How long, in the mean, until `share` of what waits has left the queue: until the first batch of it begins, at least.
     pub(super) fn room_in(&self, share: f64, now: Instant) -> Duration {
         let time = |size| self.service.expect(size, now);
-        let (batches, batch_size) = self.batches(self.queue.ahead(LEVELS_MAX));
-        // The first begins when a worker is free.
-        let more = ((batches * share).ceil() - 1.0).max(0.0);
-        let room_in =
-            self.free_in(time, now).and_then(|free_in| self.backlog(more, batch_size, free_in).begins_in(time));
+        let room_in = self.free_in(time, now).and_then(|free_in| {
+            let backlog = self.backlog(self.queued(self.queue.ahead(LEVELS_MAX)), free_in);
+            // The first begins when a worker is free.
+            let more = ((backlog.batches * share).ceil() - 1.0).max(0.0);
+            Backlog { batches: more, ..backlog }.begins_in(time)
+        });
         room_in.unwrap_or_else(|| self.drain_rate.wait((self.queue.requests() as f64 * share).ceil().max(1.0) as u64))
     }
 
-    /// Refuses what waits and could not be done in time even if it ran in the very next batch.
+    /// Refuses what waits and would rather be late than not, even if it ran in the very next batch.
     pub(super) fn drop_late(&mut self, now: Instant) {
         if self.deadlines.is_empty() || self.queue.is_empty() {
             return;
         }
-        let (_, next_batch_size) = self.batches(self.queue.ahead(LEVELS_MAX));
-        let Some(takes) = self.service.predict(next_batch_size as u64, now) else { return };
+        let (_, next_batch_size) = self.queued(self.queue.ahead(LEVELS_MAX)).batches(self.full_batch());
+        let Some(takes) = self.service.expect(next_batch_size as u64, now) else { return };
         let waits = |call: &u64| self.calls.get(call).is_some_and(|call| !call.is_preparing() && !call.has_begun());
         // The way back takes its time, too; more than a batch is not kept for it.
         let way_back = |(deadline, call): &(Instant, u64)| {

@@ -21,7 +21,7 @@ fn items(max_items: u32) -> BatchShape {
 }
 
 fn tokens(max_items: u32) -> BatchShape {
-    BatchShape { max_items, cost: BatchCost::Tokens }
+    BatchShape { max_items, cost: BatchCost::Tokens { longest: 512 } }
 }
 
 fn policy() -> BatchingPolicy {
@@ -150,7 +150,7 @@ proptest! {
     #[test]
     fn everything_runs_once_within_the_limits_and_the_oldest_first(
         parts in prop::collection::vec((1u32..5, 1u32..300), 1..60),
-        cost in prop::sample::select(vec![BatchCost::Items, BatchCost::Tokens]),
+        cost in prop::sample::select(vec![BatchCost::Items, BatchCost::Tokens { longest: 512 }]),
     ) {
         let (mut queue, now) = (Queue::default(), start());
         let policy = BatchingPolicy { max_tokens: 600, ..policy() };
@@ -165,7 +165,7 @@ proptest! {
             prop_assert!(entries.iter().map(|entry| entry.part.items).sum::<u32>() <= 8);
             let tokens: u32 = match cost {
                 BatchCost::Items => 0,
-                BatchCost::Tokens => entries.iter().map(|entry| entry.part.tokens).sum(),
+                BatchCost::Tokens { .. } => entries.iter().map(|entry| entry.part.tokens).sum(),
             };
             prop_assert!(tokens <= 600 || entries.len() == 1);
             for entry in entries {
@@ -180,7 +180,7 @@ proptest! {
     #[test]
     fn it_waits_only_for_what_could_still_join(
         parts in prop::collection::vec((1u32..4, 1u32..200), 1..12),
-        cost in prop::sample::select(vec![BatchCost::Items, BatchCost::Tokens]),
+        cost in prop::sample::select(vec![BatchCost::Items, BatchCost::Tokens { longest: 512 }]),
     ) {
         let (mut queue, now) = (Queue::default(), start());
         let policy = BatchingPolicy { max_delay_us: 1000, max_tokens: 600, ..policy() };
