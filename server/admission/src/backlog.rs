@@ -80,15 +80,31 @@ impl Backlog {
         Some(self.free_in.saturating_add(before))
     }
 
-    /// From now until a request would be done that is in the batch after these, of `own_batch_size` with it, where as much
+    /// When a request would be done that is in the batch after these, of `own_batch_size` with it, where as much
     /// longer is reckoned with before that batch as `caution` says. `None` if that is not known.
     pub fn done_in(
         &self,
         own_batch_size: u64,
         time: impl Fn(u64) -> Option<Duration>,
         caution: Caution,
-    ) -> Option<Duration> {
+    ) -> Option<Foretold> {
         let begins_in = self.begins_in(&time)?;
-        Some(caution.of(begins_in).saturating_add(time(own_batch_size)?))
+        Some(Foretold { done_in: caution.of(begins_in).saturating_add(time(own_batch_size)?), caution })
+    }
+}
+
+/// When a request would be done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Foretold {
+    /// From now.
+    pub done_in: Duration,
+    /// What is in it.
+    caution: Caution,
+}
+
+impl Foretold {
+    /// How long to wait until one like it would be done within `left`, from then. Zero if this one would.
+    pub fn in_time_in(&self, left: Duration) -> Duration {
+        self.caution.gone_in(self.done_in.saturating_sub(left))
     }
 }

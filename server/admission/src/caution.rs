@@ -59,8 +59,17 @@ impl Caution {
         self.margin = (self.margin - STEP / IN_TIME_PER_LATE).max(0.0);
     }
 
+    /// With so much more added.
+    pub fn plus(self, share: f64) -> Self {
+        Self { margin: self.margin + share }
+    }
+
     /// What is to be reckoned with where `wait` is foretold.
     pub fn of(&self, wait: Duration) -> Duration {
         Duration::try_from_secs_f64(wait.as_secs_f64() * (1.0 + self.margin)).unwrap_or(Duration::MAX)
+    }
+    /// After how long `excess` of a wait that is reckoned with has gone: a wait that passes takes its margin with it.
+    pub fn gone_in(&self, excess: Duration) -> Duration {
+        excess.div_f64(1.0 + self.margin)
     }
 }

@@ -15,7 +15,7 @@ mod slots;
 mod turns;
 
 pub use adaptive::AdaptiveLimit;
-pub use backlog::{Backlog, FullBatch, Queued};
+pub use backlog::{Backlog, Foretold, FullBatch, Queued};
 pub use bytes::{ByteBudget, ByteShare};
 pub use callers::{CallerFull, CallerSlot, Callers};
 pub use caution::Caution;

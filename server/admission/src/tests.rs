@@ -149,7 +149,8 @@ fn a_request_is_done_after_what_stands_before_it() {
     let (service, now) = learned(10.0, 1.0, &[1, 8]);
     let backlog = Backlog { batches: 4.0, batch_size: 8, workers: 2, free_in: Duration::from_millis(5) };
     let mut caution = Caution::NONE;
-    let done_in = |caution| backlog.done_in(2, |size| service.predict(size, now), caution).unwrap().as_secs_f64() * 1e3;
+    let foretold = |caution| backlog.done_in(2, |size| service.predict(size, now), caution).unwrap();
+    let done_in = |caution| foretold(caution).done_in.as_secs_f64() * 1e3;
     let done = done_in(caution);
     assert!((done - (5.0 + 2.0 * 18.0 + 12.0)).abs() < 0.2, "{done}");
     assert_eq!(backlog.done_in(2, |_| None, caution), None);
@@ -157,6 +158,11 @@ fn a_request_is_done_after_what_stands_before_it() {
     (0..100).for_each(|_| caution.late());
     let cautious = done_in(caution);
     assert!((cautious - (2.0 * (5.0 + 2.0 * 18.0) + 12.0)).abs() < 0.3, "{cautious}");
+    let wait = foretold(caution).in_time_in(Duration::from_millis(54)).as_secs_f64() * 1e3;
+    assert!(
+        (wait - 20.0).abs() < 0.3,
+        "{wait}: when half of what stands before it has gone, its margin has gone with it"
+    );
     (0..25_000).for_each(|_| caution.in_time(0.9));
     (0..25_000).for_each(|_| caution.in_time(0.1));
     assert!((done_in(caution) - (done + 0.5 * 41.0)).abs() < 0.3);

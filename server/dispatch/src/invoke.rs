@@ -3,7 +3,7 @@
 //! Called by the house with an invocation whose version is known.
 
 use crate::function::{Placed, ServedVersion, VersionState};
-use penstock_admission::{CallerFull, CallerSlot, usable};
+use penstock_admission::{CallerFull, CallerSlot, Foretold, usable};
 use penstock_domain::{CallerId, ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
 use penstock_environment::{CallAnswer, CallEnd, OUT_OF_HOST_MEMORY};
 use penstock_router::{Candidate, choose};
@@ -236,13 +236,13 @@ impl Drop for AloneWaits<'_> {
 }
 
 /// What the router makes of an environment.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Standing {
     Good,
     /// It is quiet, or fails again and again.
     LastResort,
-    /// It would be done in so long, and so long is left.
-    Late(Duration, Duration),
+    /// When it would be done, and how long is left.
+    Late(Foretold, Duration),
     /// It is closed, has no slot for this request, or has refused it.
     Out,
 }
@@ -265,11 +265,11 @@ fn pick(
         }
         // So that late requests do not cross the link for nothing.
         if let Some(deadline) = invocation.deadline
-            && let Some(done_in) = environment.done_in(invocation, now)
+            && let Some(foretold) = environment.done_in(invocation, now)
         {
             let left = usable(deadline.saturating_duration_since(now));
-            if done_in > left {
-                return Standing::Late(done_in, left);
+            if foretold.done_in > left {
+                return Standing::Late(foretold, left);
             }
         }
         match environment.is_quiet(now) || !environment.breaker.lets_through(now) {
@@ -294,11 +294,11 @@ fn pick(
         return Err(refusal);
     }
     let late = standings.iter().filter_map(|standing| match standing {
-        Standing::Late(done_in, left) => Some((*done_in, *left)),
+        Standing::Late(foretold, left) => Some((*foretold, *left)),
         _ => None,
     });
-    if let Some((done_in, left)) = late.min() {
-        return Err(Refusal::unmeetable(done_in, left));
+    if let Some((foretold, left)) = late.min_by_key(|(foretold, _)| foretold.done_in) {
+        return Err(Refusal::unmeetable(foretold.done_in, left, foretold.in_time_in(left)));
     }
     Err(match environments.iter().any(|environment| environment.is_open()) {
         true => full(version),

@@ -169,15 +169,15 @@ impl Refusal {
     }
 
     /// A shed of what cannot be done in time: its answer would be ready in `done_in`, `left` is left. It asks to be sent
-    /// again when it could be.
-    pub fn unmeetable(done_in: Duration, left: Duration) -> Self {
+    /// again after `wait`, when it could be.
+    pub fn unmeetable(done_in: Duration, left: Duration, wait: Duration) -> Self {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         let text = format!(
             "the deadline cannot be met: the answer would be ready in {:.1} ms, {:.1} ms are left",
             milliseconds(done_in),
             milliseconds(left)
         );
-        Self::shed(ShedReason::DeadlineUnmeetable, text, Some(done_in.saturating_sub(left)))
+        Self::shed(ShedReason::DeadlineUnmeetable, text, Some(wait))
     }
 
     /// The same with a stable reason text.

@@ -6,7 +6,7 @@
 //! tokens, and reckons with as many as earlier texts of as many bytes had.
 
 use parking_lot::Mutex;
-use penstock_admission::{Backlog, Caution, FullBatch, Queued, ServiceLine};
+use penstock_admission::{Backlog, Caution, Foretold, FullBatch, Queued, ServiceLine};
 use penstock_domain::{Datatype, Invocation};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ const SPLITTABLE_ROWS_MAX: u64 = 1 << 20;
 /// Weight that is left of a text after the next: about the last hundred count.
 const FORGET: f64 = 0.99;
 
-/// What a refusal as late by the environment adds to what is foretold, of what the front end took for in time.
+/// What a refusal as late by the environment adds to every wait foretold, of what the front end took for in time.
 const EDGE_STEP: f64 = 0.002;
 /// One such refusal is accepted for so many that are served.
 const SERVED_PER_REFUSED: f64 = 500.0;
@@ -175,8 +175,8 @@ impl Forecast {
         self.tokens_per_byte.store(tokens_per_byte.to_bits(), Ordering::Relaxed);
     }
 
-    /// How long until such a request would be done, as the environment would reckon. `None` if nothing ran lately.
-    pub(crate) fn done_in(&self, demand: Demand, now: Instant) -> Option<Duration> {
+    /// When such a request would be done, as the environment would reckon. `None` if nothing ran lately.
+    pub(crate) fn done_in(&self, demand: Demand, now: Instant) -> Option<Foretold> {
         let learned = self.learned.lock();
         let Outlook { line, caution } = learned.outlook?;
         let time = |size| line.predict(size, now);
@@ -189,8 +189,7 @@ impl Forecast {
         let free_in = if idle { Duration::ZERO } else { self.first_ends_in(&learned, time, now)? };
         let full = self.shape.full_batch();
         let backlog = Backlog::new(queued, full, self.shape.workers, free_in);
-        let done_in = backlog.done_in(queued.joined_by(demand.queued.size, full), time, caution)?;
-        Some(done_in.saturating_add(done_in.mul_f64(learned.edge)))
+        backlog.done_in(queued.joined_by(demand.queued.size, full), time, caution.plus(learned.edge))
     }
 
     /// How long until a batch ends, in the mean. `None` if none runs or nothing ran lately.
@@ -249,8 +248,8 @@ mod tests {
         Some(Outlook { line, caution: Caution::with_margin(0.2) })
     }
 
-    fn millis(told: Option<Duration>) -> f64 {
-        (told.unwrap().as_secs_f64() * 1e4).round() / 10.0
+    fn millis(told: Option<Foretold>) -> f64 {
+        (told.unwrap().done_in.as_secs_f64() * 1e4).round() / 10.0
     }
 
     #[test]
@@ -312,12 +311,18 @@ mod tests {
         let (start, forecast) = (Instant::now(), Forecast::new(ITEMS));
         let one = forecast.demand(&request(Datatype::Fp32, 1, 0));
         forecast.ran(outlook(Duration::ZERO, start));
-        forecast.refused_as_late();
-        assert_eq!(forecast.done_in(one, start), Some(Duration::from_micros(10_020)));
+        forecast.sent(one);
+        forecast.begun([one].into_iter(), start);
+        let done_in = || millis(forecast.done_in(one, start));
+        assert_eq!(done_in(), 22.0);
+        (0..10).for_each(|_| forecast.refused_as_late());
+        assert_eq!(done_in(), 22.2);
         (0..1000).for_each(|_| forecast.refused_as_late());
-        assert_eq!(forecast.done_in(one, start), Some(11 * MS), "a tenth at most");
+        assert_eq!(done_in(), 23.0, "a tenth of the wait at most");
+        let wait = forecast.done_in(one, start).unwrap().in_time_in(10 * MS);
+        assert_eq!(wait, 10 * MS, "once the batch that runs has ended");
         (0..30_000).for_each(|_| forecast.served(one, 0));
-        assert_eq!(forecast.done_in(one, start), Some(10 * MS));
+        assert_eq!(done_in(), 22.0);
     }
 
     #[test]

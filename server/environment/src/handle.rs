@@ -9,7 +9,7 @@ use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
 use crate::message::{self, fits};
 use crate::specification::{BatchingPolicy, ReadyReport, Specification};
 use parking_lot::Mutex;
-use penstock_admission::{AdaptiveLimit, ByteBudget, ByteShare, Slots};
+use penstock_admission::{AdaptiveLimit, ByteBudget, ByteShare, Foretold, Slots};
 use penstock_domain::{BatchReport, Invocation, Parameters, Refusal, ShedReason, StageTimes, Tensor};
 use penstock_proto::link::{self, header::Kind};
 use std::collections::BTreeMap;
@@ -214,9 +214,9 @@ impl EnvironmentHandle {
         if highest { 0 } else { self.slots.limit().div_ceil(8) }
     }
 
-    /// How long until a request that is sent now would be done, as the environment would reckon; `None` if nothing ran
+    /// When a request that is sent now would be done, as the environment would reckon; `None` if nothing ran
     /// lately, or if only the environment can judge, because the request may go before others.
-    pub fn done_in(&self, invocation: &Invocation, now: Instant) -> Option<Duration> {
+    pub fn done_in(&self, invocation: &Invocation, now: Instant) -> Option<Foretold> {
         if self.batching.priority_levels > 1 {
             return None;
         }

@@ -6,7 +6,7 @@
 use super::{Room, RoomError};
 use crate::queue::{LEVELS_MAX, Waiting};
 use crate::specification::TimeoutAction;
-use penstock_admission::{Backlog, FullBatch, Queued, usable};
+use penstock_admission::{Backlog, Foretold, FullBatch, Queued, usable};
 use penstock_domain::{ErrorCode, Refusal};
 use penstock_executor::{BatchCost, Part};
 use std::time::{Duration, Instant};
@@ -68,13 +68,15 @@ impl Room {
         let items = parts.iter().map(|part| u64::from(part.items)).sum();
         let tokens = parts.iter().map(|part| u64::from(part.tokens)).sum();
         match self.done_in(self.size(items, tokens), level, now) {
-            Some(done_in) if done_in > left => Err(Refusal::unmeetable(done_in, left)),
+            Some(foretold) if foretold.done_in > left => {
+                Err(Refusal::unmeetable(foretold.done_in, left, foretold.in_time_in(left)))
+            }
             known => Ok(known.is_some()),
         }
     }
 
-    /// How long until a request of this size and level that comes now would be done.
-    fn done_in(&self, size: u64, level: u8, now: Instant) -> Option<Duration> {
+    /// When a request of this size and level that comes now would be done.
+    fn done_in(&self, size: u64, level: u8, now: Instant) -> Option<Foretold> {
         let time = |size| self.service.predict(size, now);
         let free_in = self.free_in(time, now)?;
         let (queued, full) = (self.queued(self.queue.ahead(level)), self.full_batch());
@@ -131,7 +133,8 @@ impl Room {
         }
         for (deadline, call) in late {
             self.cancel(call);
-            self.refuse(call, Refusal::unmeetable(takes, deadline.saturating_duration_since(now)));
+            let left = deadline.saturating_duration_since(now);
+            self.refuse(call, Refusal::unmeetable(takes, left, takes.saturating_sub(left)));
         }
     }
 
