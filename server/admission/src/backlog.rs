@@ -45,7 +45,7 @@ impl Queued {
             return size;
         }
         let (batches, batch_size) = self.batches(full);
-        let company = if batches > 1.0 { batch_size * batches.fract() } else { batch_size };
+        let company = if batches >= 1.0 { batch_size * batches.fract() } else { batch_size };
         (company as u64).saturating_add(size).min(full.size.max(size))
     }
 }
@@ -89,7 +89,8 @@ impl Backlog {
         caution: Caution,
     ) -> Option<Foretold> {
         let begins_in = self.begins_in(&time)?;
-        Some(Foretold { done_in: caution.of(begins_in).saturating_add(time(own_batch_size)?), caution })
+        let wait = caution.of(begins_in);
+        Some(Foretold { done_in: wait.saturating_add(time(own_batch_size)?), wait, caution })
     }
 }
 
@@ -98,13 +99,16 @@ impl Backlog {
 pub struct Foretold {
     /// From now.
     pub done_in: Duration,
-    /// What is in it.
+    /// Until its batch begins, of that; `caution` is in it.
+    wait: Duration,
     caution: Caution,
 }
 
 impl Foretold {
-    /// How long to wait until one like it would be done within `left`, from then. Zero if this one would.
+    /// How long to wait until one like it would be done within `left`, from then. Zero if this one would. Where no wait is
+    /// enough, because its own batch takes longer, what it lacks.
     pub fn in_time_in(&self, left: Duration) -> Duration {
-        self.caution.gone_in(self.done_in.saturating_sub(left))
+        let excess = self.done_in.saturating_sub(left);
+        self.caution.gone_in(excess.min(self.wait)).saturating_add(excess.saturating_sub(self.wait))
     }
 }

@@ -1,8 +1,8 @@
 //! Caution: how much longer than foretold the wait for a batch may turn out to be.
 //!
-//! Called by environments, which learn it and tell the front end. A request that is admitted and then turns out to be late was refused as late as can be: its
-//! place would have been another's. What makes them late (a busy core, a slow neighbour) is not foretold, but its extent
-//! is learned from how often it happens.
+//! Called by environments, which learn it and tell the front end. A request that is admitted and then turns out to be
+//! late was refused as late as can be: its place would have been another's. What makes them late (a busy core, a slow
+//! neighbour) is not foretold, but its extent is learned from how often it happens.
 
 use std::time::Duration;
 
@@ -68,8 +68,9 @@ impl Caution {
     pub fn of(&self, wait: Duration) -> Duration {
         Duration::try_from_secs_f64(wait.as_secs_f64() * (1.0 + self.margin)).unwrap_or(Duration::MAX)
     }
+
     /// After how long `excess` of a wait that is reckoned with has gone: a wait that passes takes its margin with it.
     pub fn gone_in(&self, excess: Duration) -> Duration {
-        excess.div_f64(1.0 + self.margin)
+        Duration::try_from_secs_f64(excess.as_secs_f64() / (1.0 + self.margin)).unwrap_or(excess)
     }
 }

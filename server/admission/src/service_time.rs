@@ -57,6 +57,12 @@ pub struct ServiceLine {
 }
 
 impl ServiceLine {
+    /// Whether it can have been learned: what the other end of a link tells may be anything.
+    pub fn is_plausible(&self) -> bool {
+        let times = [self.fixed_s, self.per_unit_s, self.deviation_s];
+        times.iter().all(|time| time.is_finite() && *time >= 0.0) && self.size_max >= 0.0
+    }
+
     /// How long a batch of `size` takes at most, but for one in a hundred. `None` if nothing was observed lately.
     pub fn predict(&self, size: u64, now: Instant) -> Option<Duration> {
         self.told(self.mean(size as f64) + DEVIATIONS * self.deviation_s, now)

@@ -2,22 +2,17 @@
 //! when a request that is sent now would be done. Pure: `now` is an argument.
 //!
 //! Called by the handle, and through it by dispatch for requests with a deadline. It judges as the environment would, so
-//! that what is refused there anyway does not cross the link: an environment that is busy says no late. It does not see
-//! tokens, and reckons with as many as earlier texts of as many bytes had.
+//! that what is refused there anyway does not cross the link: an environment that is busy says no late.
 
+use crate::demand::{Counting, Demand, Shape};
 use parking_lot::Mutex;
-use penstock_admission::{Backlog, Caution, Foretold, FullBatch, Queued, ServiceLine};
-use penstock_domain::{Datatype, Invocation};
+use penstock_admission::{Backlog, Caution, Foretold, Queued, ServiceLine};
+use penstock_domain::Invocation;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Most rows of a request that may be split, as far as they count here.
-const SPLITTABLE_ROWS_MAX: u64 = 1 << 20;
-/// Weight that is left of a text after the next: about the last hundred count.
-const FORGET: f64 = 0.99;
-
-/// What a refusal as late by the environment adds to every wait foretold, of what the front end took for in time.
+/// What a refusal as late by the environment adds to every wait foretold, once between two of its batches.
 const EDGE_STEP: f64 = 0.002;
 /// One such refusal is accepted for so many that are served.
 const SERVED_PER_REFUSED: f64 = 500.0;
@@ -31,33 +26,6 @@ pub(crate) struct Outlook {
     pub(crate) caution: Caution,
 }
 
-/// How an environment forms its batches, as far as the front end knows.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
-    pub(crate) workers: u32,
-    /// Most items in a batch; `None` where each request is a batch of its own.
-    pub(crate) batch_items_max: Option<u32>,
-    /// Most rows of a request that may not be split; 0 where it has none.
-    pub(crate) rows_max: u32,
-    /// Tokens of one item and of a batch, at most, where its cost grows with them.
-    pub(crate) tokens_max: Option<(u32, u64)>,
-}
-
-impl Shape {
-    fn full_batch(&self) -> FullBatch {
-        let Some(items) = self.batch_items_max.map(u64::from) else { return FullBatch::ALONE };
-        FullBatch { places: items, size: self.tokens_max.map_or(items, |(_, batch)| batch.max(1)) }
-    }
-}
-
-/// What a request counts as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Demand {
-    queued: Queued,
-    /// Bytes of text in it, where it counts by its tokens and nobody has counted them yet.
-    text_bytes: u64,
-}
-
 /// Sums of [`Demand`]s.
 #[derive(Debug, Default)]
 struct InFlight {
@@ -69,54 +37,33 @@ pub(crate) struct Forecast {
     shape: Shape,
     /// Waiting and running.
     in_flight: InFlight,
-    /// Tokens of a byte of text, as bits; 0 before any was seen.
-    tokens_per_byte: AtomicU64,
+    counting: Counting,
     learned: Mutex<Learned>,
 }
 
 #[derive(Default)]
 struct Learned {
     outlook: Option<Outlook>,
-    /// When the batches that run began, in order.
+    /// When the batches that run could have been formed, in the order in which they began.
     began: VecDeque<Instant>,
     /// What is in them, as far as its callers have not left.
     running: Queued,
-    /// Of the texts seen, forgotten exponentially.
-    tokens: f64,
-    text_bytes: f64,
     /// Where the queue is just as long as may be, each request is at the edge, and the two ends would differ by a hair
     /// on half of them. So much more, as a share, the front end reckons with.
     edge: f64,
+    /// It has grown since the environment last told what it reckons with.
+    edge_grown: bool,
 }
 
 impl Forecast {
     pub(crate) fn new(shape: Shape) -> Self {
         let shape = Shape { workers: shape.workers.max(1), ..shape };
-        Self { shape, in_flight: InFlight::default(), tokens_per_byte: AtomicU64::new(0), learned: Mutex::default() }
+        Self { shape, in_flight: InFlight::default(), counting: Counting::new(shape), learned: Mutex::default() }
     }
 
     /// What a request counts as. Nobody has checked its tensors yet.
     pub(crate) fn demand(&self, invocation: &Invocation) -> Demand {
-        let most = if invocation.splittable { SPLITTABLE_ROWS_MAX } else { self.shape.rows_max.into() };
-        let rows = invocation.items(self.shape.rows_max > 0).clamp(1, most.max(1));
-        let places = if self.shape.batch_items_max.is_some() { rows } else { 1 };
-        let Some((longest, _)) = self.shape.tokens_max else {
-            return Demand { queued: Queued { places, size: rows }, text_bytes: 0 };
-        };
-        let text = |datatype| datatype == Datatype::Bytes;
-        let bytes = |of_text: bool| {
-            let inputs = invocation.inputs.iter().filter(|tensor| text(tensor.datatype) == of_text);
-            inputs
-                .map(|tensor| (tensor.data.len() / tensor.datatype.element_bytes().unwrap_or(1)) as u64)
-                .max()
-                .unwrap_or(0)
-        };
-        // What is no text is one number for each token.
-        let (text_bytes, ids) = (bytes(true), bytes(false));
-        let tokens_per_byte = f64::from_bits(self.tokens_per_byte.load(Ordering::Relaxed));
-        let tokens = if text_bytes > 0 { (text_bytes as f64 * tokens_per_byte) as u64 } else { ids };
-        let size = tokens.clamp(rows, rows.saturating_mul(longest.max(1).into()));
-        Demand { queued: Queued { places, size }, text_bytes }
+        self.counting.demand(invocation)
     }
 
     /// A request was sent; [`Forecast::left`] when it has ended.
@@ -131,10 +78,11 @@ impl Forecast {
         self.in_flight.size.fetch_sub(demand.queued.size, Ordering::Relaxed);
     }
 
-    /// A batch begins, with these requests that had not begun before.
-    pub(crate) fn begun(&self, demands: impl Iterator<Item = Demand>, now: Instant) {
+    /// A batch begins, with these requests that had not begun before. It could have been formed at `wanted`: what batches
+    /// take, as it is told, begins with that.
+    pub(crate) fn begun(&self, demands: impl Iterator<Item = Demand>, wanted: Instant) {
         let mut learned = self.learned.lock();
-        learned.began.push_back(now);
+        learned.began.push_back(wanted);
         for Demand { queued, .. } in demands {
             learned.running.places += queued.places;
             learned.running.size += queued.size;
@@ -152,27 +100,24 @@ impl Forecast {
     pub(crate) fn ran(&self, outlook: Option<Outlook>) {
         let mut learned = self.learned.lock();
         learned.outlook = outlook.or(learned.outlook);
+        learned.edge_grown = false;
         // Which of them it was is not told; that it began first is likely, and errs little.
         learned.began.pop_front();
     }
 
-    /// The environment refused one as late that was foretold to be in time.
+    /// The environment refused one as late that had been sent. Several at a time have one cause.
     pub(crate) fn refused_as_late(&self) {
         let mut learned = self.learned.lock();
-        learned.edge = (learned.edge + EDGE_STEP).min(EDGE_MAX);
+        if !std::mem::replace(&mut learned.edge_grown, true) {
+            learned.edge = (learned.edge + EDGE_STEP).min(EDGE_MAX);
+        }
     }
 
-    /// The environment served one.
+    /// The environment served one, which had so many tokens.
     pub(crate) fn served(&self, demand: Demand, tokens: u64) {
+        self.counting.observe(demand, tokens);
         let mut learned = self.learned.lock();
         learned.edge = (learned.edge - EDGE_STEP / SERVED_PER_REFUSED).max(0.0);
-        if demand.text_bytes == 0 || tokens == 0 {
-            return;
-        }
-        learned.tokens = learned.tokens * FORGET + tokens as f64;
-        learned.text_bytes = learned.text_bytes * FORGET + demand.text_bytes as f64;
-        let tokens_per_byte = learned.tokens / learned.text_bytes;
-        self.tokens_per_byte.store(tokens_per_byte.to_bits(), Ordering::Relaxed);
     }
 
     /// When such a request would be done, as the environment would reckon. `None` if nothing ran lately.
@@ -189,7 +134,7 @@ impl Forecast {
         let free_in = if idle { Duration::ZERO } else { self.first_ends_in(&learned, time, now)? };
         let full = self.shape.full_batch();
         let backlog = Backlog::new(queued, full, self.shape.workers, free_in);
-        backlog.done_in(queued.joined_by(demand.queued.size, full), time, caution.plus(learned.edge))
+        backlog.done_in(queued.joined_by(demand.size_min, full), time, caution.plus(learned.edge))
     }
 
     /// How long until a batch ends, in the mean. `None` if none runs or nothing ran lately.
@@ -208,7 +153,7 @@ impl Forecast {
         let began = learned.began.front()?;
         let each = learned.running.size / learned.began.len() as u64;
         // A request that is split over several batches counts whole from its first.
-        let size = each.min(self.shape.full_batch().size);
+        let size = each.min(self.shape.batch_size_max());
         Some(time(size)?.saturating_sub(now.saturating_duration_since(*began)))
     }
 }
@@ -217,29 +162,10 @@ impl Forecast {
 #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
 mod tests {
     use super::*;
-    use bytes::Bytes;
-    use penstock_domain::{FunctionName, Tensor};
+    use crate::demand::tests::{ITEMS, TEXTS, request};
+    use penstock_domain::Datatype;
 
     const MS: Duration = Duration::from_millis(1);
-    const ITEMS: Shape = Shape { workers: 1, batch_items_max: Some(8), rows_max: 8, tokens_max: None };
-    const TEXTS: Shape = Shape { workers: 1, batch_items_max: Some(8), rows_max: 8, tokens_max: Some((100, 200)) };
-
-    fn request(datatype: Datatype, rows: i64, bytes: usize) -> Invocation {
-        let data = Bytes::from(vec![0; bytes]);
-        let tensor = Tensor { name: "in".into(), datatype, shape: vec![rows, 1].into(), data };
-        Invocation {
-            function: FunctionName::new("f").unwrap(),
-            version: None,
-            id: String::new(),
-            parameters: Vec::new(),
-            inputs: vec![tensor],
-            outputs: Vec::new(),
-            deadline: None,
-            priority: 0,
-            caller: None,
-            splittable: false,
-        }
-    }
 
     /// A batch takes 10 ms and `per_unit` for each unit of its size, and a fifth is added to every wait.
     fn outlook(per_unit: Duration, observed: Instant) -> Option<Outlook> {
@@ -275,35 +201,15 @@ mod tests {
     }
 
     #[test]
-    fn rows_count_as_far_as_a_batch_may_have_them() {
-        let together = Forecast::new(ITEMS);
-        let alone = Forecast::new(Shape { batch_items_max: None, ..ITEMS });
-        let bare = Forecast::new(Shape { batch_items_max: None, rows_max: 0, ..ITEMS });
-        let rows = |forecast: &Forecast, rows, splittable| {
-            let request = Invocation { splittable, ..request(Datatype::Fp32, rows, 0) };
-            let Queued { places, size } = forecast.demand(&request).queued;
-            (places, size)
-        };
-        assert_eq!([-1, 0, 5, i64::MAX].map(|n| rows(&together, n, false)), [(1, 1), (1, 1), (5, 5), (8, 8)]);
-        assert_eq!(rows(&together, i64::MAX, true), (1 << 20, 1 << 20));
-        assert_eq!((rows(&alone, 5, false), rows(&bare, 5, false)), ((1, 5), (1, 1)));
-    }
-
-    #[test]
-    fn texts_count_as_many_tokens_as_others_of_as_many_bytes_had() {
+    fn what_waits_counts_by_its_tokens() {
         let (start, forecast) = (Instant::now(), Forecast::new(TEXTS));
-        let size = |datatype, rows, bytes| forecast.demand(&request(datatype, rows, bytes)).queued.size;
-        assert_eq!(size(Datatype::Bytes, 2, 400), 2, "nobody knows: as few as there can be");
-        assert_eq!(size(Datatype::Int64, 2, 400), 50, "one number for each token");
-        for bytes in [100, 200, 300] {
-            forecast.served(forecast.demand(&request(Datatype::Bytes, 1, bytes)), bytes as u64 / 4);
-        }
-        assert_eq!([40, 400, 4000].map(|bytes| size(Datatype::Bytes, 2, bytes)), [10, 100, 200], "none is longer");
-        // Two batches by their tokens, though there is room for all in one.
+        let text = |bytes| forecast.demand(&request(Datatype::Bytes, 1, bytes));
+        forecast.served(text(100), 25);
         forecast.ran(outlook(MS, start));
-        let text = forecast.demand(&request(Datatype::Bytes, 1, 400));
-        (0..3).for_each(|_| forecast.sent(text));
-        assert_eq!(millis(forecast.done_in(text, start)), 1.2 * 210.0 + 210.0);
+        // Two batches by their tokens, though there is room for all in one.
+        (0..4).for_each(|_| forecast.sent(text(400)));
+        let done_in = millis(forecast.done_in(text(400), start));
+        assert_eq!(done_in, 1.2 * 2.0 * 210.0 + 60.0, "of its own tokens, which nobody has counted, half are certain");
     }
 
     #[test]
@@ -315,9 +221,15 @@ mod tests {
         forecast.begun([one].into_iter(), start);
         let done_in = || millis(forecast.done_in(one, start));
         assert_eq!(done_in(), 22.0);
-        (0..10).for_each(|_| forecast.refused_as_late());
+        let refusals = |moments| {
+            for _ in 0..moments {
+                (0..3).for_each(|_| forecast.refused_as_late());
+                forecast.learned.lock().edge_grown = false; // another batch has run
+            }
+        };
+        refusals(10);
         assert_eq!(done_in(), 22.2);
-        (0..1000).for_each(|_| forecast.refused_as_late());
+        refusals(1000);
         assert_eq!(done_in(), 23.0, "a tenth of the wait at most");
         let wait = forecast.done_in(one, start).unwrap().in_time_in(10 * MS);
         assert_eq!(wait, 10 * MS, "once the batch that runs has ended");

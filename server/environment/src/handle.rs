@@ -3,8 +3,9 @@
 //! Called by dispatch. Many calls share the link; dropping a call cancels it there. When the link is lost every open
 //! call hears whether it had begun to run, because that decides whether it may simply be sent elsewhere.
 
+use crate::demand::{Demand, Shape};
 use crate::device::{Device, Seat};
-use crate::forecast::{Demand, Forecast, Shape};
+use crate::forecast::Forecast;
 use crate::frame::{Body, FrameReader, Incoming, Outbox, write_frames};
 use crate::message::{self, fits};
 use crate::specification::{BatchingPolicy, ReadyReport, Specification};
@@ -325,7 +326,9 @@ impl EnvironmentHandle {
                     let open = calls.open.get_mut(call)?;
                     (!std::mem::replace(&mut open.begun, true)).then_some(open.demand)
                 });
-                self.forecast.begun(first, now());
+                let now = now();
+                let wanted = now.checked_sub(Duration::from_micros(begun.waited_us)).unwrap_or(now);
+                self.forecast.begun(first, wanted);
             }
             Kind::Batch(batch) => {
                 let (batch, outlook) = message::batch_in(batch, now());

@@ -9,6 +9,7 @@
 
 mod batcher;
 mod call;
+mod demand;
 mod device;
 mod entry;
 mod forecast;

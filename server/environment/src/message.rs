@@ -127,10 +127,10 @@ pub(crate) fn batch_out(batch: &BatchReport, outlook: Option<Outlook>) -> link::
 /// Of a batch that ended just before `now`, and what its environment reckons with since.
 pub(crate) fn batch_in(batch: link::Batch, now: Instant) -> (BatchReport, Option<Outlook>) {
     let link::Batch { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns, outlook } = batch;
-    let outlook = outlook.map(|told| {
+    let outlook = outlook.and_then(|told| {
         let link::Outlook { fixed_s, per_unit_s, size_max, deviation_s, margin } = told;
         let line = ServiceLine { fixed_s, per_unit_s, size_max, deviation_s, observed: now };
-        Outlook { line, caution: Caution::with_margin(margin) }
+        line.is_plausible().then(|| Outlook { line, caution: Caution::with_margin(margin) })
     });
     (BatchReport { items, tokens, padded_tokens, compute_input_ns, compute_ns, compute_output_ns }, outlook)
 }
@@ -164,5 +164,34 @@ pub(crate) fn refusal_in(refused: link::Refused) -> Refusal {
         reason: REASONS.into_iter().find(|reason| *reason == refused.reason),
         retry_after: (refused.retry_after_us > 0).then(|| Duration::from_micros(refused.retry_after_us)),
         message: refused.message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+    fn what_an_environment_reckons_with_crosses_the_link() {
+        let observed = Instant::now();
+        let line = ServiceLine { fixed_s: 1.0, per_unit_s: 2.0, size_max: f64::INFINITY, deviation_s: 3.0, observed };
+        let outlook = Outlook { line, caution: Caution::with_margin(0.5) };
+        let report = BatchReport {
+            items: 1,
+            tokens: 2,
+            padded_tokens: 3,
+            compute_input_ns: 4,
+            compute_ns: 5,
+            compute_output_ns: 6,
+        };
+        let sent = batch_out(&report, Some(outlook));
+        assert_eq!(batch_in(sent, observed), (report, Some(outlook)));
+        assert_eq!(batch_in(batch_out(&report, None), observed), (report, None));
+        for (fixed_s, size_max) in [(f64::NAN, 1.0), (f64::INFINITY, 1.0), (-1.0, 1.0), (1.0, f64::NAN)] {
+            let told = sent.outlook.map(|told| link::Outlook { fixed_s, size_max, ..told });
+            let (_, outlook) = batch_in(link::Batch { outlook: told, ..sent }, observed);
+            assert_eq!(outlook, None, "{fixed_s} {size_max}");
+        }
     }
 }

@@ -338,7 +338,9 @@ impl Room {
         let hand = self.workers[worker].clone();
         // The batch starts only once the front end is sure to learn of it: should it kill this process, it is known
         // which requests were running.
-        self.outbox.send_then(0, Kind::Begun(link::Begun { calls: begun }), Box::new(move || hand(assignment)));
+        let waited_us = now.saturating_duration_since(wanted).as_micros() as u64;
+        let begun = link::Begun { calls: begun, waited_us };
+        self.outbox.send_then(0, Kind::Begun(begun), Box::new(move || hand(assignment)));
     }
 
     fn refuse(&mut self, call: u64, refusal: Refusal) {
