@@ -3,6 +3,7 @@
 //! Starts a real environment and prints what it reports of itself, so that nothing is claimed that is not in force.
 
 use crate::config::Config;
+use crate::gpus::Gpus;
 use crate::{EXIT_FAILED, runtime, serve};
 use penstock_environment::EnvironmentHandle;
 use std::process::ExitCode;
@@ -25,6 +26,8 @@ pub(crate) fn run(config: &Config) -> ExitCode {
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         println!("device  cpu: {cores} cores");
+        let gpus = Gpus::look(config, |error| eprintln!("penstock: warning: {error}"));
+        gpus.iter().flat_map(Gpus::lines).for_each(|line| println!("{line}"));
         println!();
         println!("isolation of execution environments on this machine:");
         for measure in &environment.report().isolation {

@@ -129,6 +129,22 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "ONNX Runtime's shared library. Empty: lib/libonnxruntime.so in the cache directory.",
     },
     Field {
+        key: "devices.nvml",
+        variable: "PENSTOCK_NVML",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "NVIDIA's management library, by which GPUs are seen. Empty: the driver's own, if there is one.",
+    },
+    Field {
+        key: "devices.interval_ms",
+        variable: "PENSTOCK_DEVICES_INTERVAL_MS",
+        kind: Kind::Integer(100, 60_000),
+        default: "2000",
+        unit: "milliseconds",
+        meaning: "How often the devices are read for metrics. Each reading asks the driver some ten times.",
+    },
+    Field {
         key: "environments.per_version",
         variable: "PENSTOCK_ENVIRONMENTS_PER_VERSION",
         kind: Kind::Integer(1, 64),

@@ -5,6 +5,7 @@
 mod config;
 mod devices;
 mod fields;
+mod gpus;
 mod runtime;
 mod serve;
 

@@ -1,6 +1,7 @@
 //! `penstock serve`: everything on one machine. Opens the doors, loads the functions, says when it is ready, drains.
 
 use crate::config::Config;
+use crate::gpus::Gpus;
 use crate::{EXIT_FAILED, runtime};
 use penstock_admission::ByteBudget;
 use penstock_dispatch::{ControlMode, House, HouseOptions};
@@ -81,6 +82,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let metrics = listen(&config, "listen.metrics").await?;
     let addresses = (http.local_addr()?, grpc.local_addr()?, metrics.local_addr()?);
 
+    if let Some(gpus) = Gpus::look(&config, |error| tracing::warn!("{error}")) {
+        gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")));
+    }
     let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
     let house = House::new(house_options(config.clone(), budget.clone())?);
     let doors = Doors::open(&config, &house, &scrape, budget, http, grpc, metrics);

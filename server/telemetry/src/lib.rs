@@ -4,6 +4,7 @@
 //! installs the recorder, serves [`Scrape::render`] and starts the logs). Never opens a port, never reads a clock, and
 //! on a request's path never looks up a label, allocates or takes a lock.
 
+mod device;
 mod histogram;
 mod logs;
 pub mod names;
@@ -14,6 +15,7 @@ mod share;
 mod triton;
 mod version;
 
+pub use device::{DeviceMetrics, DeviceSample, device_fault};
 pub use logs::{LogFormat, init_logs};
 pub use outcome::{UnroutedMetrics, unrouted};
 pub use recorder::{Scrape, TelemetryError, install};

@@ -1,7 +1,7 @@
 //! Every metric of the server: its name, type, unit, help text and, for a histogram, its buckets.
 //!
 //! Read by the recorder and by whoever records. A name that is not in [`ALL`] is not a metric of Penstock: a test keeps
-//! it so. Names follow Prometheus (base units, `_total` for counters), but for the `nv_inference_*` family, whose names,
+//! it so. Names follow Prometheus (base units, `_total` for counters), but for the `nv_*` family, whose names,
 //! labels and microseconds are Triton's, because `perf_analyzer` and existing dashboards read them.
 
 use metrics::Unit;
@@ -144,6 +144,24 @@ declare! {
         "Cumulative time successful requests spent in the model, in microseconds.");
     NV_COMPUTE_OUTPUT_US = counter("nv_inference_compute_output_duration_us", Unit::Microseconds,
         "Cumulative time successful requests spent on scattering outputs, in microseconds.");
+
+    // Devices; labels: gpu_uuid. Those that Triton has keep its names.
+    NV_GPU_UTILIZATION = gauge("nv_gpu_utilization", Unit::Count,
+        "Share of the last sample period in which a kernel ran, 0 to 1.");
+    NV_GPU_MEMORY_TOTAL = gauge("nv_gpu_memory_total_bytes", Unit::Bytes, "Device memory in all.");
+    NV_GPU_MEMORY_USED = gauge("nv_gpu_memory_used_bytes", Unit::Bytes, "Device memory in use, by whomever.");
+    NV_GPU_POWER = gauge("nv_gpu_power_usage", Unit::Count, "Power that the device draws, in watts.");
+    NV_GPU_POWER_LIMIT = gauge("nv_gpu_power_limit", Unit::Count, "Power that the device may draw, in watts.");
+    NV_ENERGY = counter("nv_energy_consumption", Unit::Count, "Energy used since the driver was loaded, in joules.");
+    GPU_TEMPERATURE = gauge("penstock_gpu_temperature_celsius", Unit::Count, "Temperature of the device.");
+    GPU_ANSWERS = gauge("penstock_gpu_answers", Unit::Count, "1 while the device answers the driver, else 0.");
+    // Labels: gpu_uuid, kind.
+    GPU_ECC_ERRORS = counter("penstock_gpu_ecc_errors_total", Unit::Count,
+        "Errors of the device's memory since the driver was loaded, corrected or uncorrected.");
+    // Labels: gpu_uuid, xid, class.
+    GPU_FAULTS = counter("penstock_gpu_faults_total", Unit::Count,
+        "Faults that the driver reported, by NVIDIA's number and whose fault it is: a program's, the device's memory's, \
+         the device's.");
 
     // The process that answers; the names are those of Prometheus client libraries.
     BUILD_INFO = gauge("penstock_build_info", Unit::Count, "Always 1; the label says which version of Penstock runs.");

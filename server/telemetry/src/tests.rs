@@ -8,7 +8,10 @@ use crate::names::{self, Kind};
 use crate::outcome::{code_index, codes, shed_index};
 use crate::process::{cpu_seconds, resident_bytes};
 use crate::recorder::recorder;
-use crate::{LoadSample, Scrape, TelemetryError, UnroutedMetrics, VersionMetrics, install, unrouted};
+use crate::{
+    DeviceMetrics, DeviceSample, LoadSample, Scrape, TelemetryError, UnroutedMetrics, VersionMetrics, device_fault,
+    install, unrouted,
+};
 use exposition::{Exposition, parse};
 use penstock_domain::{BatchReport, ErrorCode, Outcome, ShedReason, StageTimes};
 use std::collections::BTreeSet;
@@ -72,10 +75,56 @@ fn record_everything() -> VersionMetrics {
     version
 }
 
+/// A device that tells everything, and one that is lost after it has told a little.
+fn record_devices() {
+    let sample = DeviceSample {
+        memory_total_bytes: 100,
+        memory_used_bytes: 40,
+        busy: Some(0.25),
+        temperature_celsius: Some(41.0),
+        power_watts: Some(120.5),
+        power_limit_watts: Some(700.0),
+        energy_joules: Some(12.75),
+        ecc_corrected: Some(2),
+        ecc_uncorrected: Some(1),
+    };
+    let (first, second) = (DeviceMetrics::new("GPU-1"), DeviceMetrics::new("GPU-2"));
+    first.sample(Some(&sample));
+    first.sample(Some(&sample));
+    second.sample(Some(&DeviceSample { memory_total_bytes: 50, ..DeviceSample::default() }));
+    second.sample(None);
+    device_fault("GPU-2", 79, "device");
+}
+
+#[test]
+fn devices_tell_what_they_can() {
+    let text = scrape(record_devices);
+    for (name, value) in [
+        ("nv_gpu_utilization", 0.25),
+        ("nv_gpu_memory_total_bytes", 100.0),
+        ("nv_gpu_memory_used_bytes", 40.0),
+        ("nv_gpu_power_usage", 120.5),
+        ("nv_gpu_power_limit", 700.0),
+        ("nv_energy_consumption", 12.0),
+        ("penstock_gpu_temperature_celsius", 41.0),
+        ("penstock_gpu_answers", 1.0),
+    ] {
+        assert_eq!(text.samples[&format!("{name}{{gpu_uuid=\"GPU-1\"}}")], value, "{name}");
+    }
+    let of_lost: Vec<_> = text.samples.iter().filter(|(series, _)| series.contains("GPU-2")).collect();
+    assert_eq!(of_lost.len(), 4, "a device that tells nothing sets nothing: {of_lost:?}");
+    assert_eq!(text.samples["penstock_gpu_answers{gpu_uuid=\"GPU-2\"}"], 0.0);
+    assert_eq!(text.samples["penstock_gpu_faults_total{gpu_uuid=\"GPU-2\",xid=\"79\",class=\"device\"}"], 1.0);
+    assert_eq!(text.samples["penstock_gpu_ecc_errors_total{gpu_uuid=\"GPU-1\",kind=\"uncorrected\"}"], 1.0);
+}
+
 #[test]
 fn declared_is_recorded_and_recorded_is_declared() {
     let mut version = None;
-    let text = scrape(|| version = Some(record_everything()));
+    let text = scrape(|| {
+        record_devices();
+        version = Some(record_everything());
+    });
     let declared: BTreeSet<(&str, &str)> = names::ALL
         .iter()
         .map(|metric| match metric.kind {
@@ -102,7 +151,7 @@ fn declarations_follow_prometheus() {
         let name = metric.name;
         assert!(!metric.help.contains(['\n', '\\']), "{name}: help is one plain line");
         match metric.kind {
-            Kind::Counter => assert!(name.ends_with("_total") || name.starts_with("nv_inference_"), "{name}"),
+            Kind::Counter => assert!(name.ends_with("_total") || name.starts_with("nv_"), "{name}"),
             Kind::Gauge => assert!(!name.ends_with("_total"), "{name}"),
             Kind::Histogram(buckets) => assert!(buckets.bounds().is_sorted_by(|a, b| a < b), "{name}"),
         }

@@ -1,0 +1,117 @@
+//! The GPUs of this machine, seen: what `penstock devices` prints, and the readings and faults behind metrics and log.
+//!
+//! Called by the composition root. Asking the driver blocks, so it is done on threads that may.
+
+use crate::config::Config;
+use penstock_inventory::{Driver, Fault, FaultClass, Gpu, InventoryError, Nvidia, Reading, Watch};
+use penstock_telemetry::{DeviceMetrics, DeviceSample, device_fault};
+use std::time::Duration;
+
+/// The GPUs that were there at start.
+pub(crate) struct Gpus {
+    nvidia: Nvidia,
+    driver: Driver,
+    /// In the driver's order; those that do not answer are left out.
+    found: Vec<Gpu>,
+}
+
+impl Gpus {
+    /// Looks. `None` on a machine without any, which is a normal one; what looks broken is a warning.
+    pub(crate) fn look(config: &Config, warn: impl Fn(&InventoryError)) -> Option<Self> {
+        let looked = Nvidia::open(config.path("devices.nvml").as_deref());
+        let nvidia = looked.inspect_err(&warn).ok().flatten()?;
+        let (driver, each) = (nvidia.driver().inspect_err(&warn).ok()?, nvidia.gpus().inspect_err(&warn).ok()?);
+        let found: Vec<Gpu> = each.into_iter().filter_map(|gpu| gpu.inspect_err(&warn).ok()).collect();
+        Some(Self { nvidia, driver, found })
+    }
+
+    /// A line for each, and for each slice, and one for the driver.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let (major, minor) = self.driver.cuda;
+        let mut lines = vec![format!("driver  {} (CUDA {major}.{minor})", self.driver.version)];
+        for gpu in &self.found {
+            let reading = self.nvidia.read(&gpu.uuid);
+            let state = reading.map_or_else(|error| error.to_string(), |reading| told(&reading));
+            let capability = gpu.compute_capability.map_or_else(String::new, |(a, b)| format!(", compute {a}.{b}"));
+            let Gpu { index, name, uuid, .. } = gpu;
+            lines.push(format!("device  gpu {index}: {name}{capability}, {}, {state}, {uuid}", gib(gpu.memory_bytes)));
+            for slice in &gpu.slices {
+                lines.push(format!("  slice {}, {}, {}", slice.name, gib(slice.memory_bytes), slice.uuid));
+            }
+            if gpu.sliced && gpu.slices.is_empty() {
+                lines.push("  it is to be cut into slices (MIG) and has none: nothing can run on it".into());
+            }
+        }
+        lines
+    }
+
+    /// Says what there is, then reads for as long as the program runs. Faults are told as they happen.
+    pub(crate) fn follow(self, interval: Duration) {
+        for line in self.lines() {
+            tracing::info!("{line}");
+        }
+        let watch = Watch::start(self.nvidia.clone(), on_fault);
+        if let Err(error) = &watch {
+            tracing::warn!(%error, "faults of the GPUs will not be seen");
+        }
+        let reading = std::thread::Builder::new().name("gpu-readings".into()).spawn(move || {
+            let _watch = watch;
+            let metrics: Vec<_> = self.found.iter().map(|gpu| DeviceMetrics::new(&gpu.uuid)).collect();
+            loop {
+                for (gpu, metrics) in self.found.iter().zip(&metrics) {
+                    let sample = self.nvidia.read(&gpu.uuid).ok().map(|reading| sample(gpu, &reading));
+                    metrics.sample(sample.as_ref());
+                }
+                pause(interval);
+            }
+        });
+        if let Err(error) = reading {
+            tracing::warn!(%error, "the GPUs will not be read");
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // a thread of its own that only waits may sleep
+fn pause(interval: Duration) {
+    std::thread::sleep(interval);
+}
+
+fn on_fault(fault: Fault) {
+    let (uuid, xid, class) = (&fault.uuid, fault.xid, fault.class());
+    device_fault(uuid, xid, class.name());
+    match class {
+        FaultClass::Program => tracing::warn!(gpu = uuid, xid, "a program failed on a GPU"),
+        FaultClass::Memory => {
+            tracing::warn!(gpu = uuid, xid, "a GPU's memory has errors: it wants a reset when it is idle")
+        }
+        FaultClass::Device => tracing::error!(gpu = uuid, xid, "a GPU has failed: it wants a reset or a replacement"),
+    }
+}
+
+fn sample(gpu: &Gpu, reading: &Reading) -> DeviceSample {
+    DeviceSample {
+        memory_total_bytes: gpu.memory_bytes,
+        memory_used_bytes: reading.memory_used_bytes,
+        busy: reading.busy,
+        temperature_celsius: reading.temperature_celsius.map(f64::from),
+        power_watts: reading.power_watts,
+        power_limit_watts: reading.power_limit_watts,
+        energy_joules: reading.energy_joules,
+        ecc_corrected: reading.ecc_corrected,
+        ecc_uncorrected: reading.ecc_uncorrected,
+    }
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+fn told(reading: &Reading) -> String {
+    let mut words = vec![format!("{} free", gib(reading.memory_free_bytes))];
+    words.extend(reading.busy.map(|busy| format!("{:.0} % busy", busy * 100.0)));
+    words.extend(reading.temperature_celsius.map(|celsius| format!("{celsius} °C")));
+    words.extend(reading.power_watts.map(|watts| format!("{watts:.0} W")));
+    let errors = reading.ecc_uncorrected.filter(|count| *count > 0);
+    words.extend(errors.map(|count| format!("{count} uncorrected memory errors")));
+    words.join(", ")
+}
