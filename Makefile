@@ -12,7 +12,7 @@ PYTHON3 ?= python3
 VENV = $(CACHE)/venv-$(shell cat tests/requirements.txt tests/constraints.txt | sha256sum | cut -c1-12)
 PYTEST = $(VENV)/bin/python -m pytest -q -o cache_dir=$(CACHE)/pytest
 
-.PHONY: help run fetch test lint deny unit clients loadtest bench prove sim clean
+.PHONY: help run fetch test lint deny unit clients loadtest bench prove sim cuda clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 18
@@ -38,6 +38,17 @@ clients: fetch $(VENV)/ok tools ## Real clients against the real program
 	cargo build --workspace --bins --quiet
 	@# Real processes on a busy machine: what fails is run once more by itself, and said; failing twice fails.
 	$(PYTEST) tests || { echo "FLAKY OR BROKEN: once more, only what failed"; $(PYTEST) --last-failed --last-failed-no-failures none tests; }
+
+# Hopper unless told otherwise: a kernel runs on its own generation.
+CUDA_COMPUTE_CAP ?= 90
+
+cuda: ## Build the executable for environments on a GPU, beside the program (no GPU needed)
+	@toolkit=$$($(PYTHON3) gpu/environment/toolkit.py $(CACHE)); \
+	PATH="$$toolkit/bin:$$PATH" CUDA_HOME="$$toolkit" CUDA_PATH="$$toolkit" CUDA_ROOT="$$toolkit" \
+	CUDA_COMPUTE_CAP=$(CUDA_COMPUTE_CAP) \
+	cargo build --release --locked --manifest-path gpu/environment/Cargo.toml --target-dir target/cuda
+	@mkdir -p target/release && cp target/cuda/release/penstock-environment-cuda target/release/
+	@ls -l target/release/penstock-environment-cuda
 
 deny: ## Bans, licences and sources of dependencies
 	@tests/tools.sh cargo-deny

@@ -97,14 +97,14 @@ def start():
 
 def identity_repository(folder, name="identity", **parameters):
     """A model repository in `folder` with an identity function; parameters as in its config.pbtxt."""
-    options = dict({"max_batch_size": 8, "count": 1, "extra": ""}, **parameters)
+    options = dict({"max_batch_size": 8, "count": 1, "extra": "", "group": "kind: KIND_CPU"}, **parameters)
     top = pathlib.Path(folder) / name
     (top / "1").mkdir(parents=True, exist_ok=True)
-    delays = {k: v for k, v in options.items() if k.startswith(("execute_", "delay_", "penstock."))}
+    delays = {k: v for k, v in options.items() if k.startswith(("execute_", "delay_", "device_", "penstock."))}
     text = f'name: "{name}"\nbackend: "identity"\nmax_batch_size: {options["max_batch_size"]}\n'
     text += 'input [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ -1 ] } ]\n'
     text += 'output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ -1 ] } ]\n'
-    text += f'instance_group [ {{ kind: KIND_CPU count: {options["count"]} }} ]\ndynamic_batching {{ }}\n{options["extra"]}\n'
+    text += f'instance_group [ {{ {options["group"]} count: {options["count"]} }} ]\ndynamic_batching {{ }}\n{options["extra"]}\n'
     for key, value in delays.items():
         text += f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}\n'
     (top / "config.pbtxt").write_text(text)

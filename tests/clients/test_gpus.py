@@ -1,11 +1,18 @@
 """GPUs as a user sees them: a server that is told of another library than the driver's own, which answers from a recording.
-`gpu/inventory/tests/recorded/nvml.c` says what a recording is."""
+`gpu/inventory/tests/recorded/nvml.c` says what a recording is. What is placed on such a GPU is `identity`, which takes no time
+of a device, in the plain executable."""
 
+import concurrent.futures
 import os
+import shutil
+import signal
 import subprocess
+import time
 
+import numpy
 import pytest
-from conftest import CACHE, PROGRAM, ROOT
+import tritonclient.grpc as triton
+from conftest import CACHE, PROGRAM, ROOT, identity_repository
 from scraped import Scraped, until
 
 RECORDED = ROOT / "gpu/inventory/tests/recorded"
@@ -92,3 +99,142 @@ def test_a_server_reads_them_and_tells_of_faults(driver, start):
     driver.says(driver_with(lost=True))
     becomes(0, "penstock_gpu_answers", gpu_uuid=SECOND)
     becomes(1, "penstock_gpu_answers", gpu_uuid=FIRST)
+
+
+# --- placement
+
+
+ONE_GPU = f"driver 580.159.04 13000\ngpu {FIRST} 81920 0 0 30 70000 700000 0 0 0 NVIDIA H100 80GB HBM3\n"
+GIB = 2**30
+
+
+@pytest.fixture
+def serve(driver, start, tmp_path):
+    """Starts a server with functions on the GPUs of a recording: `serve(recording, name=dict(options), ...)`."""
+
+    def serve(recording, *arguments, program=PROGRAM, **functions):
+        driver.says(recording)
+        for name, options in functions.items():
+            identity_repository(tmp_path / "models", name, **{"group": "kind: KIND_GPU", **options})
+        server = start("--model-repository", tmp_path / "models", "--model-control-mode", "explicit", *arguments,
+                       env={"PENSTOCK_NVML": str(driver.library), "PENSTOCK_DEVICES_PROGRAM": str(program)})
+        server.client = triton.InferenceServerClient(server.grpc)
+        return server
+
+    return serve
+
+
+def state(server, name):
+    models = server.client.get_model_repository_index(as_json=True).get("models", [])
+    (model,) = [model for model in models if model["name"] == name]
+    return model.get("state"), model.get("reason", "")
+
+
+def load(server, name):
+    """The reason, if it cannot be loaded."""
+    try:
+        server.client.load_model(name)
+    except triton.InferenceServerException as error:
+        return str(error)
+    return None
+
+
+def gib(number):
+    return {"penstock.device_memory_bytes": number * GIB}
+
+
+def visible(server):
+    """`CUDA_VISIBLE_DEVICES` of every environment, sorted."""
+    variables = [open(f"/proc/{pid}/environ").read().split("\0") for pid in server.environments()]
+    found = [dict(v.split("=", 1) for v in each if v).get("CUDA_VISIBLE_DEVICES") for each in variables]
+    return sorted(found, key=str)
+
+
+def test_memory_is_given_out_once_and_refused_with_the_arithmetic(serve):
+    server = serve(ONE_GPU, a=gib(50), b=gib(20), c=gib(40))
+    assert [load(server, "a"), load(server, "b")] == [None, None]
+    assert visible(server) == [FIRST, FIRST]
+    reason = load(server, "c")
+    expected = ("c:1 asks for 40.00 GiB of device memory; GPU 0 has 80.00 GiB, less 0.50 GiB kept free, less 50.00 GiB of "
+                "a:1, less 20.00 GiB of b:1: 9.50 GiB left")
+    assert expected in reason
+    assert state(server, "c") == ("UNAVAILABLE", expected)
+    # It comes as soon as there is room.
+    server.client.unload_model("a")
+    until(lambda: state(server, "c")[0] == "READY", "c is served")
+    assert visible(server) == [FIRST, FIRST]
+
+
+def test_a_killed_environment_gets_its_place_again(serve):
+    server = serve(ONE_GPU, a=gib(70))
+    assert load(server, "a") is None
+    (pid,) = server.environments()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: server.environments() not in ([], [pid]) and state(server, "a")[0] == "READY", "a is served again")
+    assert visible(server) == [FIRST]
+
+
+def test_what_is_measured_counts(serve):
+    """`device_memory_bytes` is what identity says it takes, once it is warm."""
+    small = {"device_memory_bytes": 10 * GIB, **gib(50)}
+    large = {"device_memory_bytes": 90 * GIB, **gib(1)}
+    server = serve(ONE_GPU, a=small, b=gib(60), c=large)
+    assert [load(server, "a"), load(server, "b")] == [None, None]
+    server.client.unload_model("b")
+    reason = load(server, "c")
+    assert "it takes more device memory than it was given: c:1, which has 1.00 GiB, asks for 89.00 GiB" in reason
+    assert state(server, "a")[0] == "READY"
+
+
+def test_gpus_are_chosen_by_index_and_slices_are_places(serve):
+    server = serve(driver_with(), a={"group": "gpus: [ 0 ]"}, b={"group": "gpus: [ 1 ]", **gib(60)},
+                   c={"group": "gpus: [ 1 ]", **gib(16)}, d={"group": "gpus: [ 7 ]"})
+    assert [load(server, name) for name in "abc"] == [None, None, None]
+    assert visible(server) == [FIRST, "MIG-22222222-aaaa-bbbb-cccc-000000000010",
+                               "MIG-22222222-aaaa-bbbb-cccc-000000000011"]
+    assert "on one of GPUs [7], and there is none of these (GPUs here: 0, 1)" in load(server, "d")
+
+
+def test_what_demands_a_gpu_does_not_run_without_one(serve):
+    server = serve("driver none\n", gpu={}, either={"group": "kind: KIND_AUTO"})
+    text = "instance_group: it is to run on a GPU and cannot: this machine has no GPU that answers"
+    assert text in load(server, "gpu")
+    assert text in state(server, "gpu")[1]
+    assert load(server, "either") is None and visible(server) == [None]
+    server = serve(ONE_GPU, "--set", "devices.use=none", gpu={})
+    assert text in load(server, "gpu")
+    server = serve(ONE_GPU, program="/nowhere/environment", gpu={})
+    assert "there is no /nowhere/environment (devices.program)" in load(server, "gpu")
+
+
+def test_an_executable_without_cuda_says_so(serve, tmp_path):
+    (tmp_path / "models").mkdir()
+    shutil.copytree(CACHE / "models/minilm", tmp_path / "models/minilm", symlinks=False)
+    server = serve(ONE_GPU)
+    assert "this executable is built without CUDA" in load(server, "minilm")
+    server = serve(ONE_GPU, program="/nowhere/environment")
+    assert load(server, "minilm") is None, "nothing demands a GPU"
+    until(lambda: any("a version runs on the CPU" in line for line in server.log), "a warning says why")
+
+
+def test_functions_on_one_gpu_take_turns(serve):
+    """20 batches of 50 ms each, never two at once: nothing can be faster than their sum."""
+    options = {"execute_delay_us": 50_000, "max_batch_size": 1, **gib(1)}
+    server = serve(ONE_GPU, a=options, b=options)
+    assert [load(server, "a"), load(server, "b")] == [None, None]
+    tensor = triton.InferInput("INPUT0", [1, 1], "FP32")
+    tensor.set_data_from_numpy(numpy.zeros((1, 1), dtype=numpy.float32))
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda n: server.client.infer("ab"[n % 2], [tensor]), range(20)))
+    assert time.monotonic() - began >= 20 * 0.050
+
+
+# --- what is linked
+
+
+def test_the_plain_program_links_no_device_library():
+    linked = subprocess.run(["ldd", PROGRAM], capture_output=True, text=True, check=True).stdout.lower()
+    assert "libc.so" in linked
+    for name in ("cuda", "nvidia", "nvml", "cublas", "curand", "nvrtc"):
+        assert name not in linked

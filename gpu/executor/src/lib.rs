@@ -123,6 +123,12 @@ pub trait Model: Send + Sync {
         BatchCost::Items
     }
 
+    /// Device memory that it has been seen to take at most, in bytes, its executors and their warm-up included. `None` if
+    /// it runs on the CPU or does not know.
+    fn device_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Sample work for warm-up, from small to large; every entry is one request. Each is run once by each executor.
     fn warmup(&self) -> Vec<Work>;
 

@@ -7,7 +7,7 @@
 //! second of CPU time of all threads, which says more where the machine is shared (Linux only).
 #![allow(clippy::disallowed_methods)] // measures, so it reads the clock
 
-use penstock_bert::{BertModel, BertOptions, Engine};
+use penstock_bert::{BertModel, BertOptions, Device, Engine};
 use penstock_domain::{Datatype, Parameters, Tensor};
 use penstock_executor::{Batch, Executor, Model, Part, Work};
 use std::time::{Duration, Instant};
@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let model = BertModel::load(BertOptions {
             folder: folder.clone().into(),
             engine,
+            device: Device::Cpu,
             library: library.clone().into(),
             threads,
             max_batch_size: 64,

@@ -26,7 +26,7 @@ mod tokenize;
 mod weights;
 
 pub use candle::variables as candle_variables;
-pub use model::{BertModel, BertOptions, Engine};
+pub use model::{BertModel, BertOptions, Device, Engine};
 
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,16 @@ pub enum Engine {
     OnnxRuntime,
 }
 
+/// Where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// On the CPU.
+    #[default]
+    Cpu,
+    /// On the first GPU that this process sees, by candle.
+    Cuda,
+}
+
 /// How to load a folder.
 #[derive(Debug, Clone)]
 pub struct BertOptions {
@@ -44,6 +54,8 @@ pub struct BertOptions {
     pub folder: PathBuf,
     /// What runs it.
     pub engine: Engine,
+    /// Where.
+    pub device: Device,
     /// `libonnxruntime.so`; not looked at by [`Engine::Candle`].
     pub library: PathBuf,
     /// Threads of one executor, the worker's own included. Between runs they sleep.
@@ -81,11 +93,14 @@ impl BertModel {
         let folder = Folder::open(&options.folder).map_err(|error| in_folder(error.into()))?;
         let tokenizer =
             TextTokenizer::open(&options.folder, folder.tokens_max, folder.config.vocabulary).map_err(in_folder)?;
-        let engine = match options.engine {
-            Engine::Candle => {
-                Loaded::Candle(CandleEncoder::open(&folder, &candle_core::Device::Cpu).map_err(in_folder)?)
+        let on_candle = |device| CandleEncoder::open(&folder, &device).map(Loaded::Candle).map_err(in_folder);
+        let engine = match (options.device, options.engine) {
+            (Device::Cuda, Engine::OnnxRuntime) => {
+                return Err(LoadError::Invalid("engine: found onnxruntime; right on a GPU would be candle".into()));
             }
-            Engine::Auto | Engine::OnnxRuntime => Loaded::OnnxRuntime {
+            (Device::Cuda, Engine::Auto | Engine::Candle) => on_candle(cuda_device()?)?,
+            (Device::Cpu, Engine::Candle) => on_candle(candle_core::Device::Cpu)?,
+            (Device::Cpu, Engine::Auto | Engine::OnnxRuntime) => Loaded::OnnxRuntime {
                 library: Library::open(&options.library)?,
                 graph: graph::build(&folder).map_err(|error| in_folder(error.into()))?,
             },
@@ -200,6 +215,18 @@ impl Model for BertModel {
         let pooling = self.folder.pooling;
         Ok(Box::new(BertExecutor { encoder, layout: Layout::default(), heads, hidden, pooling }))
     }
+}
+
+/// With a stream of its own: copies and kernels wait for those of no other.
+#[cfg(feature = "cuda")]
+fn cuda_device() -> Result<candle_core::Device, LoadError> {
+    let device = candle_core::Device::new_cuda_with_stream(0);
+    device.map_err(|error| LoadError::Failed(format!("the GPU cannot be used: {error}")))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_device() -> Result<candle_core::Device, LoadError> {
+    Err(LoadError::Invalid("it is to run on a GPU, and this executable is built without CUDA".into()))
 }
 
 fn signature(hidden: usize, max_batch_size: u32) -> Signature {

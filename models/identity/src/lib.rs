@@ -36,6 +36,9 @@ pub struct IdentityOptions {
     /// as a crash in a model or a driver would.
     #[serde(default)]
     pub crash_on_first_byte: Option<u8>,
+    /// For tests of placement: the device memory that it says it takes, in bytes. It takes none.
+    #[serde(default)]
+    pub device_memory_bytes: Option<u64>,
 }
 
 /// A loaded identity.
@@ -89,6 +92,10 @@ impl Model for Identity {
             parts: vec![Part { input: PartInput::Tensors(inputs), items, tokens: 0, kind: 0 }],
             parameters: Vec::new(),
         })
+    }
+
+    fn device_memory_bytes(&self) -> Option<u64> {
+        self.options.device_memory_bytes
     }
 
     fn warmup(&self) -> Vec<Work> {

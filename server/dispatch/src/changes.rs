@@ -63,6 +63,10 @@ impl House {
                 Change::Unload { function, number } => {
                     if let Some(old) = versions.get(&(function, number)) {
                         old.stop.cancel();
+                        if old.supervisors.load(Ordering::Acquire) == 0 {
+                            // Nobody else will say so: it never had an environment.
+                            old.state.send_replace(VersionState::Unavailable("unloaded".into()));
+                        }
                     }
                 }
             }
@@ -108,6 +112,7 @@ impl House {
     /// Starts a version's environments.
     fn open(&self, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
         let specification = (self.options.specify)(function, &version);
+        let what = (function.name.clone(), version.number);
         let reserved = version.settings.penstock.reserved_concurrency;
         let concurrency = Concurrency {
             slots: reserved.unwrap_or(self.options.function_concurrency),
@@ -115,13 +120,16 @@ impl House {
             caller: self.options.caller_concurrency,
         };
         let served = Arc::new(ServedVersion::new(function.name.clone(), version, concurrency, self.stop.child_token()));
+        let specification = match specification {
+            Ok(specification) => specification,
+            Err(reason) => {
+                tracing::warn!(function = %what.0, version = what.1.0, reason, "a version cannot run here");
+                served.state.send_replace(VersionState::Unavailable(reason));
+                return served;
+            }
+        };
         let environments = self.options.environments.max(1);
         served.supervisors.store(environments, Ordering::Release);
-        self.devices.lock().retain(|_, device| !device.is_unused());
-        let device = specification
-            .device
-            .as_ref()
-            .map(|share| self.devices.lock().entry(share.name.clone()).or_default().clone());
         for _ in 0..environments {
             let supervisor = Supervisor {
                 version: served.clone(),
@@ -130,7 +138,8 @@ impl House {
                 load_timeout: self.options.load_timeout,
                 drain_timeout: self.options.drain_timeout,
                 budget: self.options.budget.clone(),
-                device: device.clone(),
+                devices: self.devices.clone(),
+                placement: self.options.placement.clone(),
                 changed: self.changed.clone(),
             };
             self.tasks.spawn(supervisor.run());

@@ -10,6 +10,7 @@ use crate::invoke;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use penstock_admission::{ByteBudget, ByteShare};
+use penstock_capacity::Placement;
 use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Refusal, ShedReason, VersionNumber};
 use penstock_environment::{Device, Launch, Specification};
 use penstock_registry::{FunctionSource, VersionSource};
@@ -23,8 +24,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Turns a version's source into what an environment is told. Given by the composition root, which knows the runtimes.
-pub type Specify = Box<dyn Fn(&FunctionSource, &VersionSource) -> Specification + Send + Sync>;
+/// Turns a version's source into what an environment is told, or says why there can be none on this machine. Given by the
+/// composition root, which knows the runtimes.
+pub type Specify = Box<dyn Fn(&FunctionSource, &VersionSource) -> Result<Specification, String> + Send + Sync>;
 
 /// How a house is set up.
 pub struct HouseOptions {
@@ -38,6 +40,8 @@ pub struct HouseOptions {
     pub launcher: Arc<dyn Launch>,
     /// Describes them.
     pub specify: Specify,
+    /// The GPUs that environments are placed on; `None` where there are none.
+    pub placement: Option<Placement>,
     /// Requests in flight of the whole house; what functions reserve is kept for them.
     pub concurrency: u32,
     /// Requests in flight per version.
@@ -74,6 +78,18 @@ pub struct Reply {
     pub share: Option<ByteShare>,
 }
 
+/// Devices that environments share, by name.
+#[derive(Default)]
+pub(crate) struct Devices(Mutex<BTreeMap<String, Device>>);
+
+impl Devices {
+    pub(crate) fn named(&self, name: &str) -> Device {
+        let mut devices = self.0.lock();
+        devices.retain(|_, device| !device.is_unused());
+        devices.entry(name.to_owned()).or_default().clone()
+    }
+}
+
 /// The house.
 pub struct House {
     /// Itself, for the tasks it starts.
@@ -90,7 +106,7 @@ pub struct House {
     random: AtomicU64,
     pub(crate) changed: watch::Sender<u64>,
     /// Devices that environments share, by name.
-    pub(crate) devices: Mutex<BTreeMap<String, Device>>,
+    pub(crate) devices: Arc<Devices>,
     /// Parent of every version's own.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -110,7 +126,7 @@ impl House {
             draining: AtomicBool::new(false),
             started: AtomicBool::new(false),
             changed: watch::Sender::new(0),
-            devices: Mutex::default(),
+            devices: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })

@@ -3,9 +3,11 @@
 //! Called by the house when a version is loaded; ends when the version is stopped. Never inside a request.
 
 use crate::function::{Placed, ServedVersion, VersionState};
+use crate::house::Devices;
 use crate::log::{self, LastWords};
 use penstock_admission::ByteBudget;
-use penstock_environment::{Device, EnvironmentHandle, Launch, OnBatch, Specification, StartError, Started};
+use penstock_capacity::{Grant, NoRoom, Placement, Wanted};
+use penstock_environment::{EnvironmentHandle, Launch, OnBatch, Specification, StartError, Started};
 use penstock_telemetry::LoadSample;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,8 +37,10 @@ pub(crate) struct Supervisor {
     pub(crate) drain_timeout: Duration,
     /// Where large answers take their shares.
     pub(crate) budget: ByteBudget,
-    /// Whose time it shares with others.
-    pub(crate) device: Option<Device>,
+    /// Whose time it may share with others.
+    pub(crate) devices: Arc<Devices>,
+    /// The GPUs, if there are any.
+    pub(crate) placement: Option<Placement>,
     /// Told when the version's state changes.
     pub(crate) changed: watch::Sender<u64>,
 }
@@ -89,12 +93,30 @@ impl Supervisor {
         }
     }
 
+    /// What this life is told. With a part of a GPU where it needs one; its memory is given back with the grant.
+    fn place(&self, name: &str) -> Result<(Specification, Option<Grant>), NoRoom> {
+        let mut specification = self.specification.clone();
+        let Some((placement, wanted)) = self.placement.as_ref().zip(specification.accelerator.as_ref()) else {
+            return Ok((specification, None));
+        };
+        let wanted = Wanted { memory_bytes: wanted.memory_bytes, gpus: wanted.gpus.clone() };
+        let grant = placement.place(name, &wanted)?;
+        specification.place_on(grant.uuid());
+        Ok((specification, Some(grant)))
+    }
+
     async fn live(&self) -> Life {
-        let Started { from, to, log, mut life } = match self.launcher.start(&self.specification) {
+        let name = format!("{}:{}", self.version.function, self.version.number);
+        // The grant outlives the process: its memory is free when it has ended.
+        let (specification, grant) = match self.place(&name) {
+            Ok(placed) => placed,
+            // Another may leave.
+            Err(no_room) => return Life::Failed(no_room.to_string(), false),
+        };
+        let Started { from, to, log, mut life } = match self.launcher.start(&specification) {
             Ok(started) => started,
             Err(error) => return Life::Failed(format!("the environment could not be started: {error}"), false),
         };
-        let name = format!("{}:{}", self.version.function, self.version.number);
         let (words, function) = (LastWords::default(), name.clone());
         let heard = words.clone();
         let listening = log.map(|log| {
@@ -110,8 +132,7 @@ impl Supervisor {
             }
             words.told()
         };
-        let starting =
-            EnvironmentHandle::start(from, to, &self.specification, Some(self.budget.clone()), self.on_batch());
+        let starting = EnvironmentHandle::start(from, to, &specification, Some(self.budget.clone()), self.on_batch());
         let started = tokio::select! {
             biased;
             started = timeout(self.load_timeout, starting) => started,
@@ -138,11 +159,19 @@ impl Supervisor {
         };
         let ready = Instant::now();
         let report = environment.report();
+        if let Some((grant, bytes)) = grant.as_ref().zip(report.device_memory_bytes)
+            && let Err(no_room) = grant.resize(bytes)
+        {
+            environment.cut();
+            life.end(EXIT_TIMEOUT).await;
+            return Life::Failed(format!("it takes more device memory than it was given: {no_room}"), false);
+        }
         let (pid, load_ms, warmup_ms) = (report.pid, report.load_ms, report.warmup_ms);
-        tracing::info!(function = name, pid, load_ms, warmup_ms, "environment ready");
+        let device = grant.as_ref().map_or("cpu", Grant::uuid);
+        tracing::info!(function = name, pid, load_ms, warmup_ms, device, "environment ready");
         self.version.signature.store(Some(Arc::new(report.signature())));
-        if let Some((device, share)) = self.device.as_ref().zip(self.specification.device.as_ref()) {
-            environment.take_turns(device, share.weight);
+        if let Some(share) = &specification.device {
+            environment.take_turns(&self.devices.named(&share.name), share.weight);
         }
         self.add(&environment);
         self.set_state(VersionState::Ready);

@@ -21,7 +21,7 @@ const WAITING: usize = 64;
 async fn main() {
     let program = std::env::args().nth(1).expect("the program to start environments with");
     let program = std::path::Path::new(&program).canonicalize().unwrap();
-    let launcher = Launcher { program, arguments: vec!["environment".into()] };
+    let launcher = Launcher { program, accelerated: None, arguments: vec!["environment".into()] };
     let options = serde_json::json!({"execute_delay_us": 1_000_000, "execute_delay_us_per_item": 0,
         "delay_kind": "sleep", "max_batch_size": 1});
     let specification = Specification {
@@ -34,6 +34,7 @@ async fn main() {
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
         device: None,
+        accelerator: None,
         body_bytes_max: 1 << 20,
     };
     let Started { from, to, life, .. } = launcher.start(&specification).unwrap();

@@ -150,7 +150,9 @@ fn read_only_view(policy: &IsolationPolicy) -> Measure {
     let abi = ABI::V3;
     let always = READABLE_ALWAYS.iter().map(PathBuf::from);
     let readable: Vec<PathBuf> = always.chain(policy.readable.iter().cloned()).filter(|path| path.exists()).collect();
-    let writable: Vec<&Path> = WRITABLE_ALWAYS.iter().map(Path::new).filter(|path| path.exists()).collect();
+    let devices = policy.devices.iter().map(PathBuf::as_path);
+    let writable: Vec<&Path> =
+        WRITABLE_ALWAYS.iter().map(Path::new).chain(devices).filter(|path| path.exists()).collect();
     let restrict = || {
         Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)

@@ -34,8 +34,8 @@ pub use message::reason::OUT_OF_HOST_MEMORY;
 pub use rehearsal::{Act, Play, Scene, rehearse};
 pub use room::RoomError;
 pub use specification::{
-    BatchingPolicy, DeviceShare, IsolationPolicy, Measure, QueueLimits, QueueTimeout, ReadyReport, Specification,
-    TimeoutAction,
+    Accelerator, BatchingPolicy, DeviceShare, IsolationPolicy, Measure, QueueLimits, QueueTimeout, ReadyReport,
+    Specification, TimeoutAction,
 };
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -80,7 +80,9 @@ impl Drop for Life {
 pub struct Launcher {
     /// The executable.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The one for environments on a GPU; `None` where there is none.
+    pub accelerated: Option<PathBuf>,
+    /// The arguments of either.
     pub arguments: Vec<OsString>,
 }
 
@@ -96,11 +98,15 @@ impl Launcher {
     /// Starts a process: its own process group, no variables but those of `policy`, the link as descriptor 0, standard
     /// error kept for its log. Errors: no descriptors, no processes, no such executable.
     pub fn launch(&self, policy: &IsolationPolicy) -> io::Result<Launched> {
+        self.spawn(&self.program, policy)
+    }
+
+    fn spawn(&self, program: &Path, policy: &IsolationPolicy) -> io::Result<Launched> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         // What this process opens itself does not pass on; what a shell or a service manager left open would.
         close_fds::set_fds_cloexec(3, &[]);
-        let child = Command::new(&self.program)
+        let child = Command::new(program)
             .args(&self.arguments)
             .env_clear()
             .envs(&policy.variables)
@@ -116,7 +122,9 @@ impl Launcher {
 
 impl Launch for Launcher {
     fn start(&self, specification: &Specification) -> io::Result<Started> {
-        let Launched { mut child, link } = self.launch(&specification.isolation)?;
+        let accelerated = specification.accelerator.as_ref().and(self.accelerated.as_deref());
+        let program = accelerated.unwrap_or(&self.program);
+        let Launched { mut child, link } = self.spawn(program, &specification.isolation)?;
         let (from, to) = link.into_split();
         let log = child.stderr.take();
         Ok(Started { from: Box::new(from), to: Box::new(to), log, life: Life::Process(child) })

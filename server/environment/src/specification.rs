@@ -29,8 +29,37 @@ pub struct Specification {
     /// The device it shares with others; `None` where it has what it runs on for itself.
     #[serde(default)]
     pub device: Option<DeviceShare>,
+    /// What it needs of a GPU; `None` where it runs on the CPU.
+    #[serde(default)]
+    pub accelerator: Option<Accelerator>,
     /// Most bytes of one request's or answer's tensors.
     pub body_bytes_max: u64,
+}
+
+/// A part of a GPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accelerator {
+    /// Indices of the GPUs that it may run on; empty for any.
+    pub gpus: Vec<u32>,
+    /// Device memory, in bytes.
+    pub memory_bytes: u64,
+    /// The device that it was placed on, as `CUDA_VISIBLE_DEVICES` takes it; empty before.
+    pub uuid: String,
+}
+
+/// How an environment's process is told its device, and sees no other.
+const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+
+impl Specification {
+    /// It runs on this device, and shares the device's time with all others that do.
+    pub fn place_on(&mut self, uuid: &str) {
+        if let Some(accelerator) = &mut self.accelerator {
+            accelerator.uuid = uuid.to_owned();
+        }
+        self.isolation.variables.insert(VISIBLE_DEVICES.to_owned(), uuid.to_owned());
+        let weight = self.device.as_ref().map_or(1, |share| share.weight);
+        self.device = Some(DeviceShare { name: uuid.to_owned(), weight });
+    }
 }
 
 /// A share of a device's time.
@@ -120,6 +149,9 @@ impl Default for QueueLimits {
 pub struct IsolationPolicy {
     /// Readable files and folders: the model, libraries.
     pub readable: Vec<PathBuf>,
+    /// Device files, and folders of them, that are read and written.
+    #[serde(default)]
+    pub devices: Vec<PathBuf>,
     /// Most private memory, in bytes, as `RLIMIT_DATA` counts it; 0 for no limit.
     pub memory_limit_bytes: u64,
     /// Keep the machine's network. Off by default: an environment speaks over its link alone.
@@ -139,6 +171,9 @@ pub struct ReadyReport {
     signature: SignatureReport,
     /// Tokens of one item, at most, where its batches cost what their tokens do and not their items.
     pub item_tokens_max: Option<u32>,
+    /// Device memory that it was seen to take while it warmed up, in bytes; `None` if it does not know.
+    #[serde(default)]
+    pub device_memory_bytes: Option<u64>,
     /// Milliseconds to load.
     pub load_ms: u64,
     /// Milliseconds to warm up.
@@ -167,6 +202,7 @@ impl ReadyReport {
                 BatchCost::Items => None,
                 BatchCost::Tokens { longest } => Some(longest),
             },
+            device_memory_bytes: model.device_memory_bytes(),
             load_ms: 0,
             warmup_ms: 0,
             isolation,

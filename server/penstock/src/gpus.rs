@@ -25,6 +25,11 @@ impl Gpus {
         Some(Self { nvidia, driver, found })
     }
 
+    /// Those that answered.
+    pub(crate) fn found(&self) -> &[Gpu] {
+        &self.found
+    }
+
     /// A line for each, and for each slice, and one for the driver.
     pub(crate) fn lines(&self) -> Vec<String> {
         let (major, minor) = self.driver.cuda;

@@ -2,6 +2,7 @@
 //!
 //! The composition root: the only place that reads the environment, knows every runtime and wires the rooms together.
 
+mod accelerate;
 mod config;
 mod devices;
 mod fields;
@@ -142,5 +143,5 @@ fn environment() -> ExitCode {
         .with_ansi(false)
         .with_max_level(tracing::Level::INFO)
         .init();
-    penstock_environment::run(Box::new(runtime::load))
+    penstock_environment::run(Box::new(penstock_runtimes::load))
 }

@@ -1,60 +1,19 @@
-//! The runtimes this program knows: how a version's source becomes a specification, and a specification a model.
-//!
-//! The first half runs in the front end's process, the second in the environment's.
+//! How a version's source becomes a specification: what its environments are told. Called at each load.
 
+use crate::accelerate::{Accelerators, accelerator};
 use crate::config::Config;
-use penstock_bert::{BertModel, BertOptions};
-use penstock_domain::{Datatype, TensorSpec};
+use penstock_domain::TensorSpec;
 use penstock_environment::{
     BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, QueueTimeout, Specification, TimeoutAction,
 };
-use penstock_executor::{LoadError, Model};
-use penstock_identity::{DelayKind, Identity, IdentityOptions};
-use penstock_onnx::{OnnxModel, OnnxOptions};
+use penstock_identity::{DelayKind, IdentityOptions};
 use penstock_registry::{Engine, FunctionSource, RuntimeSource, VersionSource};
-use serde::{Deserialize, Serialize};
+use penstock_runtimes::{Declared, Runtime};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Most rows in a batch of an encoder whose configuration names no other: the token budget usually binds first.
 const ENCODER_BATCH_SIZE: u32 = 64;
-
-/// A tensor as the configuration declares it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Declared {
-    name: String,
-    datatype: String,
-    shape: Vec<i64>,
-    optional: bool,
-    labels: Vec<String>,
-}
-
-/// What an environment loads.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-enum Runtime {
-    Identity {
-        options: IdentityOptions,
-        inputs: Vec<Declared>,
-        outputs: Vec<Declared>,
-    },
-    Onnx {
-        library: PathBuf,
-        file: PathBuf,
-        threads: usize,
-        max_batch_size: Option<u32>,
-        inputs: Option<Vec<Declared>>,
-        outputs: Option<Vec<Declared>>,
-    },
-    Bert {
-        library: PathBuf,
-        folder: PathBuf,
-        engine: String,
-        threads: usize,
-        max_batch_size: u32,
-    },
-}
 
 /// ONNX Runtime's library, from the configuration or the cache.
 pub(crate) fn onnxruntime_library(config: &Config) -> PathBuf {
@@ -64,14 +23,17 @@ pub(crate) fn onnxruntime_library(config: &Config) -> PathBuf {
 }
 
 /// Describes an environment of a version, once for each load. `cores` is what the machine has; the environments of a
-/// version are busy together and share them, versions are busy at different times and each may use them all.
+/// version are busy together and share them, versions are busy at different times and each may use them all. Errors: why
+/// it cannot run on this machine.
 pub(crate) fn specify(
     config: &Config,
     cores: usize,
+    accelerators: Option<&Accelerators>,
     function: &FunctionSource,
     version: &VersionSource,
-) -> Specification {
+) -> Result<Specification, String> {
     let settings = &version.settings;
+    let accelerator = accelerator(accelerators, version)?;
     if !settings.notes.is_empty() {
         let (number, notes) = (version.number.0, settings.notes.join("; "));
         tracing::warn!(function = %function.name, version = number, notes, "a part of the configuration is not followed");
@@ -79,6 +41,7 @@ pub(crate) fn specify(
     // Of those that share a device one batch runs at a time.
     let workers = match &settings.penstock.device {
         Some(_) => 1,
+        None if accelerator.is_some() => 1,
         None => settings.worker_count.unwrap_or(1).max(1) as usize,
     };
     let (configured, environments) =
@@ -99,17 +62,18 @@ pub(crate) fn specify(
                 },
                 max_batch_size: settings.max_batch_size.unwrap_or_default(),
                 crash_on_first_byte: delays.crash_on_first_byte,
+                device_memory_bytes: delays.device_memory_bytes,
             },
-            inputs: declare(settings.inputs.as_deref().unwrap_or_default()),
-            outputs: declare(settings.outputs.as_deref().unwrap_or_default()),
+            inputs: declared(settings.inputs.as_deref().unwrap_or_default()),
+            outputs: declared(settings.outputs.as_deref().unwrap_or_default()),
         },
         RuntimeSource::Onnx { model } => Runtime::Onnx {
             library: library.clone(),
             file: model.clone(),
             threads: per_worker,
             max_batch_size: settings.max_batch_size,
-            inputs: settings.inputs.as_deref().map(declare),
-            outputs: settings.outputs.as_deref().map(declare),
+            inputs: settings.inputs.as_deref().map(declared),
+            outputs: settings.outputs.as_deref().map(declared),
         },
         RuntimeSource::Bert { folder } => Runtime::Bert {
             library: library.clone(),
@@ -141,7 +105,20 @@ pub(crate) fn specify(
     let text = matches!(runtime, Runtime::Bert { .. });
     let queue = &settings.queue_policy;
     let default_items = config.integer("environments.queue_items");
-    Specification {
+    let mut isolation = IsolationPolicy {
+        readable,
+        devices: Vec::new(),
+        memory_limit_bytes: settings.penstock.memory_limit_bytes.unwrap_or_default(),
+        network: false,
+        nice: config.integer("environments.nice") as i32,
+        variables,
+    };
+    if let (Some(_), Some(accelerators)) = (&accelerator, accelerators) {
+        accelerators.open(&mut isolation);
+    }
+    // On a GPU it is the GPU that it shares, and no other name.
+    let share = settings.penstock.device.clone().or(accelerator.as_ref().map(|_| String::new()));
+    Ok(Specification {
         function: function.name.as_str().into(),
         version: version.number.0,
         runtime: serde_json::to_value(&runtime).unwrap_or_default(),
@@ -175,20 +152,11 @@ pub(crate) fn specify(
         workers,
         // Tokenization is far cheaper than what follows it: half as many threads keep the workers fed.
         preparation_threads: (threads / 2).max(1),
-        isolation: IsolationPolicy {
-            readable,
-            memory_limit_bytes: settings.penstock.memory_limit_bytes.unwrap_or_default(),
-            network: false,
-            nice: config.integer("environments.nice") as i32,
-            variables,
-        },
-        device: settings
-            .penstock
-            .device
-            .clone()
-            .map(|name| DeviceShare { name, weight: settings.penstock.device_weight.unwrap_or(1) }),
+        isolation,
+        device: share.map(|name| DeviceShare { name, weight: settings.penstock.device_weight.unwrap_or(1) }),
+        accelerator,
         body_bytes_max: config.integer("limits.message_bytes"),
-    }
+    })
 }
 
 /// A specification that loads nothing, to see which isolation measures hold on this machine.
@@ -205,59 +173,13 @@ pub(crate) fn probe(config: &Config) -> Specification {
         preparation_threads: 1,
         isolation: IsolationPolicy { nice: config.integer("environments.nice") as i32, ..IsolationPolicy::default() },
         device: None,
+        accelerator: None,
         body_bytes_max: 1 << 20,
     }
 }
 
-/// Loads what a specification names. Runs in the environment's process.
-pub(crate) fn load(specification: &Specification) -> Result<Arc<dyn Model>, LoadError> {
-    let runtime = Runtime::deserialize(&specification.runtime)
-        .map_err(|error| LoadError::Invalid(format!("the runtime's description cannot be read: {error}")))?;
-    Ok(match runtime {
-        Runtime::Identity { options, inputs, outputs } => {
-            Arc::new(Identity::new(options, specs(inputs), specs(outputs)))
-        }
-        Runtime::Onnx { library, file, threads, max_batch_size, inputs, outputs } => {
-            Arc::new(OnnxModel::load(OnnxOptions {
-                library,
-                file,
-                threads_per_worker: threads,
-                max_batch_size,
-                inputs: inputs.map(specs),
-                outputs: outputs.map(specs),
-            })?)
-        }
-        Runtime::Bert { library, folder, engine, threads, max_batch_size } => {
-            let engine = match engine.as_str() {
-                "candle" => penstock_bert::Engine::Candle,
-                "onnxruntime" => penstock_bert::Engine::OnnxRuntime,
-                _ => penstock_bert::Engine::Auto,
-            };
-            Arc::new(BertModel::load(BertOptions { folder, engine, library, threads, max_batch_size })?)
-        }
-    })
-}
-
-fn declare(specs: &[TensorSpec]) -> Vec<Declared> {
-    let declared = |spec: &TensorSpec| Declared {
-        name: spec.name.clone(),
-        datatype: spec.datatype.name().into(),
-        shape: spec.shape.clone(),
-        optional: spec.optional,
-        labels: spec.labels.clone(),
-    };
-    specs.iter().map(declared).collect()
-}
-
-fn specs(declared: Vec<Declared>) -> Vec<TensorSpec> {
-    let spec = |declared: Declared| TensorSpec {
-        name: declared.name,
-        datatype: Datatype::parse(&declared.datatype).unwrap_or(Datatype::Bytes),
-        shape: declared.shape,
-        optional: declared.optional,
-        labels: declared.labels,
-    };
-    declared.into_iter().map(spec).collect()
+fn declared(specs: &[TensorSpec]) -> Vec<Declared> {
+    specs.iter().map(Declared::from).collect()
 }
 
 /// Host threads of one of `environments` environments: a version's `own` number, else the `configured` one, else, where

@@ -1,5 +1,6 @@
 //! `penstock serve`: everything on one machine. Opens the doors, loads the functions, says when it is ready, drains.
 
+use crate::accelerate::Accelerators;
 use crate::config::Config;
 use crate::gpus::Gpus;
 use crate::{EXIT_FAILED, runtime};
@@ -71,7 +72,7 @@ fn say(to: &mut dyn io::Write, line: &str) {
 
 /// Starts environments as this same program in its other role.
 pub(crate) fn launcher() -> io::Result<Launcher> {
-    Ok(Launcher { program: std::env::current_exe()?, arguments: vec!["environment".into()] })
+    Ok(Launcher { program: std::env::current_exe()?, accelerated: None, arguments: vec!["environment".into()] })
 }
 
 async fn serve(config: Config) -> Result<(), ServeError> {
@@ -82,11 +83,14 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let metrics = listen(&config, "listen.metrics").await?;
     let addresses = (http.local_addr()?, grpc.local_addr()?, metrics.local_addr()?);
 
-    if let Some(gpus) = Gpus::look(&config, |error| tracing::warn!("{error}")) {
+    let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"));
+    let own = std::env::current_exe()?;
+    let accelerators = gpus.as_ref().and_then(|gpus| Accelerators::new(&config, gpus, Some(&own)));
+    if let Some(gpus) = gpus {
         gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")));
     }
     let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
-    let house = House::new(house_options(config.clone(), budget.clone())?);
+    let house = House::new(house_options(config.clone(), budget.clone(), accelerators)?);
     let doors = Doors::open(&config, &house, &scrape, budget, http, grpc, metrics);
     let mut stop = Stop::new()?;
     tokio::select! {
@@ -112,7 +116,11 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn house_options(config: Arc<Config>, budget: ByteBudget) -> io::Result<HouseOptions> {
+fn house_options(
+    config: Arc<Config>,
+    budget: ByteBudget,
+    accelerators: Option<Accelerators>,
+) -> io::Result<HouseOptions> {
     let mut repositories: Vec<PathBuf> = config.list("models.repository").iter().map(PathBuf::from).collect();
     if repositories.is_empty() {
         repositories.push(PathBuf::from(config.text("cache_dir")).join("models"));
@@ -124,7 +132,11 @@ fn house_options(config: Arc<Config>, budget: ByteBudget) -> io::Result<HouseOpt
         repositories,
         control: ControlMode::parse(control).unwrap_or_default(),
         load_at_start,
-        launcher: Arc::new(launcher()?),
+        launcher: Arc::new(Launcher {
+            accelerated: accelerators.as_ref().and_then(Accelerators::program),
+            ..launcher()?
+        }),
+        placement: accelerators.as_ref().map(|accelerators| accelerators.placement.clone()),
         concurrency: config.integer_u32("limits.concurrency"),
         function_concurrency: config.integer_u32("functions.concurrency"),
         caller_concurrency: config.integer_u32("callers.concurrency"),
@@ -136,7 +148,9 @@ fn house_options(config: Arc<Config>, budget: ByteBudget) -> io::Result<HouseOpt
         seed: u64::from(std::process::id()),
         specify: {
             let config = config.clone();
-            Box::new(move |function, version| runtime::specify(&config, cores, function, version))
+            Box::new(move |function, version| {
+                runtime::specify(&config, cores, accelerators.as_ref(), function, version)
+            })
         },
     })
 }

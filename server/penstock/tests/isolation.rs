@@ -8,7 +8,11 @@ use serde_json::json;
 use std::sync::Arc;
 
 async fn start() -> (Arc<EnvironmentHandle>, tokio::process::Child) {
-    let launcher = Launcher { program: env!("CARGO_BIN_EXE_penstock").into(), arguments: vec!["environment".into()] };
+    let launcher = Launcher {
+        program: env!("CARGO_BIN_EXE_penstock").into(),
+        accelerated: None,
+        arguments: vec!["environment".into()],
+    };
     let specification = Specification {
         function: "identity".into(),
         version: 1,
@@ -22,6 +26,7 @@ async fn start() -> (Arc<EnvironmentHandle>, tokio::process::Child) {
         preparation_threads: 1,
         isolation: IsolationPolicy { nice: 3, memory_limit_bytes: 8 << 30, ..IsolationPolicy::default() },
         device: None,
+        accelerator: None,
         body_bytes_max: 1 << 20,
     };
     let Launched { child, link } = launcher.launch(&specification.isolation).unwrap();

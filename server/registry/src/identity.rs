@@ -16,6 +16,8 @@ pub struct IdentityDelays {
     pub kind: DelayKind,
     /// For tests of faults: the first byte of a tensor that ends the environment's process when its batch has run.
     pub crash_on_first_byte: Option<u8>,
+    /// For tests of placement: the device memory that it says it takes, in bytes.
+    pub device_memory_bytes: Option<u64>,
 }
 
 /// How an identity batch spends its time.
@@ -51,6 +53,7 @@ impl IdentityDelays {
             kind,
             crash_on_first_byte: parameter(parameters, "crash_on_first_byte", 0, u8::MAX.into())?
                 .map(|value| value as u8),
+            device_memory_bytes: parameter(parameters, "device_memory_bytes", 0, 1 << 50)?,
         })
     }
 }

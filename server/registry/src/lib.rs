@@ -19,7 +19,8 @@
 //! | `penstock.threads` | host threads of the environment, shared by its runtime workers; half as many tokenize |
 //! | `penstock.max_concurrency` | requests in flight in one environment |
 //! | `penstock.reserved_concurrency` | requests in flight that are kept for each of its versions, and the most they may have |
-//! | `penstock.device`, `penstock.device_weight` | a device that functions share by this name, in turns, and its parts of the time |
+//! | `penstock.device`, `penstock.device_weight` | a device that functions share by this name, in turns, and its parts of the time; of what runs on a GPU it is that GPU, whatever the name |
+//! | `penstock.device_memory_bytes` | memory of a GPU that each of its environments is given; without it as much as is guessed from the weights, until it has warmed up and says what it takes |
 //! | `penstock.max_queue_items` | items (rows) that may wait in one environment's queue |
 //! | `penstock.timeout_ms` | deadline of a request that brings none, from its arrival |
 //! | `penstock.batch_timeout_ms` | longest that a batch may run before its process is ended |
@@ -32,6 +33,7 @@
 //! | `execute_delay_us` | what a batch costs, in microseconds |
 //! | `execute_delay_us_per_item` | what each item adds to that, in microseconds |
 //! | `delay_kind` | `sleep` (the core is free, default) or `spin` (the core is taken) |
+//! | `device_memory_bytes` | for tests of placement: the device memory that it says it takes; it takes none |
 //! | `crash_on_first_byte` | for tests of faults: a batch in which a tensor's first byte has this value (0 to 255) ends the process |
 
 pub mod control;

@@ -222,6 +222,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
         device: script.one_device.then(|| DeviceShare { name: "one".into(), weight: 1 }),
+        accelerator: None,
         body_bytes_max: 1 << 20,
     };
     let house = House::new(HouseOptions {
@@ -229,7 +230,8 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         control: ControlMode::None,
         load_at_start: Vec::new(),
         launcher: Arc::new(Troupe(stage.clone())),
-        specify: Box::new(move |_, _| specification.clone()),
+        specify: Box::new(move |_, _| Ok(specification.clone())),
+        placement: None,
         concurrency: script.concurrency,
         function_concurrency: 4096,
         caller_concurrency: 0,

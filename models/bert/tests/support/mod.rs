@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 use bytes::BytesMut;
-use penstock_bert::{BertModel, BertOptions, Engine};
+use penstock_bert::{BertModel, BertOptions, Device, Engine};
 use penstock_domain::{Datatype, ParameterValue, Parameters, Tensor, encode_bytes_element};
 use penstock_executor::{Batch, ExecError, Executor, Model, Prepared, Work};
 use std::path::PathBuf;
@@ -19,7 +19,14 @@ fn cache() -> PathBuf {
 pub(crate) fn options(engine: Engine) -> BertOptions {
     let folder = cache().join("models/minilm/1");
     assert!(folder.is_dir(), "{} is missing: models/catalog/fetch.py fetches it", folder.display());
-    BertOptions { folder, engine, library: cache().join("lib/libonnxruntime.so"), threads: 2, max_batch_size: 32 }
+    BertOptions {
+        folder,
+        engine,
+        device: Device::Cpu,
+        library: cache().join("lib/libonnxruntime.so"),
+        threads: 2,
+        max_batch_size: 32,
+    }
 }
 
 pub(crate) fn load(engine: Engine) -> BertModel {

@@ -89,6 +89,7 @@ async fn environment_that(requests: u32, fails: bool) -> Environment {
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
         device: None,
+        accelerator: None,
         body_bytes_max: 1 << 20,
     };
     let (open, gate) = channel();

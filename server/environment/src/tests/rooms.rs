@@ -112,6 +112,7 @@ pub(super) async fn world_of(
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
         device: None,
+        accelerator: None,
         body_bytes_max: 1 << 20,
     };
     change(&mut specification);

@@ -4,12 +4,10 @@
 
 use super::VersionSettings;
 use penstock_proto::inference::ModelConfig;
-use penstock_proto::inference::model_instance_group::Kind;
 
 /// Each names a field and says what happens instead; in the order of the table.
 pub(super) fn of(config: &ModelConfig, settings: &VersionSettings) -> Vec<String> {
     let groups = &config.instance_group;
-    let gpu = groups.iter().any(|group| group.kind() == Kind::Gpu || !group.gpus.is_empty());
     let queue = &settings.queue_policy;
     let none = "has no effect here";
     let table = [
@@ -29,7 +27,6 @@ pub(super) fn of(config: &ModelConfig, settings: &VersionSettings) -> Vec<String
             "false is not followed: the timeout that a request brings is its deadline, beside the queue's",
         ),
         ("model_warmup", !settings.warmup.is_empty(), "not run: a model warms up with samples of its own"),
-        ("instance_group.kind", gpu, "GPUs are not used yet: the workers run on the CPU"),
         ("instance_group.rate_limiter", groups.iter().any(|group| group.rate_limiter.is_some()), none),
         ("instance_group.secondary_devices", groups.iter().any(|group| !group.secondary_devices.is_empty()), none),
         ("instance_group.profile", groups.iter().any(|group| !group.profile.is_empty()), none),

@@ -23,6 +23,8 @@ pub struct PenstockSettings {
     pub max_queue_items: Option<u32>,
     /// Most private memory of the environment's process, in bytes, as `RLIMIT_DATA` counts it.
     pub memory_limit_bytes: Option<u64>,
+    /// Device memory of one of its environments on a GPU, in bytes; `None` where it is measured.
+    pub device_memory_bytes: Option<u64>,
     /// The device whose time it shares with all functions that name the same; each takes turns, batch by batch.
     pub device: Option<String>,
     /// Its parts of that device's time.
@@ -46,7 +48,7 @@ pub enum Engine {
 }
 
 const PREFIX: &str = "penstock.";
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "penstock.engine",
     "penstock.max_batch_tokens",
     "penstock.threads",
@@ -54,6 +56,7 @@ const KEYS: [&str; 11] = [
     "penstock.reserved_concurrency",
     "penstock.max_queue_items",
     "penstock.memory_limit_bytes",
+    "penstock.device_memory_bytes",
     "penstock.device",
     "penstock.device_weight",
     "penstock.timeout_ms",
@@ -93,6 +96,7 @@ impl PenstockSettings {
             max_queue_items: small("penstock.max_queue_items", 1 << 24)?,
             // Less than 64 MiB does not start a process with a runtime library in it.
             memory_limit_bytes: parameter(parameters, "penstock.memory_limit_bytes", 64 << 20, 1 << 50)?,
+            device_memory_bytes: parameter(parameters, "penstock.device_memory_bytes", 1 << 20, 1 << 50)?,
             device: parameters.get("penstock.device").filter(|name| !name.is_empty()).cloned(),
             device_weight: small("penstock.device_weight", 1000)?,
             timeout_ms: parameter(parameters, "penstock.timeout_ms", 1, TIME_MS_MAX)?,

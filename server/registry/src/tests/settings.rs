@@ -62,8 +62,6 @@ fn what_is_not_followed_is_noted_with_what_happens_instead() {
             vec!["dynamic_batching.default_queue_policy.allow_timeout_override: "],
         ),
         ("instance_group { count: 2 kind: KIND_CPU }".into(), vec![]),
-        ("instance_group { kind: KIND_GPU }".into(), vec!["instance_group.kind: GPUs are not used yet"]),
-        ("instance_group { gpus: 1 }".into(), vec!["instance_group.kind: "]),
         (
             "response_cache { enable: true } dynamic_batching { preserve_ordering: true priority_levels: 1
              default_priority_level: 1 priority_queue_policy { key: 1 value { } } } model_warmup { }

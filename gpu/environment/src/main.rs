@@ -1,0 +1,20 @@
+//! An execution environment on a GPU: the plain one's loop, with runtimes that are built with CUDA.
+//!
+//! Started by `penstock serve` on descriptor 0, where a version is placed on a GPU. It sees one device, by
+//! `CUDA_VISIBLE_DEVICES`. Never started by people.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// One thread runs here, as isolation needs it.
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    penstock_environment::run(Box::new(penstock_runtimes::load))
+}

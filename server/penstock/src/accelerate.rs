@@ -1,0 +1,126 @@
+//! Whether a version runs on a GPU, and what it is given there.
+//!
+//! Called by the composition root: once when the program starts, and for each load. Where nothing demands a GPU, what
+//! cannot run on one runs on the CPU, with a warning that says why if there is one.
+
+use crate::config::Config;
+use crate::gpus::Gpus;
+use penstock_capacity::{DeviceMemory, Placement};
+use penstock_environment::{Accelerator, IsolationPolicy};
+use penstock_inventory::{Gpu, Place};
+use penstock_registry::{Engine, RuntimeSource, VersionSettings, VersionSource, WorkerDevice};
+use std::path::{Path, PathBuf};
+
+/// What a context and the libraries in it take, beside weights and work: about as much was seen with CUDA 12 and 13.
+const CONTEXT_BYTES: u64 = 768 << 20;
+/// Name of the executable for environments on a GPU, beside this one.
+const PROGRAM: &str = "penstock-environment-cuda";
+/// What the driver's library reads.
+const READABLE: [&str; 7] = [
+    "/proc/driver/nvidia",
+    "/proc/devices",
+    "/sys/module/nvidia",
+    "/sys/bus/pci/devices",
+    "/sys/devices",
+    "/usr/local/cuda",
+    "/usr/local/nvidia",
+];
+
+/// What environments on a GPU need.
+pub(crate) struct Accelerators {
+    /// The devices' memory.
+    pub(crate) placement: Placement,
+    /// Starts them; why there is none.
+    program: Result<PathBuf, String>,
+    device_files: Vec<PathBuf>,
+    libraries: Vec<PathBuf>,
+}
+
+impl Accelerators {
+    /// Of the GPUs that were found, unless the configuration wants none used.
+    pub(crate) fn new(config: &Config, gpus: &Gpus, beside: Option<&Path>) -> Option<Self> {
+        if config.text("devices.use") == "none" {
+            return None;
+        }
+        let memory = |Place { uuid, index, memory_bytes, .. }: Place| DeviceMemory { uuid, index, memory_bytes };
+        let places = gpus.found().iter().flat_map(Gpu::places).map(memory).collect();
+        let program = config.path("devices.program").or_else(|| Some(beside?.with_file_name(PROGRAM)));
+        let program = match program {
+            Some(program) if program.is_file() => Ok(program),
+            Some(program) => {
+                Err(format!("there is no {} (devices.program), which `make cuda` builds", program.display()))
+            }
+            None => Err("devices.program names no executable".to_owned()),
+        };
+        let named = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("nvidia");
+        let device_files = std::fs::read_dir("/dev").into_iter().flatten().flatten().filter(named);
+        Some(Self {
+            placement: Placement::new(places, config.integer("devices.kept_bytes")),
+            program,
+            libraries: config.list("devices.library_path").iter().map(PathBuf::from).collect(),
+            device_files: device_files.map(|entry| entry.path()).collect(),
+        })
+    }
+
+    /// What starts environments on a GPU.
+    pub(crate) fn program(&self) -> Option<PathBuf> {
+        self.program.clone().ok()
+    }
+
+    /// Lets an environment touch the driver's files.
+    pub(crate) fn open(&self, isolation: &mut IsolationPolicy) {
+        isolation.devices.extend(self.device_files.iter().cloned());
+        isolation.readable.extend(READABLE.iter().map(PathBuf::from));
+        isolation.readable.extend(self.libraries.iter().cloned());
+        let text: Vec<_> = self.libraries.iter().map(|folder| folder.to_string_lossy()).collect();
+        if !text.is_empty() {
+            // Its variables are cleared, and this one is the loader's.
+            isolation.variables.insert("LD_LIBRARY_PATH".into(), text.join(":"));
+        }
+    }
+}
+
+/// What a version needs of a GPU; `None` where it runs on the CPU. Errors: its configuration demands a GPU, and why it
+/// cannot have one.
+pub(crate) fn accelerator(
+    accelerators: Option<&Accelerators>,
+    version: &VersionSource,
+) -> Result<Option<Accelerator>, String> {
+    let VersionSettings { worker_device, gpus, penstock, .. } = &*version.settings;
+    let demanded = *worker_device == WorkerDevice::Gpu || !gpus.is_empty();
+    let able = match &version.runtime {
+        // Echoes can be placed like a model, and take no time of a device.
+        RuntimeSource::Identity { .. } if !demanded => return Ok(None),
+        _ if *worker_device == WorkerDevice::Cpu => return Ok(None),
+        RuntimeSource::Identity { .. } => Ok(CONTEXT_BYTES),
+        RuntimeSource::Bert { folder } if penstock.engine != Engine::OnnxRuntime => {
+            // The weights, as much again for the work of a batch, and what a context takes.
+            Ok(2 * weights_bytes(folder) + CONTEXT_BYTES)
+        }
+        RuntimeSource::Bert { .. } | RuntimeSource::Onnx { .. } => {
+            Err("ONNX Runtime is used on the CPU alone".to_owned())
+        }
+    };
+    let able = able.and_then(|bytes| match accelerators {
+        None => Err("this machine has no GPU that answers, or devices.use is none".to_owned()),
+        Some(accelerators) => accelerators.program.clone().map(|_| bytes),
+    });
+    match able {
+        Ok(bytes) => {
+            let memory_bytes = penstock.device_memory_bytes.unwrap_or(bytes);
+            Ok(Some(Accelerator { gpus: gpus.clone(), memory_bytes, uuid: String::new() }))
+        }
+        Err(reason) if demanded => Err(format!("instance_group: it is to run on a GPU and cannot: {reason}")),
+        Err(reason) => {
+            if accelerators.is_some() {
+                tracing::warn!(directory = %version.directory.display(), reason, "a version runs on the CPU");
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Bytes of a folder's weights.
+fn weights_bytes(folder: &Path) -> u64 {
+    std::fs::metadata(folder.join("model.safetensors")).map_or(0, |weights| weights.len())
+}

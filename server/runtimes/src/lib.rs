@@ -1,0 +1,121 @@
+//! The runtimes: what an environment is told to load, and loading it.
+//!
+//! The composition root writes descriptions; the environment's process, whichever executable it is, reads them back and
+//! loads what they name. Knows every runtime, so that only one crate does.
+
+use penstock_bert::{BertModel, BertOptions, Device};
+use penstock_domain::{Datatype, TensorSpec};
+use penstock_environment::Specification;
+use penstock_executor::{LoadError, Model};
+use penstock_identity::{Identity, IdentityOptions};
+use penstock_onnx::{OnnxModel, OnnxOptions};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A tensor as the configuration declares it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Declared {
+    name: String,
+    datatype: String,
+    shape: Vec<i64>,
+    optional: bool,
+    labels: Vec<String>,
+}
+
+/// What an environment loads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Runtime {
+    /// Echoes, at a fixed cost.
+    Identity {
+        /// What a batch costs.
+        options: IdentityOptions,
+        /// As declared.
+        inputs: Vec<Declared>,
+        /// As declared.
+        outputs: Vec<Declared>,
+    },
+    /// An ONNX graph.
+    Onnx {
+        /// ONNX Runtime's library.
+        library: PathBuf,
+        /// The graph.
+        file: PathBuf,
+        /// Of one worker.
+        threads: usize,
+        /// Most rows in a batch.
+        max_batch_size: Option<u32>,
+        /// As declared.
+        inputs: Option<Vec<Declared>>,
+        /// As declared.
+        outputs: Option<Vec<Declared>>,
+    },
+    /// A BERT encoder's folder.
+    Bert {
+        /// ONNX Runtime's library.
+        library: PathBuf,
+        /// Hugging Face's files.
+        folder: PathBuf,
+        /// auto, candle or onnxruntime.
+        engine: String,
+        /// Of one worker.
+        threads: usize,
+        /// Most rows in a batch.
+        max_batch_size: u32,
+    },
+}
+
+/// Loads what a specification names. Runs in the environment's process.
+pub fn load(specification: &Specification) -> Result<Arc<dyn Model>, LoadError> {
+    let runtime = Runtime::deserialize(&specification.runtime)
+        .map_err(|error| LoadError::Invalid(format!("the runtime's description cannot be read: {error}")))?;
+    Ok(match runtime {
+        Runtime::Identity { options, inputs, outputs } => {
+            Arc::new(Identity::new(options, specs(inputs), specs(outputs)))
+        }
+        Runtime::Onnx { library, file, threads, max_batch_size, inputs, outputs } => {
+            Arc::new(OnnxModel::load(OnnxOptions {
+                library,
+                file,
+                threads_per_worker: threads,
+                max_batch_size,
+                inputs: inputs.map(specs),
+                outputs: outputs.map(specs),
+            })?)
+        }
+        Runtime::Bert { library, folder, engine, threads, max_batch_size } => {
+            let engine = match engine.as_str() {
+                "candle" => penstock_bert::Engine::Candle,
+                "onnxruntime" => penstock_bert::Engine::OnnxRuntime,
+                _ => penstock_bert::Engine::Auto,
+            };
+            // It sees one device only, the one it was placed on.
+            let device = if specification.accelerator.is_some() { Device::Cuda } else { Device::Cpu };
+            Arc::new(BertModel::load(BertOptions { folder, engine, device, library, threads, max_batch_size })?)
+        }
+    })
+}
+
+impl From<&TensorSpec> for Declared {
+    fn from(spec: &TensorSpec) -> Self {
+        Self {
+            name: spec.name.clone(),
+            datatype: spec.datatype.name().into(),
+            shape: spec.shape.clone(),
+            optional: spec.optional,
+            labels: spec.labels.clone(),
+        }
+    }
+}
+
+fn specs(declared: Vec<Declared>) -> Vec<TensorSpec> {
+    let spec = |declared: Declared| TensorSpec {
+        name: declared.name,
+        datatype: Datatype::parse(&declared.datatype).unwrap_or(Datatype::Bytes),
+        shape: declared.shape,
+        optional: declared.optional,
+        labels: declared.labels,
+    };
+    declared.into_iter().map(spec).collect()
+}
