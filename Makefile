@@ -12,7 +12,7 @@ PYTHON3 ?= python3
 VENV = $(CACHE)/venv-$(shell cat tests/requirements.txt tests/constraints.txt | sha256sum | cut -c1-12)
 PYTEST = $(VENV)/bin/python -m pytest -q -o cache_dir=$(CACHE)/pytest
 
-.PHONY: help run fetch test lint deny unit clients loadtest bench prove sim cuda clean
+.PHONY: help run fetch test lint deny unit clients loadtest bench prove sim cuda gpu-check clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 18
@@ -29,6 +29,9 @@ test: fetch lint unit clients deny ## Everything CI runs
 
 lint: ## Format and clippy, warnings denied
 	cargo fmt --all --check
+	cargo fmt --manifest-path gpu/environment/Cargo.toml --check
+	@# Its lock file is its own: it must follow the other.
+	cargo metadata --locked --format-version 1 --manifest-path gpu/environment/Cargo.toml > /dev/null
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 unit: fetch ## Rust tests
@@ -49,6 +52,10 @@ cuda: ## Build the executable for environments on a GPU, beside the program (no 
 	cargo build --release --locked --manifest-path gpu/environment/Cargo.toml --target-dir target/cuda
 	@mkdir -p target/release && cp target/cuda/release/penstock-environment-cuda target/release/
 	@ls -l target/release/penstock-environment-cuda
+
+gpu-check: fetch cuda ## Pack what a machine with a GPU runs to check everything there
+	@cargo build --release --bin penstock --bin penstock-loadtest
+	@$(PYTHON3) gpu/check/pack.py target/gpu-check
 
 deny: ## Bans, licences and sources of dependencies
 	@tests/tools.sh cargo-deny

@@ -3,7 +3,8 @@
 
 The wheels in toolkit.txt, verified by their hashes, are unpacked side by side. What cudarc links and no wheel here has
 (the driver's library, cuBLAS) is linked against stubs: libraries of the right name with every function that cudarc
-declares, none of which is ever called, because a machine with a GPU has the real ones. A complete toolkit is left as it is.
+declares, each of which says that there is no device (CUDA_ERROR_NO_DEVICE). A machine with a GPU has the real ones. A
+complete toolkit is left as it is.
 """
 
 import hashlib
@@ -80,13 +81,16 @@ def stub(folder):
         if not functions:
             sys.exit(f"{source}: cudarc declares no functions of {name} where they were looked for")
         code = stubs / f"{name}.c"
-        lines = "// Never called: a machine with a GPU has the real one.\n"
-        lines += "".join(f"void {function}(void) {{}}\n" for function in functions)
+        lines = "// To link against: a machine with a GPU has the real one. Each says that there is no device.\n"
+        lines += "".join(f"int {function}(void) {{ return 100; }}\n" for function in functions)
         library = stubs / f"lib{name}.so"
         if library.exists() and code.exists() and code.read_text() == lines:
             continue
         code.write_text(lines)
         subprocess.run(["cc", "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", library, code], check=True)
+        # For who starts the executable here, to see what it says without a GPU.
+        (stubs / soname).unlink(missing_ok=True)
+        (stubs / soname).symlink_to(library.name)
 
 
 def cudarc():

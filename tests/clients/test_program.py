@@ -380,3 +380,10 @@ def test_a_model_of_links_into_a_cache_as_downloads_leave_it(start, tmp_path, la
     request = urllib.request.Request(f"{server.url}/v1/embeddings", asked, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert len(json.load(answer)["data"][0]["embedding"]) == 384
+
+
+def test_a_relative_repository_is_one_from_here(start):
+    """Environments run elsewhere, and read their model all the same."""
+    server = start("--model-repository", os.path.relpath(CACHE / "models"), "--model-control-mode", "explicit",
+                   "--load-model", "magika")
+    assert call(server, "/v2/models/magika/ready")[0] == 200

@@ -68,9 +68,14 @@ impl Config {
             let text = list.last().cloned().unwrap_or_default();
             values.insert(key, Value { text, list, origin: "option".into() });
         }
-        for value in values.values_mut() {
-            value.text = expand(&value.text, &home);
-            value.list = value.list.iter().map(|item| expand(item, &home)).collect();
+        for field in FIELDS {
+            let Some(value) = values.get_mut(field.key) else { continue };
+            let resolved = |text: &str| match field.kind {
+                Kind::Path | Kind::Paths => absolute(&expand(text, &home)),
+                _ => expand(text, &home),
+            };
+            value.text = resolved(&value.text);
+            value.list = value.list.iter().map(|item| resolved(item)).collect();
         }
         let config = Self(values);
         for field in FIELDS {
@@ -167,6 +172,12 @@ fn expand(text: &str, home: &str) -> String {
     }
 }
 
+/// Environments run in another folder, and a path means the same there.
+fn absolute(path: &str) -> String {
+    let absolute = (!path.is_empty()).then(|| std::path::absolute(path).ok()).flatten();
+    absolute.map_or_else(|| path.to_owned(), |path| path.to_string_lossy().into_owned())
+}
+
 fn address(text: &str) -> Option<SocketAddr> {
     text.to_socket_addrs().ok()?.next()
 }
@@ -243,6 +254,16 @@ mod tests {
         .unwrap();
         let ports = ["listen.http", "listen.grpc", "listen.metrics"].map(|key| config.address(key).port());
         assert_eq!(ports, [1, 4, 6]);
+    }
+
+    #[test]
+    fn paths_are_from_where_the_program_was_started() {
+        let config =
+            resolve("", &[("PENSTOCK_MODEL_REPOSITORY", "models:/srv/more")], &[("data_dir", "./state")]).unwrap();
+        let here = std::env::current_dir().unwrap();
+        let models = here.join("models").to_string_lossy().into_owned();
+        assert_eq!(config.list("models.repository"), [models, "/srv/more".into()]);
+        assert_eq!((config.path("data_dir"), config.path("devices.nvml")), (Some(here.join("state")), None));
     }
 
     #[test]

@@ -1,0 +1,318 @@
+#!/usr/bin/env python3
+"""Checks everything on a machine with a GPU: `run.py RESULTS_FOLDER [--cpu]`. Needs Python 3.8, CUDA's libraries, no network.
+
+Each result is written as it comes; a part that fails says so and the next goes on. It takes about six minutes. `--cpu` runs
+all of it without a GPU, shorter, to try the check itself. What it writes: inventory.json, bare.jsonl (the forward pass without
+a server), reference.jsonl (what the device can do, by PyTorch, if it is there), goldens.json, sweep.jsonl, sharing.json,
+faults.json, and summary.json, which says of each part whether it held.
+"""
+
+import argparse
+import concurrent.futures
+import glob
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+
+HERE = pathlib.Path(__file__).resolve().parent
+READY = re.compile(r"penstock ready http=(\S+) grpc=(\S+) metrics=(\S+)")
+# Least cosine against the float64 goldens, with weights in 16 bit.
+COSINE_MIN = 0.999
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results", type=pathlib.Path)
+    parser.add_argument("--cpu", action="store_true")
+    options = parser.parse_args()
+    options.results.mkdir(parents=True, exist_ok=True)
+    check = Check(options.results, options.cpu)
+    for part in (inventory, bare, reference, goldens, sweep, sharing, faults):
+        began = time.monotonic()
+        try:
+            outcome = part(check)
+        except Exception as error:
+            outcome = f"failed: {type(error).__name__}: {error}"[-1500:]
+        check.summary[part.__name__] = {"outcome": outcome, "seconds": round(time.monotonic() - began, 1)}
+        check.write("summary.json", check.summary)
+        print(f"{part.__name__}: {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
+    good = all(part["outcome"].startswith("holds") for part in check.summary.values() if isinstance(part, dict))
+    return 0 if good else 1
+
+
+class Check:
+    def __init__(self, results, cpu):
+        self.results, self.cpu = results, cpu
+        self.libraries = [] if cpu else libraries()
+        packed = HERE / "packed.json"
+        self.summary = {
+            "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            "packed": json.dumps(json.loads(packed.read_text())) if packed.exists() else "",
+            "libraries": " ".join(self.libraries), "on": "cpu" if cpu else "gpu",
+        }
+
+    def write(self, name, value):
+        (self.results / name).write_text(json.dumps(value, indent=1))
+
+    def lines(self, name, command, timeout_s):
+        """Runs a program that prints JSON lines, and keeps them."""
+        path = ":".join([*self.libraries, os.environ.get("LD_LIBRARY_PATH", "")]).strip(":")
+        environment = dict(os.environ, LD_LIBRARY_PATH=path)
+        done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True,
+                              timeout=timeout_s)
+        (self.results / name).write_text(done.stdout)
+        if done.returncode != 0:
+            raise RuntimeError(f"{pathlib.Path(command[0]).name}: {done.stderr.strip()[-800:]}")
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    def server(self, *arguments):
+        return Server(self, *arguments)
+
+
+def libraries():
+    """Folders of CUDA's libraries, where the loader would not find them by itself."""
+    known = subprocess.run(["sh", "-c", "ldconfig -p 2>/dev/null"], capture_output=True, text=True).stdout
+    found = []
+    for name in ("libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcudart.so.13"):
+        if name in known:
+            continue
+        places = ["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"]
+        places += [folder for root in sys.path for folder in glob.glob(f"{root}/nvidia/*/lib")]
+        found += [place for place in places if os.path.exists(f"{place}/{name}")][:1]
+    return sorted(set(found))
+
+
+class Server:
+    def __init__(self, check, *arguments):
+        sets = ["listen.http=127.0.0.1:0", "listen.grpc=127.0.0.1:0", "listen.metrics=127.0.0.1:0",
+                "devices.interval_ms=200"]
+        # On the CPU it wants ONNX Runtime's library, from this machine's cache.
+        on_gpu = [f"cache_dir={HERE}", f"devices.library_path={':'.join(check.libraries)}"]
+        sets += ["devices.use=none"] if check.cpu else on_gpu
+        command = [str(HERE / "bin/penstock"), "serve", *(word for value in sets for word in ("--set", value)), *map(str, arguments)]
+        began = time.monotonic()
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self.log = []
+        threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
+        line = self.process.stdout.readline()
+        found = READY.search(line)
+        if found is None:
+            self.end()
+            raise RuntimeError("the server did not get ready: " + "".join(self.log)[-800:])
+        self.http, self.grpc, self.metrics = found.groups()
+        self.ready_s = time.monotonic() - began
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+    def environments(self):
+        pids = set()
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            pids |= {int(pid) for pid in (task / "children").read_text().split()}
+        return sorted(pids)
+
+    def post(self, path, body, timeout_s=60):
+        """Status and body."""
+        request = urllib.request.Request(f"http://{self.http}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                return answer.status, json.loads(answer.read() or b"{}")
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read() or b"{}")
+
+    def embed(self, model, texts):
+        text = {"name": "text", "datatype": "BYTES", "shape": [len(texts), 1], "data": texts}
+        status, body = self.post(f"/v2/models/{model}/infer", {"inputs": [text]})
+        if status != 200:
+            raise RuntimeError(f"{status} {body}")
+        (output,) = body["outputs"]
+        width = output["shape"][1]
+        return [output["data"][row * width : (row + 1) * width] for row in range(len(texts))]
+
+    def index(self):
+        return self.post("/v2/repository/index", {})[1]
+
+    def gauge(self, name):
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        values = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + "{")]
+        return sum(values) / len(values) if values else None
+
+    def device(self):
+        """Where the environments said they run."""
+        return sorted({found.group(1) for line in self.log for found in [re.search(r'"device":"([^"]+)"', line)] if found})
+
+
+def load(server, folder, model, *options, seconds=3, scheme="embeddings"):
+    file = pathlib.Path(folder) / f"{model}-{time.monotonic_ns()}.json"
+    address = server.http if scheme == "embeddings" else server.grpc
+    command = [HERE / "bin/penstock-loadtest", "run", "--target", f"{scheme}://{address}", "--model", model,
+               "--seconds", seconds, "--drain", 30, "--json", file, *options]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=seconds * 4 + 60)
+    if done.returncode != 0:
+        raise RuntimeError(f"the generator: {done.stderr.strip()[-500:]}")
+    return json.loads(file.read_text())["steps"]
+
+
+# --- the parts
+
+
+def inventory(check):
+    seen = {}
+    for name, command in (("penstock devices", [HERE / "bin/penstock", "devices"]), ("nvidia-smi", ["nvidia-smi"]),
+                          ("nvidia-smi -q", ["nvidia-smi", "-q"]), ("uname", ["uname", "-a"]), ("lscpu", ["lscpu"])):
+        if shutil.which(str(command[0])) is None:
+            continue
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60)
+        seen[name] = (done.stdout + done.stderr).splitlines()[:400]
+    check.write("inventory.json", seen)
+    gpus = [line for line in seen["penstock devices"] if line.startswith("device  gpu")]
+    check.summary["gpus"] = "; ".join(gpus)
+    return f"holds: {len(gpus)} seen" if gpus or check.cpu else "failed: no GPU was seen"
+
+
+def bare(check):
+    command = [HERE / "bin/penstock-bare-forward", HERE / "models/minilm/1", 4 if check.cpu else 30, *(["cpu"] if check.cpu else [])]
+    lines = check.lines("bare.jsonl", command, 120)
+    worst = min(line["min_cosine"] for line in lines if line["check"] == "agree")
+    most = max(line["tokens_per_s"] for line in lines if line["check"] == "forward")
+    return f"{'holds' if worst > 0.9999 else 'failed'}: least cosine {worst:.7f}, at most {most:.0f} tokens/s"
+
+
+def reference(check):
+    if subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode != 0:
+        return "holds: left out, there is no PyTorch"
+    lines = check.lines("reference.jsonl", [sys.executable, HERE / "reference.py", HERE / "models/minilm/1"], 150)
+    return f"holds: {len(lines)} figures"
+
+
+def goldens(check):
+    texts = json.loads((HERE / "goldens.json").read_text())
+    with check.server("--model-repository", HERE / "models") as server:
+        together = server.embed("minilm", [golden["text"] for golden in texts])
+        alone = [server.embed("minilm", [golden["text"]])[0] for golden in texts]
+        cosines = [cosine(found, golden["embedding"]) for found, golden in zip(together, texts)]
+        singles = [cosine(a, b) for a, b in zip(together, alone)]
+        first_s = server.ready_s
+        found = {"device": server.device(), "ready_s": first_s, "cosines": cosines, "together_and_alone": singles, "index": server.index(),
+                 "log": [line for line in server.log if "ready" in line or "WARN" in line][:20]}
+    check.write("goldens.json", found)
+    on_gpu = check.cpu or any(device.startswith(("GPU", "MIG")) for device in found["device"])
+    good = min(cosines) >= COSINE_MIN and min(singles) > 0.99999 and on_gpu
+    return f"{'holds' if good else 'failed'}: least cosine {min(cosines):.6f}, on {found['device']}, ready in {first_s:.2f} s"
+
+
+def cosine(a, b):
+    dot = lambda a, b: sum(x * y for x, y in zip(a, b))  # noqa: E731
+    return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
+
+
+def sweep(check):
+    """Closed loops: lengths and numbers in flight, with how busy the GPU was."""
+    kept = open(check.results / "sweep.jsonl", "w")
+    best = 0.0
+    loads = (1, 8) if check.cpu else (1, 8, 32, 128, 512)
+    with check.server("--model-repository", HERE / "models", "--set", "environments.concurrency=4096") as server, \
+            tempfile.TemporaryDirectory() as folder, kept:
+        for tokens in ("16", "128", "lognormal:8-256"):
+            for flight in loads:
+                busy, stop = [], threading.Event()
+                watching = threading.Thread(target=watch, args=(server, busy, stop))
+                watching.start()
+                (step,) = load(server, folder, "minilm", "--tokens", tokens, "--closed", flight, seconds=1 if check.cpu else 4)
+                stop.set()
+                watching.join()
+                if not step["goodput_rps"]:
+                    raise RuntimeError(f"nothing was served: {step['outcomes']}; {server.index()}")
+                line = {"tokens": tokens, "in_flight": flight, "requests_per_s": step["throughput_rps"],
+                        "latency_ms": step["latency"], "generator_cpu_percent": step["generator_cpu_percent"],
+                        "gpu_busy": sorted(busy)[len(busy) // 2] if busy else None}
+                best = max(best, line["gpu_busy"] or 0)
+                kept.write(json.dumps(line) + "\n")
+                kept.flush()
+    return f"{'holds' if best >= 0.6 or check.cpu else 'failed'}: GPU busy up to {best:.0%} (aim 60 %)"
+
+
+def watch(server, busy, stop):
+    while not stop.wait(0.2):
+        value = server.gauge("nv_gpu_utilization")
+        if value is not None:
+            busy.append(value)
+
+
+def sharing(check):
+    """Two functions on one device: alone, then together."""
+    seconds = 1 if check.cpu else 5
+    with tempfile.TemporaryDirectory() as folder:
+        repository = pathlib.Path(folder) / "models"
+        for name in ("first", "second"):
+            shutil.copytree(HERE / "models/minilm", repository / name)
+        with check.server("--model-repository", repository) as server:
+            run = lambda name: load(server, folder, name, "--tokens", "16", "--closed", 32, seconds=seconds)[0]["throughput_rps"]  # noqa: E731
+            alone = run("first")
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                together = list(pool.map(run, ("first", "second")))
+            found = {"alone_rps": alone, "together_rps": together, "device": server.device()}
+    check.write("sharing.json", found)
+    fair = min(together) > 0.6 * max(together)
+    return f"{'holds' if fair else 'failed'}: {alone:.0f}/s alone, {together[0]:.0f}/s and {together[1]:.0f}/s together"
+
+
+def faults(check):
+    """A kill under load, and more memory than there is."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        repository = pathlib.Path(folder) / "models"
+        shutil.copytree(HERE / "models/minilm", repository / "minilm")
+        shutil.copytree(HERE / "models/minilm", repository / "huge")
+        (repository / "huge/config.pbtxt").write_text(
+            'instance_group [ { kind: KIND_GPU } ]\nparameters { key: "penstock.device_memory_bytes" value { string_value: "%d" } }\n' % (1 << 45))
+        with check.server("--model-repository", repository, "--model-control-mode", "explicit", "--load-model", "minilm") as server:
+            status, body = server.post("/v2/repository/models/huge/load", {})
+            found["too_much"] = {"status": status, "answer": body}
+            (pid,) = server.environments()
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                loading = pool.submit(load, server, folder, "minilm", "--tokens", "16", "--closed", 16, seconds=4)
+                time.sleep(2)
+                killed = time.monotonic()
+                os.kill(pid, signal.SIGKILL)
+                while True:
+                    try:
+                        server.embed("minilm", ["back?"])
+                        break
+                    except RuntimeError:
+                        if time.monotonic() - killed > 30:
+                            raise
+                        time.sleep(0.005)
+                found["served_again_s"] = time.monotonic() - killed
+                (step,) = loading.result()
+            found["outcomes"] = step["outcomes"]
+            found["last"] = server.embed("minilm", ["Still there?"])[0][:4]
+    check.write("faults.json", found)
+    refused = "device memory" in json.dumps(found["too_much"]) or check.cpu
+    return f"{'holds' if refused else 'failed'}: served again {found['served_again_s']:.2f} s after a kill, {found['outcomes']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

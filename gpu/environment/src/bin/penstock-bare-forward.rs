@@ -1,0 +1,131 @@
+//! The encoder's forward pass in this process, no server: on a GPU against the CPU, and in a loop, which is the ceiling for
+//! what a server can do with it.
+//!
+//! usage: `penstock-bare-forward MODEL_FOLDER [SECONDS] [cpu]`. Prints one JSON object a line, as soon as it is known:
+//! `agree` (the same batches on both: greatest absolute difference, least cosine; a batch against its rows alone) and
+//! `forward` (batches and tokens a second, median milliseconds a batch). `cpu` runs the loop there, to try this program.
+
+use penstock_bert::{BertModel, BertOptions, Device, Engine};
+use penstock_domain::{Datatype, Parameters, Tensor};
+use penstock_executor::{Batch, Executor, Model, Part, Work};
+use std::time::{Duration, Instant};
+
+/// Rows and tokens of each.
+const SHAPES: [(usize, usize); 9] =
+    [(1, 16), (8, 16), (32, 16), (128, 16), (1, 128), (8, 128), (32, 128), (64, 128), (64, 256)];
+/// Lengths of one batch of strangers.
+const MIXED: [usize; 12] = [3, 250, 17, 64, 9, 128, 31, 5, 200, 12, 77, 40];
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments.next().ok_or("usage: penstock-bare-forward MODEL_FOLDER [SECONDS] [cpu]")?;
+    let seconds: f64 = arguments.next().map_or(Ok(40.0), |text| text.parse())?;
+    let device = if arguments.next().as_deref() == Some("cpu") { Device::Cpu } else { Device::Cuda };
+    let began = Instant::now();
+    let model = load(&folder, device)?;
+    let mut executor = model.executor(0)?;
+    println!("{{\"check\": \"load\", \"device\": \"{device:?}\", \"seconds\": {:.3}}}", began.elapsed().as_secs_f64());
+    agree(&folder, &model, executor.as_mut())?;
+    let each = Duration::from_secs_f64(seconds / SHAPES.len() as f64);
+    for (rows, tokens) in SHAPES {
+        forward(&model, executor.as_mut(), rows, tokens, each)?;
+    }
+    Ok(())
+}
+
+fn load(folder: &str, device: Device) -> Result<BertModel, Failure> {
+    let options = BertOptions {
+        folder: folder.into(),
+        engine: Engine::Candle,
+        device,
+        library: "".into(),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        max_batch_size: 128,
+    };
+    Ok(BertModel::load(options)?)
+}
+
+/// The same rows on the CPU; and alone.
+fn agree(folder: &str, model: &BertModel, executor: &mut dyn Executor) -> Result<(), Failure> {
+    let reference = load(folder, Device::Cpu)?;
+    let mut on_cpu = reference.executor(0)?;
+    let parts = parts(model, &MIXED)?;
+    let together = rows(executor, parts.clone())?;
+    let mut alone = Vec::new();
+    for part in &parts {
+        alone.extend(rows(executor, vec![part.clone()])?);
+    }
+    for (against, other) in [("cpu", rows(on_cpu.as_mut(), parts)?), ("singles", alone)] {
+        let pairs = || together.iter().zip(&other);
+        let difference = pairs().flat_map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).abs())).fold(0.0, f64::max);
+        let cosine = pairs().map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
+        println!(
+            "{{\"check\": \"agree\", \"against\": \"{against}\", \"rows\": {}, \"max_abs_difference\": {difference:e}, \
+             \"min_cosine\": {cosine:.9}}}",
+            together.len()
+        );
+    }
+    Ok(())
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn rows(executor: &mut dyn Executor, parts: Vec<Part>) -> Result<Vec<Vec<f64>>, Failure> {
+    let outputs = executor.execute(Batch { parts })?;
+    let mut rows = Vec::new();
+    for part in outputs.parts {
+        let tensors = part?;
+        let values = tensors[0]
+            .data
+            .chunks_exact(4)
+            .map(|bytes| f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])));
+        rows.push(values.collect());
+    }
+    Ok(rows)
+}
+
+fn forward(
+    model: &BertModel,
+    executor: &mut dyn Executor,
+    rows: usize,
+    tokens: usize,
+    time: Duration,
+) -> Result<(), Failure> {
+    let parts = parts(model, &vec![tokens; rows])?;
+    for _ in 0..3 {
+        executor.execute(Batch { parts: parts.clone() })?;
+    }
+    let (began, mut each) = (Instant::now(), Vec::new());
+    while began.elapsed() < time {
+        let start = Instant::now();
+        executor.execute(Batch { parts: parts.clone() })?;
+        each.push(start.elapsed().as_secs_f64());
+    }
+    let batches = each.len() as f64 / began.elapsed().as_secs_f64();
+    each.sort_by(f64::total_cmp);
+    println!(
+        "{{\"check\": \"forward\", \"rows\": {rows}, \"tokens\": {tokens}, \"batches_per_s\": {batches:.2}, \
+         \"tokens_per_s\": {:.0}, \"median_ms\": {:.4}}}",
+        batches * (rows * tokens) as f64,
+        each[each.len() / 2] * 1e3
+    );
+    Ok(())
+}
+
+fn parts(model: &BertModel, lengths: &[usize]) -> Result<Vec<Part>, Failure> {
+    let mut all = Vec::new();
+    for (row, length) in lengths.iter().enumerate() {
+        let ids = (0..*length).map(|place| ((row * 997 + place * 31) % 29_000 + 1_000) as i64);
+        let data: Vec<u8> = ids.flat_map(i64::to_le_bytes).collect();
+        let shape = [1, *length as i64].into_iter().collect();
+        let input = Tensor { name: "input_ids".into(), datatype: Datatype::Int64, shape, data: data.into() };
+        let work = Work { inputs: vec![input], parameters: Parameters::new(), outputs: Vec::new() };
+        all.extend(model.prepare(work)?.parts);
+    }
+    Ok(all)
+}
