@@ -207,11 +207,18 @@ def test_what_demands_a_gpu_does_not_run_without_one(serve):
     assert "there is no /nowhere/environment (devices.program)" in load(server, "gpu")
 
 
-def test_an_executable_without_cuda_says_so(serve, tmp_path):
+def test_what_cannot_be_loaded_on_a_gpu_runs_on_the_cpu_unless_it_demands_one(serve, tmp_path):
+    """The plain executable, which is built without CUDA, in the place of the one for GPUs."""
     (tmp_path / "models").mkdir()
-    shutil.copytree(CACHE / "models/minilm", tmp_path / "models/minilm", symlinks=False)
+    for name in ("minilm", "demanding"):
+        shutil.copytree(CACHE / "models/minilm", tmp_path / "models" / name)
+    (tmp_path / "models/demanding/config.pbtxt").write_text("instance_group [ { kind: KIND_GPU } ]")
+    text = "it is to run on a GPU, and this executable is built without CUDA"
     server = serve(ONE_GPU)
-    assert "this executable is built without CUDA" in load(server, "minilm")
+    assert text in load(server, "demanding")
+    assert load(server, "minilm") is None
+    assert any("it runs on the CPU" in line and text in line for line in server.log)
+    assert visible(server) == [None]
     server = serve(ONE_GPU, program="/nowhere/environment")
     assert load(server, "minilm") is None, "nothing demands a GPU"
     until(lambda: any("a version runs on the CPU" in line for line in server.log), "a warning says why")

@@ -53,11 +53,13 @@ enum Life {
     Lost(String, Duration),
     /// It never got ready; `true` if trying again cannot help.
     Failed(String, bool),
+    /// There is no device with so much memory left.
+    NoRoom(NoRoom),
 }
 
 impl Supervisor {
     /// Keeps one environment of the version alive until the version is stopped.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut pause = BACKOFF_FIRST;
         loop {
             match self.live().await {
@@ -71,6 +73,14 @@ impl Supervisor {
                         format!("the environment ended after {lived:.1} s ({status}), the next starts in {pause} s");
                     self.set_state(VersionState::Restarting(text));
                 }
+                Life::Failed(reason, _) if self.may_fall_back() => {
+                    let name = format!("{}:{}", self.version.function, self.version.number);
+                    tracing::warn!(function = name, reason, "a version cannot be loaded on a GPU: it runs on the CPU");
+                    self.specification.leave_device();
+                    continue;
+                }
+                // Another may leave.
+                Life::NoRoom(reason) => self.set_state(VersionState::Unavailable(reason.to_string())),
                 Life::Failed(reason, permanent) => {
                     self.set_state(VersionState::Unavailable(reason));
                     if permanent {
@@ -93,6 +103,11 @@ impl Supervisor {
         }
     }
 
+    /// It was to run on a GPU and need not.
+    fn may_fall_back(&self) -> bool {
+        self.specification.accelerator.as_ref().is_some_and(|accelerator| !accelerator.required)
+    }
+
     /// What this life is told. With a part of a GPU where it needs one; its memory is given back with the grant.
     fn place(&self, name: &str) -> Result<(Specification, Option<Grant>), NoRoom> {
         let mut specification = self.specification.clone();
@@ -110,8 +125,7 @@ impl Supervisor {
         // The grant outlives the process: its memory is free when it has ended.
         let (specification, grant) = match self.place(&name) {
             Ok(placed) => placed,
-            // Another may leave.
-            Err(no_room) => return Life::Failed(no_room.to_string(), false),
+            Err(no_room) => return Life::NoRoom(no_room),
         };
         let Started { from, to, log, mut life } = match self.launcher.start(&specification) {
             Ok(started) => started,

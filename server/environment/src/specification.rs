@@ -43,6 +43,8 @@ pub struct Accelerator {
     pub gpus: Vec<u32>,
     /// Device memory, in bytes.
     pub memory_bytes: u64,
+    /// It runs there or not at all; else on the CPU where it cannot be loaded there.
+    pub required: bool,
     /// The device that it was placed on, as `CUDA_VISIBLE_DEVICES` takes it; empty before.
     pub uuid: String,
 }
@@ -51,6 +53,12 @@ pub struct Accelerator {
 const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 
 impl Specification {
+    /// It runs on the CPU after all.
+    pub fn leave_device(&mut self) {
+        self.accelerator = None;
+        self.device = None;
+    }
+
     /// It runs on this device, and shares the device's time with all others that do.
     pub fn place_on(&mut self, uuid: &str) {
         if let Some(accelerator) = &mut self.accelerator {

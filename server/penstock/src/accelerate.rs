@@ -108,7 +108,7 @@ pub(crate) fn accelerator(
     match able {
         Ok(bytes) => {
             let memory_bytes = penstock.device_memory_bytes.unwrap_or(bytes);
-            Ok(Some(Accelerator { gpus: gpus.clone(), memory_bytes, uuid: String::new() }))
+            Ok(Some(Accelerator { gpus: gpus.clone(), memory_bytes, required: demanded, uuid: String::new() }))
         }
         Err(reason) if demanded => Err(format!("instance_group: it is to run on a GPU and cannot: {reason}")),
         Err(reason) => {
