@@ -31,27 +31,25 @@ def run(report, start, folder):
     unbounded = ("--set", "environments.concurrency=65536", "--set", "functions.concurrency=1000000")
     only = os.environ.get("PROVE_MODELS", "identity minilm").split()
     models = {
-        "identity": (("--model-repository", folder), "fixed", "grpc", ["--tensor-bytes", 16], 100, 64),
-        "minilm": (("--model-control-mode", "explicit", "--load-model", "minilm"), "minilm", "embeddings",
+        "identity": (("--model-repository", folder), "fixed", ["--tensor-bytes", 16], 100, 64),
+        "minilm": (("--model-control-mode", "explicit", "--load-model", "minilm"), "minilm",
                    ["--tokens", 16], 1000, 64),
     }
     for name in only:
-        arguments, function, scheme, payload, deadline_ms, closed = models[name]
+        arguments, function, payload, deadline_ms, closed = models[name]
         found = {}
         for policies in ("on", "off"):
             server = start(*arguments, *one_thread, *(unbounded if policies == "off" else ()))
             pin(server)
-            address = server.grpc if scheme == "grpc" else server.http
-            common = ["--target", f"{scheme}://{address}", "--model", function, *payload]
-            # HTTP carries one request at a time on a connection: enough that none waits for one.
-            open_loop = [*common, *([] if scheme == "grpc" else ["--connections", 2000])]
+            # gRPC for both: HTTP, which carries one request at a time, would have thousands of connections share a core.
+            common = ["--target", f"grpc://{server.grpc}", "--model", function, *payload]
             if policies == "on":
                 step = generate(tool, folder, [*common, "--closed", closed])
                 capacity = step["throughput_rps"]
                 report.figure(f"{name}: {capacity:.0f} requests a second with {closed} in flight; deadline {deadline_ms} ms")
             within = ["--deadline-ms", deadline_ms] if policies == "on" else ["--goodput-ms", deadline_ms]
             for load in LOADS:
-                options = [*open_loop, *within, "--rps", f"{capacity * load:.0f}", "--max-in-flight", 60_000]
+                options = [*common, *within, "--rps", f"{capacity * load:.0f}", "--max-in-flight", 60_000]
                 found[policies, load] = step = generate(tool, folder, options)
                 report.progress(f"{name}, {load} times, policies {policies}: {step['goodput_rps'] / capacity:.3f} in time")
             if policies == "on":

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What a refusal as late by the environment adds to every wait foretold, once between two of its batches.
-const EDGE_STEP: f64 = 0.002;
-/// One such refusal is accepted for so many that are served.
-const SERVED_PER_REFUSED: f64 = 500.0;
+const EDGE_STEP: f64 = 0.005;
+/// Of such moments one is accepted for so many requests that are served.
+const SERVED_PER_REFUSED: f64 = 2000.0;
 /// Both ends reckon alike, so they differ by little.
 const EDGE_MAX: f64 = 0.1;
 
@@ -228,12 +228,12 @@ mod tests {
             }
         };
         refusals(10);
-        assert_eq!(done_in(), 22.2);
+        assert_eq!(done_in(), 22.5);
         refusals(1000);
         assert_eq!(done_in(), 23.0, "a tenth of the wait at most");
         let wait = forecast.done_in(one, start).unwrap().in_time_in(10 * MS);
         assert_eq!(wait, 10 * MS, "once the batch that runs has ended");
-        (0..30_000).for_each(|_| forecast.served(one, 0));
+        (0..50_000).for_each(|_| forecast.served(one, 0));
         assert_eq!(done_in(), 22.0);
     }
 

@@ -85,7 +85,7 @@ async fn the_front_end_foretells_what_the_environment_would() {
     let before = told(&world).unwrap().done_in;
     refused(world.send(within(5, before * 10 / 9 - Duration::from_millis(10))).await.await.unwrap());
     let more = told(&world).unwrap().done_in - before;
-    assert_eq!((more.as_secs_f64() * 1e3).round(), 30.0, "0.002 of the wait of fifteen seconds");
+    assert_eq!((more.as_secs_f64() * 1e3).round(), 75.0, "0.005 of the wait of fifteen seconds");
     ends_after(&world, BATCH / 2).await;
     ends_after(&world, BATCH).await;
     for call in calls {
