@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks everything on a machine with a GPU: `run.py RESULTS_FOLDER [--cpu]`. Needs Python 3.8, CUDA's libraries, no network.
 
-Each result is written as it comes; a part that fails says so and the next goes on. It takes about six minutes. `--cpu` runs
+Each result is written as it comes; a part that fails says so and the next goes on. It is meant to take less than eight minutes. `--cpu` runs
 all of it without a GPU, shorter, to try the check itself. What it writes: inventory.json, bare.jsonl (the forward pass without
 a server), reference.jsonl (what the device can do, by PyTorch, if it is there), goldens.json, sweep.jsonl, sharing.json,
 faults.json, and summary.json, which says of each part whether it held.

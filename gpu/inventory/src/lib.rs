@@ -9,6 +9,7 @@ mod nvml;
 
 pub use fault::{Fault, FaultClass, Watch};
 pub use nvml::Nvidia;
+use penstock_domain::DeviceMemory;
 
 /// Why the devices cannot be seen although there seem to be some.
 #[derive(Debug, thiserror::Error)]
@@ -65,54 +66,14 @@ pub struct Slice {
     pub memory_bytes: u64,
 }
 
-/// What an environment can be placed on: a whole GPU or a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// What `CUDA_VISIBLE_DEVICES` takes.
-    pub uuid: String,
-    /// Of the GPU.
-    pub index: u32,
-    /// As sold, or of the slice.
-    pub name: String,
-    /// Device memory in all.
-    pub memory_bytes: u64,
-}
-
 impl Gpu {
-    /// Itself, or its slices.
-    pub fn places(&self) -> Vec<Place> {
-        let place = |uuid: &str, name: &str, memory_bytes| Place {
-            uuid: uuid.to_owned(),
-            index: self.index,
-            name: name.to_owned(),
-            memory_bytes,
-        };
+    /// What an environment can be placed on: itself, or its slices.
+    pub fn places(&self) -> Vec<DeviceMemory> {
+        let index = self.index;
+        let place = |uuid: &String, memory_bytes| DeviceMemory { uuid: uuid.clone(), index, memory_bytes };
         match self.sliced {
-            false => vec![place(&self.uuid, &self.name, self.memory_bytes)],
-            true => self.slices.iter().map(|slice| place(&slice.uuid, &slice.name, slice.memory_bytes)).collect(),
+            false => vec![place(&self.uuid, self.memory_bytes)],
+            true => self.slices.iter().map(|slice| place(&slice.uuid, slice.memory_bytes)).collect(),
         }
     }
-}
-
-/// How a device is now. What it does not tell is `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Reading {
-    /// Bytes in use, by whomever.
-    pub memory_used_bytes: u64,
-    /// Bytes free.
-    pub memory_free_bytes: u64,
-    /// Share of the last sample period in which a kernel ran, 0 to 1. Not told of a GPU that is cut into slices.
-    pub busy: Option<f64>,
-    /// Degrees Celsius.
-    pub temperature_celsius: Option<u32>,
-    /// Watts.
-    pub power_watts: Option<f64>,
-    /// Watts, at most.
-    pub power_limit_watts: Option<f64>,
-    /// Joules since the driver was loaded.
-    pub energy_joules: Option<f64>,
-    /// Memory errors that were corrected since the driver was loaded.
-    pub ecc_corrected: Option<u64>,
-    /// Memory errors that were not.
-    pub ecc_uncorrected: Option<u64>,
 }

@@ -1,9 +1,10 @@
 //! Asking NVML. Every look opens handles anew, which is cheap: a device that fell off the bus between two is one error.
 
-use crate::{Driver, Gpu, InventoryError, Reading, Slice};
+use crate::{Driver, Gpu, InventoryError, Slice};
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml, cuda_driver_version_major, cuda_driver_version_minor};
+use penstock_domain::DeviceReading;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,13 +55,14 @@ impl Nvidia {
     }
 
     /// How a GPU is now.
-    pub fn read(&self, uuid: &str) -> Result<Reading, InventoryError> {
+    pub fn read(&self, uuid: &str) -> Result<DeviceReading, InventoryError> {
         let of_device = |error| InventoryError::Device { device: uuid.to_owned(), message: told(error) };
         let device = self.nvml.device_by_uuid(uuid).map_err(of_device)?;
         let memory = device.memory_info().map_err(of_device)?;
         let ecc = |kind| device.total_ecc_errors(kind, EccCounter::Volatile).ok();
         let watts = |milliwatts: u32| f64::from(milliwatts) / 1e3;
-        Ok(Reading {
+        Ok(DeviceReading {
+            memory_total_bytes: memory.total,
             memory_used_bytes: memory.used,
             memory_free_bytes: memory.free,
             busy: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0),

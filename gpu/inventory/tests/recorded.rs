@@ -1,7 +1,8 @@
 //! The inventory, against a library with NVML's names that answers from a recording.
 #![allow(clippy::unwrap_used)] // tests
 
-use penstock_inventory::{Driver, Fault, FaultClass, InventoryError, Nvidia, Reading, Watch};
+use penstock_domain::DeviceReading;
+use penstock_inventory::{Driver, Fault, FaultClass, InventoryError, Nvidia, Watch};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -73,7 +74,8 @@ fn gpus_and_slices_are_listed_and_read() {
     );
     assert_eq!(
         nvidia.read(FIRST).unwrap(),
-        Reading {
+        DeviceReading {
+            memory_total_bytes: 143_771 * MIB,
             memory_used_bytes: 1024 * MIB,
             memory_free_bytes: 142_747 * MIB,
             busy: Some(0.37),

@@ -8,8 +8,7 @@
 #![allow(clippy::disallowed_methods)] // measures, so it reads the clock
 
 use penstock_bert::{BertModel, BertOptions, Device, Engine};
-use penstock_domain::{Datatype, Parameters, Tensor};
-use penstock_executor::{Batch, Executor, Model, Part, Work};
+use penstock_executor::{Batch, Executor, Model, Part};
 use std::time::{Duration, Instant};
 
 /// One thing to measure.
@@ -120,13 +119,8 @@ fn cases(model: &BertModel) -> Result<Vec<Case>, Box<dyn std::error::Error>> {
 
 fn parts(model: &BertModel, lengths: &[usize]) -> Result<Vec<Part>, Box<dyn std::error::Error>> {
     let mut all = Vec::new();
-    for (row, length) in lengths.iter().enumerate() {
-        let ids = (0..*length).map(|place| ((row * 997 + place * 31) % 29_000 + 1_000) as i64);
-        let data: Vec<u8> = ids.flat_map(i64::to_le_bytes).collect();
-        let shape = [1, *length as i64].into_iter().collect();
-        let input = Tensor { name: "input_ids".into(), datatype: Datatype::Int64, shape, data: data.into() };
-        let work = Work { inputs: vec![input], parameters: Parameters::new(), outputs: Vec::new() };
-        all.extend(model.prepare(work)?.parts);
+    for tokens in lengths {
+        all.extend(model.prepare(model.sample(1, *tokens))?.parts);
     }
     Ok(all)
 }

@@ -158,8 +158,8 @@ impl BertModel {
         Ok((rows, cut))
     }
 
-    /// A request of `rows` rows of `tokens` tokens each.
-    fn sample(&self, rows: usize, tokens: usize) -> Work {
+    /// A request of `rows` rows of `tokens` tokens each, for warm-up and measurements.
+    pub fn sample(&self, rows: usize, tokens: usize) -> Work {
         // Different words, so that the embedding table is touched as by a request.
         let vocabulary = self.folder.config.vocabulary;
         let ids = (0..rows * tokens).map(|place| ((place * 7919 + 13) % vocabulary) as i64);

@@ -4,4 +4,4 @@
 
 mod placement;
 
-pub use placement::{DeviceMemory, Grant, NoRoom, Placement, Wanted};
+pub use placement::{Grant, NoRoom, Placement, Wanted};

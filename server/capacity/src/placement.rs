@@ -5,19 +5,9 @@
 //! used is not this room's affair: an environment is held to its grant by whoever runs it.
 
 use parking_lot::Mutex;
+use penstock_domain::DeviceMemory;
 use std::fmt::Write;
 use std::sync::Arc;
-
-/// A device: a GPU, or a slice of one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceMemory {
-    /// What `CUDA_VISIBLE_DEVICES` takes.
-    pub uuid: String,
-    /// Of the GPU, as configurations name it.
-    pub index: u32,
-    /// Bytes in all.
-    pub memory_bytes: u64,
-}
 
 /// What an environment asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -112,7 +112,6 @@ impl House {
     /// Starts a version's environments.
     fn open(&self, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
         let specification = (self.options.specify)(function, &version);
-        let what = (function.name.clone(), version.number);
         let reserved = version.settings.penstock.reserved_concurrency;
         let concurrency = Concurrency {
             slots: reserved.unwrap_or(self.options.function_concurrency),
@@ -123,7 +122,7 @@ impl House {
         let specification = match specification {
             Ok(specification) => specification,
             Err(reason) => {
-                tracing::warn!(function = %what.0, version = what.1.0, reason, "a version cannot run here");
+                tracing::warn!(function = %served.function, version = served.number.0, reason, "a version cannot run here");
                 served.state.send_replace(VersionState::Unavailable(reason));
                 return served;
             }

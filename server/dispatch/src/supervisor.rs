@@ -62,6 +62,7 @@ impl Supervisor {
     pub(crate) async fn run(mut self) {
         let mut pause = BACKOFF_FIRST;
         loop {
+            let mut started = true;
             match self.live().await {
                 Life::Stopped => break,
                 Life::Lost(status, lived) => {
@@ -76,11 +77,14 @@ impl Supervisor {
                 Life::Failed(reason, _) if self.may_fall_back() => {
                     let name = format!("{}:{}", self.version.function, self.version.number);
                     tracing::warn!(function = name, reason, "a version cannot be loaded on a GPU: it runs on the CPU");
-                    self.specification.leave_device();
+                    self.specification.accelerator = None;
                     continue;
                 }
                 // Another may leave.
-                Life::NoRoom(reason) => self.set_state(VersionState::Unavailable(reason.to_string())),
+                Life::NoRoom(reason) => {
+                    started = false;
+                    self.set_state(VersionState::Unavailable(reason.to_string()));
+                }
                 Life::Failed(reason, permanent) => {
                     self.set_state(VersionState::Unavailable(reason));
                     if permanent {
@@ -94,7 +98,9 @@ impl Supervisor {
                 () = sleep(pause) => pause = (pause * 2).min(BACKOFF_MAX),
                 () = self.version.stop.cancelled() => break,
             }
-            self.version.metrics.environment_restarted();
+            if started {
+                self.version.metrics.environment_restarted();
+            }
         }
         // The last of the version's supervisors: all its processes are gone.
         if self.version.supervisors.fetch_sub(1, Ordering::AcqRel) == 1 {

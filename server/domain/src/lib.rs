@@ -4,6 +4,7 @@
 //! enters by a front end, an [`Answer`] or a [`Refusal`] leaves; [`Outcome`] is what is counted, once, for each.
 
 mod answer;
+mod device;
 mod error;
 mod invocation;
 mod names;
@@ -12,6 +13,7 @@ mod tensor;
 mod timing;
 
 pub use answer::Answer;
+pub use device::{DeviceMemory, DeviceReading};
 pub use error::{ErrorCode, Outcome, Refusal, ShedReason};
 pub use invocation::{Invocation, Parameter, ParameterValue, Parameters, RequestedOutput};
 pub use names::{CallerId, FunctionName, InvalidName, VersionNumber};

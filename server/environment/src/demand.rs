@@ -110,7 +110,7 @@ impl Counting {
             bytes => (Told::Text, bytes),
         };
         let tokens = units as f64 * self.rate(told).get();
-        let size = |tokens: f64| (tokens as u64).clamp(rows, tokens_max);
+        let size = |tokens: f64| (tokens.round() as u64).clamp(rows, tokens_max);
         // Texts of as many bytes differ, seldom by more than that.
         let size_min = size(tokens / 2.0);
         Demand { queued: Queued { places, size: size(tokens) }, size_min, told_by: Some((told, units)) }
@@ -195,11 +195,11 @@ pub(crate) mod tests {
         counting.observe(counting.demand(&request(Datatype::Int64, 1, 80)), 5);
         let texts = [40, 400, 40_000].map(|bytes| sizes(Datatype::Bytes, 2, bytes));
         assert_eq!(texts, [(10, 5), (100, 50), (200, 200)], "none is longer");
-        assert_eq!(sizes(Datatype::Int64, 2, 400), (25, 12));
+        assert_eq!(sizes(Datatype::Int64, 2, 400), (25, 13));
         // What was cut is no example.
         counting.observe(counting.demand(&request(Datatype::Bytes, 1, 1 << 20)), 100);
         assert_eq!(sizes(Datatype::Bytes, 2, 400), (100, 50));
         (0..400).for_each(|_| counting.observe(counting.demand(&request(Datatype::Bytes, 1, 100)), 50));
-        assert_eq!(sizes(Datatype::Bytes, 2, 200), (99, 49), "what came lately counts");
+        assert_eq!(sizes(Datatype::Bytes, 2, 200), (100, 50), "what came lately counts");
     }
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// What a refusal as late by the environment adds to every wait foretold, once between two of its batches.
 const EDGE_STEP: f64 = 0.005;
-/// Of such moments one is accepted for so many requests that are served.
-const SERVED_PER_REFUSED: f64 = 2000.0;
+/// Of such moments one is accepted for so many items that run.
+const ITEMS_PER_REFUSED: f64 = 2000.0;
 /// Both ends reckon alike, so they differ by little.
 const EDGE_MAX: f64 = 0.1;
 
@@ -96,9 +96,10 @@ impl Forecast {
         running.size = running.size.saturating_sub(demand.queued.size);
     }
 
-    /// A batch has run; what the environment reckons with since.
-    pub(crate) fn ran(&self, outlook: Option<Outlook>) {
+    /// A batch of so many items has run; what the environment reckons with since.
+    pub(crate) fn ran(&self, items: u32, outlook: Option<Outlook>) {
         let mut learned = self.learned.lock();
+        learned.edge = (learned.edge - f64::from(items) * EDGE_STEP / ITEMS_PER_REFUSED).max(0.0);
         learned.outlook = outlook.or(learned.outlook);
         learned.edge_grown = false;
         // Which of them it was is not told; that it began first is likely, and errs little.
@@ -116,8 +117,6 @@ impl Forecast {
     /// The environment served one, which had so many tokens.
     pub(crate) fn served(&self, demand: Demand, tokens: u64) {
         self.counting.observe(demand, tokens);
-        let mut learned = self.learned.lock();
-        learned.edge = (learned.edge - EDGE_STEP / SERVED_PER_REFUSED).max(0.0);
     }
 
     /// When such a request would be done, as the environment would reckon. `None` if nothing ran lately.
@@ -184,7 +183,7 @@ mod tests {
         let demand = |rows| forecast.demand(&request(Datatype::Fp32, rows, 0));
         let done_in = |now| millis(forecast.done_in(demand(1), now));
         assert_eq!(forecast.done_in(demand(1), start), None, "nothing ran yet");
-        forecast.ran(outlook(Duration::ZERO, start));
+        forecast.ran(1, outlook(Duration::ZERO, start));
         assert_eq!(done_in(start), 10.0, "nothing is in flight");
         forecast.sent(demand(1));
         forecast.begun([demand(1)].into_iter(), start);
@@ -192,7 +191,7 @@ mod tests {
         assert_eq!(done_in(start + 5 * MS), 16.0, "the batch that runs has come on");
         (0..5).for_each(|_| forecast.sent(demand(4)));
         assert_eq!(done_in(start), 46.0, "it is in the third batch after this");
-        forecast.ran(None);
+        forecast.ran(0, None);
         forecast.ended(demand(1));
         forecast.left(demand(1));
         (0..5).for_each(|_| forecast.left(demand(4)));
@@ -205,7 +204,7 @@ mod tests {
         let (start, forecast) = (Instant::now(), Forecast::new(TEXTS));
         let text = |bytes| forecast.demand(&request(Datatype::Bytes, 1, bytes));
         forecast.served(text(100), 25);
-        forecast.ran(outlook(MS, start));
+        forecast.ran(1, outlook(MS, start));
         // Two batches by their tokens, though there is room for all in one.
         (0..4).for_each(|_| forecast.sent(text(400)));
         let done_in = millis(forecast.done_in(text(400), start));
@@ -216,7 +215,7 @@ mod tests {
     fn the_environments_refusals_make_it_reckon_with_more() {
         let (start, forecast) = (Instant::now(), Forecast::new(ITEMS));
         let one = forecast.demand(&request(Datatype::Fp32, 1, 0));
-        forecast.ran(outlook(Duration::ZERO, start));
+        forecast.ran(1, outlook(Duration::ZERO, start));
         forecast.sent(one);
         forecast.begun([one].into_iter(), start);
         let done_in = || millis(forecast.done_in(one, start));
@@ -233,7 +232,8 @@ mod tests {
         assert_eq!(done_in(), 23.0, "a tenth of the wait at most");
         let wait = forecast.done_in(one, start).unwrap().in_time_in(10 * MS);
         assert_eq!(wait, 10 * MS, "once the batch that runs has ended");
-        (0..50_000).for_each(|_| forecast.served(one, 0));
+        forecast.begun([one].into_iter(), start);
+        forecast.ran(50_000, None);
         assert_eq!(done_in(), 22.0);
     }
 
@@ -243,16 +243,16 @@ mod tests {
         let forecast = Forecast::new(Shape { workers: 2, batch_items_max: None, ..ITEMS });
         let one = forecast.demand(&request(Datatype::Fp32, 1, 0));
         let done_in = || millis(forecast.done_in(one, start));
-        forecast.ran(outlook(Duration::ZERO, start));
+        forecast.ran(1, outlook(Duration::ZERO, start));
         (0..6).for_each(|_| forecast.sent(one));
         forecast.begun([one].into_iter(), start);
         assert_eq!(done_in(), 34.0, "one of them is free: two rounds and its own");
         forecast.begun([one].into_iter(), start + 6 * MS);
         assert_eq!(forecast.ends_in(start + 8 * MS), Some(2 * MS), "the one that began first");
         assert_eq!(done_in(), 46.0, "two rounds after the one that runs");
-        forecast.ran(None);
+        forecast.ran(0, None);
         assert_eq!(forecast.ends_in(start + 8 * MS), Some(8 * MS));
-        forecast.ran(None);
+        forecast.ran(0, None);
         assert_eq!(forecast.ends_in(start), None, "none runs");
     }
 }

@@ -332,7 +332,7 @@ impl EnvironmentHandle {
             }
             Kind::Batch(batch) => {
                 let (batch, outlook) = message::batch_in(batch, now());
-                self.forecast.ran(outlook);
+                self.forecast.ran(batch.items, outlook);
                 on_batch(batch);
             }
             Kind::Load(load) => {

@@ -45,28 +45,35 @@ pub struct Accelerator {
     pub memory_bytes: u64,
     /// It runs there or not at all; else on the CPU where it cannot be loaded there.
     pub required: bool,
-    /// The device that it was placed on, as `CUDA_VISIBLE_DEVICES` takes it; empty before.
-    pub uuid: String,
+    /// Parts of the device's time, against the parts of others that run there.
+    pub weight: u32,
+    /// Device files that it reads and writes there.
+    pub device_files: Vec<PathBuf>,
+    /// What else it reads there.
+    pub readable: Vec<PathBuf>,
+    /// Folders of the device's libraries, where the system's loader does not find them; they are read, too.
+    pub library_path: Vec<PathBuf>,
 }
 
 /// How an environment's process is told its device, and sees no other.
 const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+/// Where the system's loader looks first.
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 impl Specification {
-    /// It runs on the CPU after all.
-    pub fn leave_device(&mut self) {
-        self.accelerator = None;
-        self.device = None;
-    }
-
-    /// It runs on this device, and shares the device's time with all others that do.
+    /// It runs on this device, may touch what it needs there, and shares the device's time with all others that run on it.
+    /// Nothing changes for what runs on the CPU.
     pub fn place_on(&mut self, uuid: &str) {
-        if let Some(accelerator) = &mut self.accelerator {
-            accelerator.uuid = uuid.to_owned();
+        let Some(Accelerator { weight, device_files, readable, library_path, .. }) = &self.accelerator else { return };
+        let IsolationPolicy { readable: may_read, devices, variables, .. } = &mut self.isolation;
+        devices.extend(device_files.iter().cloned());
+        may_read.extend(readable.iter().chain(library_path).cloned());
+        variables.insert(VISIBLE_DEVICES.to_owned(), uuid.to_owned());
+        if !library_path.is_empty() {
+            let folders: Vec<_> = library_path.iter().map(|folder| folder.to_string_lossy()).collect();
+            variables.insert(LIBRARY_PATH.to_owned(), folders.join(":"));
         }
-        self.isolation.variables.insert(VISIBLE_DEVICES.to_owned(), uuid.to_owned());
-        let weight = self.device.as_ref().map_or(1, |share| share.weight);
-        self.device = Some(DeviceShare { name: uuid.to_owned(), weight });
+        self.device = Some(DeviceShare { name: uuid.to_owned(), weight: *weight });
     }
 }
 

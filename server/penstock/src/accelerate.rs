@@ -5,13 +5,13 @@
 
 use crate::config::Config;
 use crate::gpus::Gpus;
-use penstock_capacity::{DeviceMemory, Placement};
-use penstock_environment::{Accelerator, IsolationPolicy};
-use penstock_inventory::{Gpu, Place};
+use penstock_capacity::Placement;
+use penstock_environment::Accelerator;
+use penstock_inventory::Gpu;
 use penstock_registry::{Engine, RuntimeSource, VersionSettings, VersionSource, WorkerDevice};
 use std::path::{Path, PathBuf};
 
-/// What a context and the libraries in it take, beside weights and work: about as much was seen with CUDA 12 and 13.
+/// What a context and the libraries in it are taken to need, beside weights and work. A guess: it was not measured.
 const CONTEXT_BYTES: u64 = 768 << 20;
 /// Name of the executable for environments on a GPU, beside this one.
 const PROGRAM: &str = "penstock-environment-cuda";
@@ -37,20 +37,16 @@ pub(crate) struct Accelerators {
 }
 
 impl Accelerators {
-    /// Of the GPUs that were found, unless the configuration wants none used.
-    pub(crate) fn new(config: &Config, gpus: &Gpus, beside: Option<&Path>) -> Option<Self> {
+    /// Of the GPUs that were found, unless the configuration wants none used. `own` is this executable.
+    pub(crate) fn new(config: &Config, gpus: &Gpus, own: &Path) -> Option<Self> {
         if config.text("devices.use") == "none" {
             return None;
         }
-        let memory = |Place { uuid, index, memory_bytes, .. }: Place| DeviceMemory { uuid, index, memory_bytes };
-        let places = gpus.found().iter().flat_map(Gpu::places).map(memory).collect();
-        let program = config.path("devices.program").or_else(|| Some(beside?.with_file_name(PROGRAM)));
-        let program = match program {
-            Some(program) if program.is_file() => Ok(program),
-            Some(program) => {
-                Err(format!("there is no {} (devices.program), which `make cuda` builds", program.display()))
-            }
-            None => Err("devices.program names no executable".to_owned()),
+        let places = gpus.found().iter().flat_map(Gpu::places).collect();
+        let program = config.path("devices.program").unwrap_or_else(|| own.with_file_name(PROGRAM));
+        let program = match program.is_file() {
+            true => Ok(program),
+            false => Err(format!("there is no {} (devices.program), which `make cuda` builds", program.display())),
         };
         let named = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("nvidia");
         let device_files = std::fs::read_dir("/dev").into_iter().flatten().flatten().filter(named);
@@ -65,18 +61,6 @@ impl Accelerators {
     /// What starts environments on a GPU.
     pub(crate) fn program(&self) -> Option<PathBuf> {
         self.program.clone().ok()
-    }
-
-    /// Lets an environment touch the driver's files.
-    pub(crate) fn open(&self, isolation: &mut IsolationPolicy) {
-        isolation.devices.extend(self.device_files.iter().cloned());
-        isolation.readable.extend(READABLE.iter().map(PathBuf::from));
-        isolation.readable.extend(self.libraries.iter().cloned());
-        let text: Vec<_> = self.libraries.iter().map(|folder| folder.to_string_lossy()).collect();
-        if !text.is_empty() {
-            // Its variables are cleared, and this one is the loader's.
-            isolation.variables.insert("LD_LIBRARY_PATH".into(), text.join(":"));
-        }
     }
 }
 
@@ -103,13 +87,18 @@ pub(crate) fn accelerator(
     };
     let able = able.and_then(|bytes| match accelerators {
         None => Err("this machine has no GPU that answers, or devices.use is none".to_owned()),
-        Some(accelerators) => accelerators.program.clone().map(|_| bytes),
+        Some(accelerators) => accelerators.program.clone().map(|_| (bytes, accelerators)),
     });
     match able {
-        Ok(bytes) => {
-            let memory_bytes = penstock.device_memory_bytes.unwrap_or(bytes);
-            Ok(Some(Accelerator { gpus: gpus.clone(), memory_bytes, required: demanded, uuid: String::new() }))
-        }
+        Ok((bytes, accelerators)) => Ok(Some(Accelerator {
+            gpus: gpus.clone(),
+            memory_bytes: penstock.device_memory_bytes.unwrap_or(bytes),
+            required: demanded,
+            weight: penstock.device_weight.unwrap_or(1),
+            device_files: accelerators.device_files.clone(),
+            readable: READABLE.iter().map(PathBuf::from).collect(),
+            library_path: accelerators.libraries.clone(),
+        })),
         Err(reason) if demanded => Err(format!("instance_group: it is to run on a GPU and cannot: {reason}")),
         Err(reason) => {
             if accelerators.is_some() {

@@ -70,12 +70,12 @@ impl Config {
         }
         for field in FIELDS {
             let Some(value) = values.get_mut(field.key) else { continue };
-            let resolved = |text: &str| match field.kind {
+            let resolved = |text: &String| match field.kind {
                 Kind::Path | Kind::Paths => absolute(&expand(text, &home)),
                 _ => expand(text, &home),
             };
-            value.text = resolved(&value.text);
-            value.list = value.list.iter().map(|item| resolved(item)).collect();
+            value.list = value.list.iter().map(resolved).collect();
+            value.text = if field.kind == Kind::Paths { value.list.join(":") } else { resolved(&value.text) };
         }
         let config = Self(values);
         for field in FIELDS {

@@ -3,8 +3,9 @@
 //! Called by the composition root. Asking the driver blocks, so it is done on threads that may.
 
 use crate::config::Config;
-use penstock_inventory::{Driver, Fault, FaultClass, Gpu, InventoryError, Nvidia, Reading, Watch};
-use penstock_telemetry::{DeviceMetrics, DeviceSample, device_fault};
+use penstock_domain::DeviceReading;
+use penstock_inventory::{Driver, Fault, FaultClass, Gpu, InventoryError, Nvidia, Watch};
+use penstock_telemetry::{device, device_fault};
 use std::time::Duration;
 
 /// The GPUs that were there at start.
@@ -61,11 +62,9 @@ impl Gpus {
         }
         let reading = std::thread::Builder::new().name("gpu-readings".into()).spawn(move || {
             let _watch = watch;
-            let metrics: Vec<_> = self.found.iter().map(|gpu| DeviceMetrics::new(&gpu.uuid)).collect();
             loop {
-                for (gpu, metrics) in self.found.iter().zip(&metrics) {
-                    let sample = self.nvidia.read(&gpu.uuid).ok().map(|reading| sample(gpu, &reading));
-                    metrics.sample(sample.as_ref());
+                for Gpu { uuid, .. } in &self.found {
+                    device(uuid, self.nvidia.read(uuid).ok().as_ref());
                 }
                 pause(interval);
             }
@@ -93,25 +92,11 @@ fn on_fault(fault: Fault) {
     }
 }
 
-fn sample(gpu: &Gpu, reading: &Reading) -> DeviceSample {
-    DeviceSample {
-        memory_total_bytes: gpu.memory_bytes,
-        memory_used_bytes: reading.memory_used_bytes,
-        busy: reading.busy,
-        temperature_celsius: reading.temperature_celsius.map(f64::from),
-        power_watts: reading.power_watts,
-        power_limit_watts: reading.power_limit_watts,
-        energy_joules: reading.energy_joules,
-        ecc_corrected: reading.ecc_corrected,
-        ecc_uncorrected: reading.ecc_uncorrected,
-    }
-}
-
 fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
-fn told(reading: &Reading) -> String {
+fn told(reading: &DeviceReading) -> String {
     let mut words = vec![format!("{} free", gib(reading.memory_free_bytes))];
     words.extend(reading.busy.map(|busy| format!("{:.0} % busy", busy * 100.0)));
     words.extend(reading.temperature_celsius.map(|celsius| format!("{celsius} °C")));

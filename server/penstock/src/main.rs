@@ -84,7 +84,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Environment => environment(),
+        Command::Environment => penstock_runtimes::environment(),
         Command::Config { settings } => with_config(&settings, Vec::new(), |config| {
             print!("{}", config.print());
             ExitCode::SUCCESS
@@ -133,15 +133,4 @@ fn resolve(settings: &Settings, mut options: Vec<(String, String)>) -> Result<Co
     }
     let file = path.as_deref().zip(text.as_deref());
     Config::resolve(&Sources { file, variable: &variable, options: &options })
-}
-
-/// The other role. One thread runs here, as isolation needs it.
-fn environment() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::INFO)
-        .init();
-    penstock_environment::run(Box::new(penstock_runtimes::load))
 }

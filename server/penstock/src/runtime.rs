@@ -105,19 +105,6 @@ pub(crate) fn specify(
     let text = matches!(runtime, Runtime::Bert { .. });
     let queue = &settings.queue_policy;
     let default_items = config.integer("environments.queue_items");
-    let mut isolation = IsolationPolicy {
-        readable,
-        devices: Vec::new(),
-        memory_limit_bytes: settings.penstock.memory_limit_bytes.unwrap_or_default(),
-        network: false,
-        nice: config.integer("environments.nice") as i32,
-        variables,
-    };
-    if let (Some(_), Some(accelerators)) = (&accelerator, accelerators) {
-        accelerators.open(&mut isolation);
-    }
-    // On a GPU it is the GPU that it shares, and no other name.
-    let share = settings.penstock.device.clone().or(accelerator.as_ref().map(|_| String::new()));
     Ok(Specification {
         function: function.name.as_str().into(),
         version: version.number.0,
@@ -152,8 +139,19 @@ pub(crate) fn specify(
         workers,
         // Tokenization is far cheaper than what follows it: half as many threads keep the workers fed.
         preparation_threads: (threads / 2).max(1),
-        isolation,
-        device: share.map(|name| DeviceShare { name, weight: settings.penstock.device_weight.unwrap_or(1) }),
+        isolation: IsolationPolicy {
+            readable,
+            devices: Vec::new(),
+            memory_limit_bytes: settings.penstock.memory_limit_bytes.unwrap_or_default(),
+            network: false,
+            nice: config.integer("environments.nice") as i32,
+            variables,
+        },
+        device: settings
+            .penstock
+            .device
+            .clone()
+            .map(|name| DeviceShare { name, weight: settings.penstock.device_weight.unwrap_or(1) }),
         accelerator,
         body_bytes_max: config.integer("limits.message_bytes"),
     })

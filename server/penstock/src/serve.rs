@@ -85,7 +85,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"));
     let own = std::env::current_exe()?;
-    let accelerators = gpus.as_ref().and_then(|gpus| Accelerators::new(&config, gpus, Some(&own)));
+    let accelerators = gpus.as_ref().and_then(|gpus| Accelerators::new(&config, gpus, &own));
     if let Some(gpus) = gpus {
         gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")));
     }

@@ -32,11 +32,11 @@ fn imports_point_one_way() {
         ("penstock-admission", &["penstock-domain"]),
         ("penstock-router", &["penstock-domain"]),
         ("penstock-executor", &["penstock-domain"]),
-        ("penstock-inventory", &[]),
+        ("penstock-inventory", &["penstock-domain"]),
         ("penstock-telemetry", &["penstock-domain"]),
         ("penstock-registry", &["penstock-domain", "penstock-proto"]),
         ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),
-        ("penstock-capacity", &[]),
+        ("penstock-capacity", &["penstock-domain"]),
         (
             "penstock-dispatch",
             &[

@@ -20,7 +20,7 @@
 //! | `penstock.max_concurrency` | requests in flight in one environment |
 //! | `penstock.reserved_concurrency` | requests in flight that are kept for each of its versions, and the most they may have |
 //! | `penstock.device`, `penstock.device_weight` | a device that functions share by this name, in turns, and its parts of the time; of what runs on a GPU it is that GPU, whatever the name |
-//! | `penstock.device_memory_bytes` | memory of a GPU that each of its environments is given; without it as much as is guessed from the weights, until it has warmed up and says what it takes |
+//! | `penstock.device_memory_bytes` | memory of a GPU that each of its environments is given; without it as much as is guessed from the weights, unless its runtime says, once warm, what it takes |
 //! | `penstock.max_queue_items` | items (rows) that may wait in one environment's queue |
 //! | `penstock.timeout_ms` | deadline of a request that brings none, from its arrival |
 //! | `penstock.batch_timeout_ms` | longest that a batch may run before its process is ended |

@@ -11,6 +11,7 @@ use penstock_identity::{Identity, IdentityOptions};
 use penstock_onnx::{OnnxModel, OnnxOptions};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 /// A tensor as the configuration declares it.
@@ -64,6 +65,18 @@ pub enum Runtime {
         /// Most rows in a batch.
         max_batch_size: u32,
     },
+}
+
+/// Is an execution environment on descriptor 0 until the link ends: all that its executable does. One thread may run when
+/// it is called, as isolation needs it.
+pub fn environment() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    penstock_environment::run(Box::new(load))
 }
 
 /// Loads what a specification names. Runs in the environment's process.

@@ -1,82 +1,35 @@
-//! The metrics of one device, registered once when it is first seen.
+//! The metrics of devices.
 //!
-//! Owned by whoever reads the devices. What a device does not tell is not set.
+//! Called every few seconds by whoever reads the devices, so names are looked up each time. What a device does not tell is
+//! not set.
 
-use crate::names::{self, Metric};
-use metrics::{Counter, Gauge, counter, gauge};
+use crate::names;
+use metrics::{counter, gauge};
+use penstock_domain::DeviceReading;
 
-/// How a device is at a moment. `None` is what it does not tell.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct DeviceSample {
-    /// Bytes in all.
-    pub memory_total_bytes: u64,
-    /// Bytes in use.
-    pub memory_used_bytes: u64,
-    /// Share of the time, 0 to 1.
-    pub busy: Option<f64>,
-    /// Degrees Celsius.
-    pub temperature_celsius: Option<f64>,
-    /// Watts.
-    pub power_watts: Option<f64>,
-    /// Watts.
-    pub power_limit_watts: Option<f64>,
-    /// Joules since the driver was loaded.
-    pub energy_joules: Option<f64>,
-    /// Since the driver was loaded.
-    pub ecc_corrected: Option<u64>,
-    /// Since the driver was loaded.
-    pub ecc_uncorrected: Option<u64>,
-}
-
-/// Handles to every metric of one device.
-pub struct DeviceMetrics {
-    uuid: String,
-    memory_total: Gauge,
-    memory_used: Gauge,
-    answers: Gauge,
-}
-
-impl DeviceMetrics {
-    /// Registers them with the recorder of this moment; without one, they count nothing.
-    pub fn new(uuid: &str) -> Self {
-        let of = |metric: Metric| gauge!(metric.name, "gpu_uuid" => uuid.to_owned());
-        Self {
-            memory_total: of(names::NV_GPU_MEMORY_TOTAL),
-            memory_used: of(names::NV_GPU_MEMORY_USED),
-            answers: of(names::GPU_ANSWERS),
-            uuid: uuid.to_owned(),
+/// What a device says now; `None` if it does not answer.
+pub fn device(uuid: &str, reading: Option<&DeviceReading>) {
+    let set = |metric: names::Metric, value: Option<f64>| {
+        if let Some(value) = value {
+            gauge!(metric.name, "gpu_uuid" => uuid.to_owned()).set(value);
         }
+    };
+    set(names::GPU_ANSWERS, Some(if reading.is_some() { 1.0 } else { 0.0 }));
+    let Some(reading) = reading else { return };
+    set(names::NV_GPU_MEMORY_TOTAL, Some(reading.memory_total_bytes as f64));
+    set(names::NV_GPU_MEMORY_USED, Some(reading.memory_used_bytes as f64));
+    set(names::NV_GPU_UTILIZATION, reading.busy);
+    set(names::NV_GPU_POWER, reading.power_watts);
+    set(names::NV_GPU_POWER_LIMIT, reading.power_limit_watts);
+    set(names::GPU_TEMPERATURE, reading.temperature_celsius.map(f64::from));
+    if let Some(joules) = reading.energy_joules {
+        // Whole joules: the exporter counts in integers.
+        counter!(names::NV_ENERGY.name, "gpu_uuid" => uuid.to_owned()).absolute(joules as u64);
     }
-
-    /// What it says now; `None` if it does not answer.
-    pub fn sample(&self, sample: Option<&DeviceSample>) {
-        self.answers.set(if sample.is_some() { 1.0 } else { 0.0 });
-        let Some(sample) = sample else { return };
-        self.memory_total.set(sample.memory_total_bytes as f64);
-        self.memory_used.set(sample.memory_used_bytes as f64);
-        for (metric, value) in [
-            (names::NV_GPU_UTILIZATION, sample.busy),
-            (names::NV_GPU_POWER, sample.power_watts),
-            (names::NV_GPU_POWER_LIMIT, sample.power_limit_watts),
-            (names::GPU_TEMPERATURE, sample.temperature_celsius),
-        ] {
-            if let Some(value) = value {
-                gauge!(metric.name, "gpu_uuid" => self.uuid.clone()).set(value);
-            }
+    for (kind, count) in [("corrected", reading.ecc_corrected), ("uncorrected", reading.ecc_uncorrected)] {
+        if let Some(count) = count {
+            counter!(names::GPU_ECC_ERRORS.name, "gpu_uuid" => uuid.to_owned(), "kind" => kind).absolute(count);
         }
-        if let Some(joules) = sample.energy_joules {
-            // Whole joules: the exporter counts in integers.
-            counter!(names::NV_ENERGY.name, "gpu_uuid" => self.uuid.clone()).absolute(joules as u64);
-        }
-        for (kind, count) in [("corrected", sample.ecc_corrected), ("uncorrected", sample.ecc_uncorrected)] {
-            if let Some(count) = count {
-                self.of_kind(names::GPU_ECC_ERRORS, kind).absolute(count);
-            }
-        }
-    }
-
-    fn of_kind(&self, metric: Metric, kind: &'static str) -> Counter {
-        counter!(metric.name, "gpu_uuid" => self.uuid.clone(), "kind" => kind)
     }
 }
 

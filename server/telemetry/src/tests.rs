@@ -9,11 +9,10 @@ use crate::outcome::{code_index, codes, shed_index};
 use crate::process::{cpu_seconds, resident_bytes};
 use crate::recorder::recorder;
 use crate::{
-    DeviceMetrics, DeviceSample, LoadSample, Scrape, TelemetryError, UnroutedMetrics, VersionMetrics, device_fault,
-    install, unrouted,
+    LoadSample, Scrape, TelemetryError, UnroutedMetrics, VersionMetrics, device, device_fault, install, unrouted,
 };
 use exposition::{Exposition, parse};
-use penstock_domain::{BatchReport, ErrorCode, Outcome, ShedReason, StageTimes};
+use penstock_domain::{BatchReport, DeviceReading, ErrorCode, Outcome, ShedReason, StageTimes};
 use std::collections::BTreeSet;
 
 const TIMING: StageTimes = StageTimes {
@@ -77,22 +76,22 @@ fn record_everything() -> VersionMetrics {
 
 /// A device that tells everything, and one that is lost after it has told a little.
 fn record_devices() {
-    let sample = DeviceSample {
+    let sample = DeviceReading {
         memory_total_bytes: 100,
         memory_used_bytes: 40,
+        memory_free_bytes: 60,
         busy: Some(0.25),
-        temperature_celsius: Some(41.0),
+        temperature_celsius: Some(41),
         power_watts: Some(120.5),
         power_limit_watts: Some(700.0),
         energy_joules: Some(12.75),
         ecc_corrected: Some(2),
         ecc_uncorrected: Some(1),
     };
-    let (first, second) = (DeviceMetrics::new("GPU-1"), DeviceMetrics::new("GPU-2"));
-    first.sample(Some(&sample));
-    first.sample(Some(&sample));
-    second.sample(Some(&DeviceSample { memory_total_bytes: 50, ..DeviceSample::default() }));
-    second.sample(None);
+    device("GPU-1", Some(&sample));
+    device("GPU-1", Some(&sample));
+    device("GPU-2", Some(&DeviceReading { memory_total_bytes: 50, ..DeviceReading::default() }));
+    device("GPU-2", None);
     device_fault("GPU-2", 79, "device");
 }
 

@@ -6,8 +6,7 @@
 //! `forward` (batches and tokens a second, median milliseconds a batch). `cpu` runs the loop there, to try this program.
 
 use penstock_bert::{BertModel, BertOptions, Device, Engine};
-use penstock_domain::{Datatype, Parameters, Tensor};
-use penstock_executor::{Batch, Executor, Model, Part, Work};
+use penstock_executor::{Batch, Executor, Model, Part};
 use std::time::{Duration, Instant};
 
 /// Rows and tokens of each.
@@ -119,13 +118,8 @@ fn forward(
 
 fn parts(model: &BertModel, lengths: &[usize]) -> Result<Vec<Part>, Failure> {
     let mut all = Vec::new();
-    for (row, length) in lengths.iter().enumerate() {
-        let ids = (0..*length).map(|place| ((row * 997 + place * 31) % 29_000 + 1_000) as i64);
-        let data: Vec<u8> = ids.flat_map(i64::to_le_bytes).collect();
-        let shape = [1, *length as i64].into_iter().collect();
-        let input = Tensor { name: "input_ids".into(), datatype: Datatype::Int64, shape, data: data.into() };
-        let work = Work { inputs: vec![input], parameters: Parameters::new(), outputs: Vec::new() };
-        all.extend(model.prepare(work)?.parts);
+    for tokens in lengths {
+        all.extend(model.prepare(model.sample(1, *tokens))?.parts);
     }
     Ok(all)
 }
