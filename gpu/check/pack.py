@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Packs what a machine with a GPU needs to check everything there into one file: `pack.py OUT_FOLDER`. `make gpu-check` calls it.
 
-In it: the three executables (stripped), the encoder's folder with its weights rounded to float16 (nearest, ties to even),
+In it: the executables (stripped), the encoder's folder with its weights rounded to float16 (nearest, ties to even),
 the goldens, and run.py. It is told how large it is, and that it must be below LIMIT: such machines are lent with a limit on
 what is carried. xz and not zstd, because Python's own library reads it: the machine may have neither program.
 """

@@ -86,8 +86,11 @@ def stub(folder):
         library = stubs / f"lib{name}.so"
         if library.exists() and code.exists() and code.read_text() == lines:
             continue
-        code.write_text(lines)
-        subprocess.run(["cc", "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", library, code], check=True)
+        # The source is the sign that the library is made of it, so it is put there last.
+        new = code.with_name(f"new-{code.name}")
+        new.write_text(lines)
+        subprocess.run(["cc", "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", library, new], check=True)
+        new.rename(code)
         # For who starts the executable here, to see what it says without a GPU.
         (stubs / soname).unlink(missing_ok=True)
         (stubs / soname).symlink_to(library.name)

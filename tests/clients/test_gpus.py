@@ -3,6 +3,7 @@
 of a device, in the plain executable."""
 
 import concurrent.futures
+import json
 import os
 import shutil
 import signal
@@ -139,6 +140,12 @@ def load(server, name):
     return None
 
 
+def is_of(server, pid, name):
+    """Whether a process is an environment of this function, as the log has it."""
+    ready = [json.loads(line) for line in server.log if "environment ready" in line]
+    return any((line["pid"], line["function"]) == (pid, f"{name}:1") for line in ready)
+
+
 def gib(number):
     return {"penstock.device_memory_bytes": number * GIB}
 
@@ -180,6 +187,11 @@ def test_what_is_measured_counts(serve):
     large = {"device_memory_bytes": 90 * GIB, **gib(1)}
     server = serve(ONE_GPU, a=small, b=gib(60), c=large)
     assert [load(server, "a"), load(server, "b")] == [None, None]
+    # A life that ends keeps its place and its measure: 50 GiB, as it was asked for at first, are not there any more.
+    (pid,) = [pid for pid in server.environments() if is_of(server, pid, "a")]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: len(server.environments()) == 2 and pid not in server.environments() and state(server, "a")[0] == "READY",
+          "a is served again")
     server.client.unload_model("b")
     reason = load(server, "c")
     assert "it takes more device memory than it was given: c:1, which has 1.00 GiB, asks for 89.00 GiB" in reason
@@ -218,6 +230,11 @@ def test_what_cannot_be_loaded_on_a_gpu_runs_on_the_cpu_unless_it_demands_one(se
     assert text in load(server, "demanding")
     assert load(server, "minilm") is None
     assert any("it runs on the CPU" in line and text in line for line in server.log)
+    assert visible(server) == [None]
+    (tmp_path / "models/minilm/config.pbtxt").write_text(
+        'parameters { key: "penstock.device_memory_bytes" value { string_value: "%d" } }' % (100 * GIB))
+    server = serve(ONE_GPU)
+    assert load(server, "minilm") is None, "no GPU here will ever have so much"
     assert visible(server) == [None]
     server = serve(ONE_GPU, program="/nowhere/environment")
     assert load(server, "minilm") is None, "nothing demands a GPU"

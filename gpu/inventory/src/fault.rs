@@ -102,8 +102,11 @@ fn register(nvidia: &Nvidia) -> Result<nvml_wrapper::event::EventSet<'_>, Invent
     let of_driver = |error: NvmlError| InventoryError::Driver(format!("its events cannot be had: {}", told(error)));
     let mut events = nvml.create_event_set().map_err(of_driver)?;
     for index in 0..nvml.device_count().map_err(of_driver)? {
-        // One that is lost has no more to tell.
-        if let Ok(device) = nvml.device_by_index(index) {
+        // One that is lost, or knows no such events, has nothing to tell, and must not be asked: a refusal ends the set.
+        let tells = |device: &nvml_wrapper::Device<'_>| {
+            device.supported_event_types().is_ok_and(|types| types.contains(EventTypes::CRITICAL_XID_ERROR))
+        };
+        if let Some(device) = nvml.device_by_index(index).ok().filter(tells) {
             let registered = device.register_events(EventTypes::CRITICAL_XID_ERROR, events);
             events = registered.map_err(|error| of_driver(error.error))?;
         }

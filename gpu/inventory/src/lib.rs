@@ -47,7 +47,7 @@ pub struct Gpu {
     pub name: String,
     /// Major, minor.
     pub compute_capability: Option<(u32, u32)>,
-    /// Device memory in all.
+    /// Device memory in all; of the slices together, where that is all that may be known.
     pub memory_bytes: u64,
     /// Whether it is cut into slices (MIG). Then nothing can run on the whole.
     pub sliced: bool,

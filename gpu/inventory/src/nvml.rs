@@ -58,13 +58,19 @@ impl Nvidia {
     pub fn read(&self, uuid: &str) -> Result<DeviceReading, InventoryError> {
         let of_device = |error| InventoryError::Device { device: uuid.to_owned(), message: told(error) };
         let device = self.nvml.device_by_uuid(uuid).map_err(of_device)?;
-        let memory = device.memory_info().map_err(of_device)?;
+        // Of one that is cut into slices not everybody may know.
+        let memory = match device.memory_info() {
+            Ok(memory) => Some(memory),
+            Err(NvmlError::NoPermission) => None,
+            Err(error) => return Err(of_device(error)),
+        };
+        let memory = memory.as_ref();
         let ecc = |kind| device.total_ecc_errors(kind, EccCounter::Volatile).ok();
         let watts = |milliwatts: u32| f64::from(milliwatts) / 1e3;
         Ok(DeviceReading {
-            memory_total_bytes: memory.total,
-            memory_used_bytes: memory.used,
-            memory_free_bytes: memory.free,
+            memory_total_bytes: memory.map(|memory| memory.total),
+            memory_used_bytes: memory.map(|memory| memory.used),
+            memory_free_bytes: memory.map(|memory| memory.free),
             busy: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0),
             temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok(),
             power_watts: device.power_usage().ok().map(watts),
@@ -100,14 +106,20 @@ fn gpu(index: u32, device: &Device<'_>) -> Result<Gpu, NvmlError> {
     let capability = device.cuda_compute_capability().ok();
     let number = |part: i32| u32::try_from(part).unwrap_or_default();
     let sliced = device.mig_mode().is_ok_and(|mode| mode.current == MIG_ENABLED);
+    let slices = if sliced { slices(device)? } else { Vec::new() };
+    let memory_bytes = match device.memory_info() {
+        Ok(memory) => memory.total,
+        Err(NvmlError::NoPermission) if sliced => slices.iter().map(|slice| slice.memory_bytes).sum(),
+        Err(error) => return Err(error),
+    };
     Ok(Gpu {
         index,
         uuid: device.uuid()?,
         name: device.name()?,
         compute_capability: capability.map(|c| (number(c.major), number(c.minor))),
-        memory_bytes: device.memory_info()?.total,
+        memory_bytes,
         sliced,
-        slices: if sliced { slices(device)? } else { Vec::new() },
+        slices,
     })
 }
 

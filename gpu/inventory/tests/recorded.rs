@@ -75,9 +75,9 @@ fn gpus_and_slices_are_listed_and_read() {
     assert_eq!(
         nvidia.read(FIRST).unwrap(),
         DeviceReading {
-            memory_total_bytes: 143_771 * MIB,
-            memory_used_bytes: 1024 * MIB,
-            memory_free_bytes: 142_747 * MIB,
+            memory_total_bytes: Some(143_771 * MIB),
+            memory_used_bytes: Some(1024 * MIB),
+            memory_free_bytes: Some(142_747 * MIB),
             busy: Some(0.37),
             temperature_celsius: Some(41),
             power_watts: Some(120.5),
@@ -115,6 +115,21 @@ fn a_lost_gpu_hides_no_other() {
     assert_eq!(gpus[1].as_ref().unwrap_err().to_string(), "device 1: the GPU has fallen off the bus");
     assert!(nvidia.read(SECOND).is_err() && nvidia.read(FIRST).is_ok());
     assert_eq!(nvidia.read("GPU-0").unwrap_err().to_string(), "device GPU-0: there is no such device");
+}
+
+#[test]
+fn a_gpu_that_tells_little_has_its_slices_and_hides_no_fault() {
+    let recorded = Recorded::new();
+    let nvidia = recorded.open();
+    recorded.say(&recorded.recording().replace("0 1 NVIDIA H200\n", "0 1 NVIDIA H200\nprivate\n"));
+    let gpus: Vec<_> = nvidia.gpus().unwrap().into_iter().map(Result::unwrap).collect();
+    assert_eq!((gpus[1].memory_bytes, gpus[1].places().len()), ((71_424 + 18_176) * MIB, 2));
+    assert_eq!(nvidia.read(SECOND).unwrap().memory_used_bytes, None);
+    // It has no events either, and those of the others are heard all the same.
+    let (tell, told) = mpsc::channel();
+    let _watch = Watch::start(nvidia, move |fault| tell.send(fault).unwrap()).unwrap();
+    recorded.say(&format!("{}xid {FIRST} 13\n", recorded.recording()));
+    assert_eq!(told.recv_timeout(Duration::from_secs(20)).unwrap(), Fault { uuid: FIRST.into(), xid: 13 });
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The candle engine: the same forward pass in candle's operations, on any device candle knows (the CPU for now).
+//! The candle engine: the same forward pass in candle's operations, on the CPU or on a GPU.
 //! Called by the executor, on its thread. Needs no library beside this program.
 //!
 //! candle's CPU threads belong to the process, and their number is read from its variables, in several places: matrix
@@ -151,10 +151,22 @@ impl Pair {
 impl Encoder for CandleEncoder {
     fn encode(&mut self, layout: &Layout) -> std::result::Result<Bytes, ExecError> {
         let values = self.forward(layout).and_then(|embedding| embedding.flatten_all()?.to_vec1::<f32>());
-        let values = values.map_err(|error| ExecError::Failed(error.to_string()))?;
+        let values = values.map_err(|error| failure(self.device.is_cuda(), &error.to_string()))?;
         let mut bytes = BytesMut::with_capacity(values.len() * 4);
         values.into_iter().for_each(|value| bytes.put_f32_le(value));
         Ok(bytes.freeze())
+    }
+}
+
+/// What an error of candle means. On a GPU a driver's error stays: every later call of the process fails with it, but for
+/// one that is only out of memory.
+fn failure(on_gpu: bool, text: &str) -> ExecError {
+    let text = text.lines().next().unwrap_or_default().to_owned(); // the rest is a trace
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    match on_gpu {
+        true if says(&["OUT_OF_MEMORY", "ALLOC_FAILED"]) => ExecError::OutOfMemory(text),
+        true if says(&["DriverError", "CUDA_ERROR", "CublasError", "CUBLAS_STATUS"]) => ExecError::Broken(text),
+        _ => ExecError::Failed(text),
     }
 }
 
@@ -206,4 +218,19 @@ fn read(folder: &Folder, device: &Device) -> std::result::Result<CandleEncoder, 
         norm: pair("embeddings.LayerNorm", &[hidden])?,
         layers,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drivers_error_ends_the_process_and_a_full_device_does_not() {
+        let driver = |name: &str| format!("DriverError(CUDA_ERROR_{name}, \"...\")\n   0: a trace");
+        let told = |name: &str| format!("DriverError(CUDA_ERROR_{name}, \"...\")");
+        assert_eq!(failure(true, &driver("OUT_OF_MEMORY")), ExecError::OutOfMemory(told("OUT_OF_MEMORY")));
+        assert_eq!(failure(true, &driver("ILLEGAL_ADDRESS")), ExecError::Broken(told("ILLEGAL_ADDRESS")));
+        assert_eq!(failure(true, "shape mismatch"), ExecError::Failed("shape mismatch".into()));
+        assert_eq!(failure(false, &driver("ILLEGAL_ADDRESS")), ExecError::Failed(told("ILLEGAL_ADDRESS")));
+    }
 }

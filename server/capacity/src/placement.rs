@@ -1,8 +1,8 @@
 //! Placement: on which device an environment runs, by memory.
 //!
 //! Each device's memory is given out once. An environment gets what it asks for on the device that has the most left, so
-//! that load spreads; what is asked for and cannot be had is refused with the arithmetic. Whether what was asked for is
-//! used is not this room's affair: an environment is held to its grant by whoever runs it.
+//! that load spreads; what is asked for and cannot be had is refused with the arithmetic. These are books: nothing here keeps
+//! an environment from taking more than its grant.
 
 use parking_lot::Mutex;
 use penstock_domain::DeviceMemory;
@@ -20,8 +20,18 @@ pub struct Wanted {
 
 /// Why there is no device: says what was asked for, what each has, and who has it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NoRoom(String);
+#[error("{text}")]
+pub struct NoRoom {
+    text: String,
+    never: bool,
+}
+
+impl NoRoom {
+    /// There would be none if nobody else had any.
+    pub fn is_final(&self) -> bool {
+        self.never
+    }
+}
 
 struct Device {
     memory: DeviceMemory,
@@ -93,9 +103,11 @@ impl Placement {
             known.dedup();
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
             let _ = write!(text, " on one of GPUs {:?}, and there is none of these (GPUs here: {known})", wanted.gpus);
-            return NoRoom(text);
+            return NoRoom { text, never: true };
         }
+        let mut never = true;
         for device in devices {
+            never &= device.memory.memory_bytes.saturating_sub(self.kept_bytes) < wanted.memory_bytes;
             let _ = write!(
                 text,
                 "; GPU {} has {}, less {} kept free",
@@ -108,7 +120,7 @@ impl Placement {
             }
             let _ = write!(text, ": {} left", gib(device.left(self.kept_bytes)));
         }
-        NoRoom(text)
+        NoRoom { text, never }
     }
 }
 
@@ -199,7 +211,9 @@ mod tests {
         let elsewhere = Wanted { gpus: vec![3], ..any(1) };
         let text = placement.place("c:1", &elsewhere).err().unwrap().to_string();
         assert!(text.ends_with("on one of GPUs [3], and there is none of these (GPUs here: 0)"), "{text}");
-        assert!(devices(&[]).place("c:1", &any(1)).is_err());
+        assert!(devices(&[]).place("c:1", &any(1)).err().unwrap().is_final());
+        let never = |gib| placement.place("c:1", &any(gib)).err().unwrap().is_final();
+        assert_eq!((never(79), never(80)), (false, true), "others may leave, and that is not enough for the latter");
     }
 
     #[test]

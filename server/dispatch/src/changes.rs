@@ -139,6 +139,7 @@ impl House {
                 budget: self.options.budget.clone(),
                 devices: self.devices.clone(),
                 placement: self.options.placement.clone(),
+                grant: None,
                 changed: self.changed.clone(),
             };
             self.tasks.spawn(supervisor.run());

@@ -41,6 +41,9 @@ pub(crate) struct Supervisor {
     pub(crate) devices: Arc<Devices>,
     /// The GPUs, if there are any.
     pub(crate) placement: Option<Placement>,
+    /// Its part of one, from when it was placed there until it is stopped or cannot be started: between two lives nobody
+    /// else gets it.
+    pub(crate) grant: Option<Grant>,
     /// Told when the version's state changes.
     pub(crate) changed: watch::Sender<u64>,
 }
@@ -75,9 +78,11 @@ impl Supervisor {
                     self.set_state(VersionState::Restarting(text));
                 }
                 Life::Failed(reason, _) if self.may_fall_back() => {
-                    let name = format!("{}:{}", self.version.function, self.version.number);
-                    tracing::warn!(function = name, reason, "a version cannot be loaded on a GPU: it runs on the CPU");
-                    self.specification.accelerator = None;
+                    self.fall_back(&reason);
+                    continue;
+                }
+                Life::NoRoom(no_room) if no_room.is_final() && self.may_fall_back() => {
+                    self.fall_back(&no_room.to_string());
                     continue;
                 }
                 // Another may leave.
@@ -86,6 +91,7 @@ impl Supervisor {
                     self.set_state(VersionState::Unavailable(reason.to_string()));
                 }
                 Life::Failed(reason, permanent) => {
+                    self.grant = None;
                     self.set_state(VersionState::Unavailable(reason));
                     if permanent {
                         self.version.stop.cancelled().await;
@@ -114,23 +120,37 @@ impl Supervisor {
         self.specification.accelerator.as_ref().is_some_and(|accelerator| !accelerator.required)
     }
 
-    /// What this life is told. With a part of a GPU where it needs one; its memory is given back with the grant.
-    fn place(&self, name: &str) -> Result<(Specification, Option<Grant>), NoRoom> {
-        let mut specification = self.specification.clone();
-        let Some((placement, wanted)) = self.placement.as_ref().zip(specification.accelerator.as_ref()) else {
-            return Ok((specification, None));
-        };
-        let wanted = Wanted { memory_bytes: wanted.memory_bytes, gpus: wanted.gpus.clone() };
-        let grant = placement.place(name, &wanted)?;
-        specification.place_on(grant.uuid());
-        Ok((specification, Some(grant)))
+    fn fall_back(&mut self, reason: &str) {
+        let name = self.name();
+        tracing::warn!(function = name, reason, "a version cannot be loaded on a GPU: it runs on the CPU");
+        self.specification.accelerator = None;
+        self.grant = None;
     }
 
-    async fn live(&self) -> Life {
-        let name = format!("{}:{}", self.version.function, self.version.number);
-        // The grant outlives the process: its memory is free when it has ended.
-        let (specification, grant) = match self.place(&name) {
-            Ok(placed) => placed,
+    fn name(&self) -> String {
+        format!("{}:{}", self.version.function, self.version.number)
+    }
+
+    /// What the next life is told: with a part of a GPU where it needs one.
+    fn place(&mut self) -> Result<Specification, NoRoom> {
+        let mut specification = self.specification.clone();
+        let Some((placement, wanted)) = self.placement.as_ref().zip(specification.accelerator.as_ref()) else {
+            return Ok(specification);
+        };
+        if self.grant.is_none() {
+            let wanted = Wanted { memory_bytes: wanted.memory_bytes, gpus: wanted.gpus.clone() };
+            self.grant = Some(placement.place(&self.name(), &wanted)?);
+        }
+        if let Some(grant) = &self.grant {
+            specification.place_on(grant.uuid());
+        }
+        Ok(specification)
+    }
+
+    async fn live(&mut self) -> Life {
+        let name = self.name();
+        let specification = match self.place() {
+            Ok(specification) => specification,
             Err(no_room) => return Life::NoRoom(no_room),
         };
         let Started { from, to, log, mut life } = match self.launcher.start(&specification) {
@@ -179,15 +199,17 @@ impl Supervisor {
         };
         let ready = Instant::now();
         let report = environment.report();
-        if let Some((grant, bytes)) = grant.as_ref().zip(report.device_memory_bytes)
-            && let Err(no_room) = grant.resize(bytes)
-        {
-            environment.cut();
-            life.end(EXIT_TIMEOUT).await;
-            return Life::Failed(format!("it takes more device memory than it was given: {no_room}"), false);
+        if let Some((grant, bytes)) = self.grant.as_ref().zip(report.device_memory_bytes) {
+            if let Err(no_room) = grant.resize(bytes) {
+                environment.cut();
+                life.end(EXIT_TIMEOUT).await;
+                return Life::Failed(format!("it takes more device memory than it was given: {no_room}"), false);
+            }
+            // Should it be placed again, that is what it asks for.
+            self.specification.accelerator.iter_mut().for_each(|accelerator| accelerator.memory_bytes = bytes);
         }
         let (pid, load_ms, warmup_ms) = (report.pid, report.load_ms, report.warmup_ms);
-        let device = grant.as_ref().map_or("cpu", Grant::uuid);
+        let device = self.grant.as_ref().map_or("cpu", Grant::uuid);
         tracing::info!(function = name, pid, load_ms, warmup_ms, device, "environment ready");
         self.version.signature.store(Some(Arc::new(report.signature())));
         if let Some(share) = &specification.device {

@@ -15,11 +15,11 @@ pub struct DeviceMemory {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DeviceReading {
     /// Bytes in all.
-    pub memory_total_bytes: u64,
+    pub memory_total_bytes: Option<u64>,
     /// Bytes in use, by whomever.
-    pub memory_used_bytes: u64,
+    pub memory_used_bytes: Option<u64>,
     /// Bytes free.
-    pub memory_free_bytes: u64,
+    pub memory_free_bytes: Option<u64>,
     /// Share of the last sample period in which a kernel ran, 0 to 1. Not told of a GPU that is cut into slices.
     pub busy: Option<f64>,
     /// Degrees Celsius.

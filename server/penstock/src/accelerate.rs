@@ -42,7 +42,10 @@ impl Accelerators {
         if config.text("devices.use") == "none" {
             return None;
         }
-        let places = gpus.found().iter().flat_map(Gpu::places).collect();
+        let places: Vec<_> = gpus.found().iter().flat_map(Gpu::places).collect();
+        if places.is_empty() {
+            return None;
+        }
         let program = config.path("devices.program").unwrap_or_else(|| own.with_file_name(PROGRAM));
         let program = match program.is_file() {
             true => Ok(program),

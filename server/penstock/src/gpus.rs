@@ -97,7 +97,8 @@ fn gib(bytes: u64) -> String {
 }
 
 fn told(reading: &DeviceReading) -> String {
-    let mut words = vec![format!("{} free", gib(reading.memory_free_bytes))];
+    let mut words = Vec::new();
+    words.extend(reading.memory_free_bytes.map(|bytes| format!("{} free", gib(bytes))));
     words.extend(reading.busy.map(|busy| format!("{:.0} % busy", busy * 100.0)));
     words.extend(reading.temperature_celsius.map(|celsius| format!("{celsius} °C")));
     words.extend(reading.power_watts.map(|watts| format!("{watts:.0} W")));

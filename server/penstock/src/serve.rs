@@ -83,12 +83,19 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let metrics = listen(&config, "listen.metrics").await?;
     let addresses = (http.local_addr()?, grpc.local_addr()?, metrics.local_addr()?);
 
-    let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"));
     let own = std::env::current_exe()?;
-    let accelerators = gpus.as_ref().and_then(|gpus| Accelerators::new(&config, gpus, &own));
-    if let Some(gpus) = gpus {
-        gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")));
-    }
+    let accelerators = {
+        let config = config.clone();
+        // The driver may take its time.
+        tokio::task::spawn_blocking(move || {
+            let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"))?;
+            let accelerators = Accelerators::new(&config, &gpus, &own);
+            gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")));
+            accelerators
+        })
+        .await
+        .map_err(io::Error::other)?
+    };
     let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
     let house = House::new(house_options(config.clone(), budget.clone(), accelerators)?);
     let doors = Doors::open(&config, &house, &scrape, budget, http, grpc, metrics);

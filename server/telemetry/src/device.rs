@@ -16,8 +16,8 @@ pub fn device(uuid: &str, reading: Option<&DeviceReading>) {
     };
     set(names::GPU_ANSWERS, Some(if reading.is_some() { 1.0 } else { 0.0 }));
     let Some(reading) = reading else { return };
-    set(names::NV_GPU_MEMORY_TOTAL, Some(reading.memory_total_bytes as f64));
-    set(names::NV_GPU_MEMORY_USED, Some(reading.memory_used_bytes as f64));
+    set(names::NV_GPU_MEMORY_TOTAL, reading.memory_total_bytes.map(|bytes| bytes as f64));
+    set(names::NV_GPU_MEMORY_USED, reading.memory_used_bytes.map(|bytes| bytes as f64));
     set(names::NV_GPU_UTILIZATION, reading.busy);
     set(names::NV_GPU_POWER, reading.power_watts);
     set(names::NV_GPU_POWER_LIMIT, reading.power_limit_watts);

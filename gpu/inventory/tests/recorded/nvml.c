@@ -5,6 +5,7 @@
 //   gpu UUID MIB USED_MIB BUSY_PERCENT CELSIUS MILLIWATTS LIMIT_MILLIWATTS MILLIJOULES CORRECTED UNCORRECTED NAME...
 //   slice UUID MIB USED_MIB NAME...     of the GPU above it, which is then cut
 //   lost                                the GPU above does not answer
+//   private                             the GPU above does not tell its memory
 //   xid UUID NUMBER                     one event, delivered once by each event set
 //
 // Signatures and numbers are NVML's (nvml.h, API version 12): interface facts.
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, DRIVER_NOT_LOADED = 9, TIMEOUT = 10, GPU_LOST = 15 };
+enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, DRIVER_NOT_LOADED = 9, TIMEOUT = 10, GPU_LOST = 15 };
 enum { DEVICES_MAX = 32 };
 
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } Memory;
@@ -26,7 +27,7 @@ typedef struct {
     char uuid[96], name[96];
     unsigned long long mib, used_mib, energy, corrected, uncorrected;
     unsigned busy, celsius, power, limit;
-    int lost, parent; // index of the GPU that a slice is of, or -1
+    int lost, private, parent; // index of the GPU that a slice is of, or -1
 } Entry;
 
 typedef struct {
@@ -60,6 +61,8 @@ static void load(Recording *all) {
             all->count++;
         } else if (!strcmp(line, "lost") && gpu >= 0) {
             all->entries[gpu].lost = 1;
+        } else if (!strcmp(line, "private") && gpu >= 0) {
+            all->entries[gpu].private = 1;
         } else if (sscanf(line, "xid %95s %llu", all->event[all->events].uuid, &all->event[all->events].xid) == 2) {
             all->events++;
         }
@@ -139,6 +142,7 @@ int nvmlDeviceGetName(void *device, char *name, unsigned length) {
 }
 int nvmlDeviceGetMemoryInfo_v2(void *device, Memory *memory) {
     ENTRY(device);
+    if (it.private) return NO_PERMISSION;
     memory->total = it.mib << 20;
     memory->used = it.used_mib << 20;
     memory->free = memory->total - memory->used;
@@ -181,10 +185,15 @@ int nvmlDeviceGetTotalEccErrors(void *device, int kind, int counter, unsigned lo
 
 int nvmlEventSetCreate(void **set) { return (*set = calloc(1, sizeof(int))) ? SUCCESS : INVALID; }
 int nvmlEventSetFree(void *set) { free(set); return SUCCESS; }
+int nvmlDeviceGetSupportedEventTypes(void *device, unsigned long long *types) {
+    ENTRY(device);
+    *types = it.private ? 0 : 8; // nvmlEventTypeXidCriticalError
+    return SUCCESS;
+}
 int nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) {
     (void)types, (void)set;
     ENTRY(device);
-    return SUCCESS;
+    return it.private ? NOT_SUPPORTED : SUCCESS;
 }
 int nvmlEventSetWait_v2(void *set, Event *event, unsigned ms) {
     int *delivered = set;
