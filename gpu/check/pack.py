@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT_BYTES = 60 * 2**20
 CACHE = pathlib.Path(os.environ.get("PENSTOCK_CACHE_DIR") or pathlib.Path.home() / ".cache/penstock")
 PROGRAMS = ("release/penstock", "release/penstock-loadtest", "cuda/release/penstock-environment-cuda",
-            "cuda/release/penstock-bare-forward")
+            "cuda/release/penstock-bare-forward", "cuda/release/penstock-kernel-check")
 # What the encoder reads of its folder, beside the weights.
 MODEL_FILES = ("config.json", "tokenizer.json", "sentence_bert_config.json", "modules.json", "1_Pooling/config.json")
 

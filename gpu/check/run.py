@@ -2,9 +2,11 @@
 """Checks everything on a machine with a GPU: `run.py RESULTS_FOLDER [--cpu]`. Needs Python 3.8, CUDA's libraries, no network.
 
 Each result is written as it comes; a part that fails says so and the next goes on. It is meant to take less than eight minutes. `--cpu` runs
-all of it without a GPU, shorter, to try the check itself. What it writes: inventory.json, bare.jsonl (the forward pass without
-a server), reference.jsonl (what the device can do, by PyTorch, if it is there), goldens.json, sweep.jsonl, sharing.json,
-faults.json, and summary.json, which says of each part whether it held.
+all of it without a GPU, shorter, to try the check itself; `--only PART,PART` runs some. What it writes: inventory.json,
+kernels.jsonl (our kernels against their references, and by themselves), bare.jsonl (the forward pass without a server),
+reference.jsonl (what the device can do, by PyTorch, if it is there), goldens.json, sweep.jsonl, sharing.json, faults.json, full.json
+(a device without memory), sanitizer.txt (by NVIDIA's compute-sanitizer, if it is there), and summary.json, which says of each part
+whether it held.
 """
 
 import argparse
@@ -29,6 +31,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 READY = re.compile(r"penstock ready http=(\S+) grpc=(\S+) metrics=(\S+)")
 # How long a server may take to get ready.
 READY_S = 60
+# Largest relative error of an embedding against the kernels' references: both round to half at the same places, in another order.
+KERNEL_ERROR_MAX = 5e-3
 # Least cosine against the float64 goldens, with weights in 16 bit.
 COSINE_MIN = 0.999
 
@@ -37,15 +41,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("--cpu", action="store_true")
+    parts = (inventory, kernels, goldens, bare, sweep, sharing, faults, full, reference, sanitizer)
+    parser.add_argument("--only", default=",".join(part.__name__ for part in parts))
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     check = Check(options.results, options.cpu)
-    for part in (inventory, bare, reference, goldens, sweep, sharing, faults):
+    for part in (part for part in parts if part.__name__ in options.only.split(",")):
         began = time.monotonic()
         try:
             outcome = part(check)
         except Exception as error:
-            outcome = f"failed: {type(error).__name__}: {error}"[-1500:]
+            outcome = f"failed: {type(error).__name__}: {error}"[:1000] + check.warnings()
         check.summary[part.__name__] = {"outcome": outcome, "seconds": round(time.monotonic() - began, 1)}
         check.write("summary.json", check.summary)
         print(f"{part.__name__}: {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
@@ -55,7 +61,7 @@ def main():
 
 class Check:
     def __init__(self, results, cpu):
-        self.results, self.cpu = results, cpu
+        self.results, self.cpu, self.log = results, cpu, []
         self.libraries = [] if cpu else libraries()
         packed = HERE / "packed.json"
         self.summary = {
@@ -80,7 +86,12 @@ class Check:
         return [json.loads(line) for line in (self.results / name).read_text().splitlines() if line.startswith("{")]
 
     def server(self, *arguments):
+        self.log = []
         return Server(self, *arguments)
+
+    def warnings(self):
+        """What the last server said that was not as it should be."""
+        return "".join("\n" + line.strip() for line in self.log if '"level":"INFO"' not in line)[-2500:]
 
 
 def libraries():
@@ -106,7 +117,7 @@ class Server:
         command = [str(HERE / "bin/penstock"), "serve", *(word for value in sets for word in ("--set", value)), *map(str, arguments)]
         began = time.monotonic()
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        self.log = []
+        self.log = check.log
         threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
         late = threading.Timer(READY_S, self.process.kill)
         late.start()
@@ -198,12 +209,39 @@ def inventory(check):
     return f"holds: {len(gpus)} seen" if gpus or check.cpu else "failed: no GPU was seen"
 
 
+def kernels(check):
+    if check.cpu:
+        return "holds: left out, there is no GPU"
+    lines = check.lines("kernels.jsonl", [HERE / "bin/penstock-kernel-check", 15], 90)
+    agree = [line for line in lines if line["check"] == "kernels"]
+    worst = max(line["relative_error"] for line in agree)
+    good = worst < KERNEL_ERROR_MAX and all(line["finite"] for line in agree)
+    most = max(line["tokens_per_s"] for line in lines if line["check"] == "pass")
+    return f"{'holds' if good else 'failed'}: relative error up to {worst:.1e}, at most {most:.0f} tokens/s"
+
+
 def bare(check):
-    command = [HERE / "bin/penstock-bare-forward", HERE / "models/minilm/1", 4 if check.cpu else 30, *(["cpu"] if check.cpu else [])]
+    command = [HERE / "bin/penstock-bare-forward", HERE / "models/minilm/1", 4 if check.cpu else 15, *(["cpu"] if check.cpu else [])]
     lines = check.lines("bare.jsonl", command, 120)
     worst = min(line["min_cosine"] for line in lines if line["check"] == "agree")
     most = max(line["tokens_per_s"] for line in lines if line["check"] == "forward")
-    return f"{'holds' if worst > 0.9999 else 'failed'}: least cosine {worst:.7f}, at most {most:.0f} tokens/s"
+    return f"{'holds' if worst > COSINE_MIN else 'failed'}: least cosine {worst:.7f}, at most {most:.0f} tokens/s"
+
+
+def sanitizer(check):
+    """Memory that kernels must not touch, and what they do to each other in shared memory."""
+    program = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    if program is None or check.cpu:
+        return "holds: left out, there is no compute-sanitizer"
+    said = ""
+    for tool in ("memcheck", "racecheck"):
+        command = [program, "--tool", tool, "--error-exitcode", "9", str(HERE / "bin/penstock-kernel-check"), "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        said += f"{tool}: {done.returncode}\n" + (done.stdout + done.stderr)[-4000:]
+        (check.results / "sanitizer.txt").write_text(said)
+        if done.returncode != 0:
+            return f"failed: {tool} {(done.stdout + done.stderr)[-300:]}"
+    return "holds: memcheck and racecheck found nothing"
 
 
 def reference(check):
@@ -221,12 +259,20 @@ def goldens(check):
         cosines = [cosine(found, golden["embedding"]) for found, golden in zip(together, texts)]
         singles = [cosine(a, b) for a, b in zip(together, alone)]
         first_s = server.ready_s
-        found = {"device": server.device(), "ready_s": first_s, "cosines": cosines, "together_and_alone": singles, "index": server.index(),
+        found = {"device": server.device(), "ready_s": first_s, "memory": memory(), "cosines": cosines, "together_and_alone": singles, "index": server.index(),
                  "log": [line for line in server.log if "ready" in line or "WARN" in line][:20]}
     check.write("goldens.json", found)
     on_gpu = check.cpu or any(device.startswith(("GPU", "MIG")) for device in found["device"])
     good = min(cosines) >= COSINE_MIN and min(singles) > 0.99999 and on_gpu
     return f"{'holds' if good else 'failed'}: least cosine {min(cosines):.6f}, on {found['device']}, ready in {first_s:.2f} s"
+
+
+def memory():
+    """Device memory by process, as the driver counts it."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-compute-apps=name,used_memory", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.splitlines()
 
 
 def cosine(a, b):
@@ -246,7 +292,7 @@ def sweep(check):
                 busy, stop = [], threading.Event()
                 watching = threading.Thread(target=watch, args=(server, busy, stop))
                 watching.start()
-                (step,) = load(server, folder, "minilm", "--tokens", tokens, "--closed", flight, seconds=1 if check.cpu else 4)
+                (step,) = load(server, folder, "minilm", "--tokens", tokens, "--closed", flight, seconds=1 if check.cpu else 3)
                 stop.set()
                 watching.join()
                 if not step["goodput_rps"]:
@@ -321,6 +367,39 @@ def faults(check):
     # While there is no environment callers are refused; nobody may be left without an answer, or with a wrong one.
     refused = refused and all(outcome["class"] in ("ok", "shed") for outcome in found["outcomes"])
     return f"{'holds' if refused else 'failed'}: served again {found['served_again_s']:.2f} s after a kill, {found['outcomes']}"
+
+
+def full(check):
+    """No memory left on the device: refused with the reason, and loaded once there is some."""
+    if check.cpu or subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode != 0:
+        return "holds: left out, there is nothing that fills a GPU"
+    fill = "import torch; free = torch.cuda.mem_get_info()[0]; x = torch.empty(free - (200 << 20), dtype=torch.uint8, device='cuda'); " \
+           "torch.cuda.synchronize(); print('full', flush=True); input()"
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        repository = pathlib.Path(folder) / "models"
+        shutil.copytree(HERE / "models/minilm", repository / "minilm")
+        (repository / "minilm/config.pbtxt").write_text("instance_group [ { kind: KIND_GPU } ]\n")
+        filling = subprocess.Popen([sys.executable, "-c", fill], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            if filling.stdout.readline().strip() != "full":
+                raise RuntimeError("the device could not be filled")
+            with check.server("--model-repository", repository) as server:
+                found["while_full"] = server.index()
+                filling.communicate("\n", timeout=30)
+                freed = time.monotonic()
+                while server.index()[0]["state"] != "READY":
+                    if time.monotonic() - freed > 40:
+                        raise RuntimeError(f"it did not come back: {server.index()}")
+                    time.sleep(0.05)
+                found["ready_again_s"] = time.monotonic() - freed
+                found["answer"] = server.embed("minilm", ["Is there room?"])[0][:4]
+        finally:
+            filling.kill()
+    check.write("full.json", found)
+    told = found["while_full"][0].get("reason", "")
+    good = found["while_full"][0]["state"] != "READY" and "MEMORY" in told.upper()
+    return f"{'holds' if good else 'failed'}: {told[:160]!r}, ready {found['ready_again_s']:.1f} s after there was room"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 //! The candle engine: the same forward pass in candle's operations, on the CPU or on a GPU.
-//! Called by the executor, on its thread. Needs no library beside this program.
+//! Called by the executor, on its thread. Needs no library beside this program. On a GPU it computes in 32 bits, for who wants
+//! that and for what our kernels do not take; its kernels are compiled by the driver whenever a process loads it, which
+//! takes eight seconds (measured on an H200).
 //!
 //! candle's CPU threads belong to the process, and their number is read from its variables, in several places: matrix
 //! products are cut into so many pieces and run, like normalisation and softmax, on rayon's pool of that size; what goes
 //! element by element runs on a pool of candle's own. An environment process runs one version, so whoever starts it says
 //! how many there are to be: [`variables`].
 
-use crate::executor::Encoder;
+use crate::executor::{LayoutEncoder, RunSize};
 use crate::folder::{Activation, Folder, FolderError};
 use crate::layout::Layout;
 use crate::weights::WeightType;
@@ -148,7 +150,11 @@ impl Pair {
     }
 }
 
-impl Encoder for CandleEncoder {
+impl LayoutEncoder for CandleEncoder {
+    fn run_size(&self) -> RunSize {
+        if self.device.is_cuda() { RunSize::GPU } else { RunSize::CPU }
+    }
+
     fn encode(&mut self, layout: &Layout) -> std::result::Result<Bytes, ExecError> {
         let values = self.forward(layout).and_then(|embedding| embedding.flatten_all()?.to_vec1::<f32>());
         let values = values.map_err(|error| failure(self.device.is_cuda(), &error.to_string()))?;

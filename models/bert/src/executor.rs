@@ -9,25 +9,74 @@ use penstock_domain::{Datatype, Tensor};
 use penstock_executor::{Batch, ExecError, Executor, Outputs, PartInput, PartOutputs};
 use std::time::Instant;
 
-/// Tokens from which a run on a CPU is no faster per token (measured with `examples/encode_speed`).
-const RUN_TOKENS_FULL: usize = 256;
-
-/// Tokens that are worth a run of their own.
-const RUN_TOKENS_WORTH: usize = 128;
-
 /// An engine.
 pub(crate) trait Encoder {
-    /// Embeds the rows of a run: `[rows, hidden]` F32, little-endian, pooled and normalised as the folder says.
+    /// How large a run is to be.
+    fn run_size(&self) -> RunSize;
+
+    /// Lays out the rows of a run, none of them empty.
+    fn gather(&mut self, rows: &[&[u32]]) -> Result<(), ExecError>;
+
+    /// Embeds the rows that were laid out: `[rows, hidden]` F32, little-endian, pooled and normalised as the folder says.
+    fn encode(&mut self) -> Result<Bytes, ExecError>;
+}
+
+/// An engine that takes a run as a [`Layout`].
+pub(crate) trait LayoutEncoder {
+    /// As [`Encoder::run_size`].
+    fn run_size(&self) -> RunSize {
+        RunSize::CPU
+    }
+
+    /// As [`Encoder::encode`].
     fn encode(&mut self, layout: &Layout) -> Result<Bytes, ExecError>;
+}
+
+/// Its layout, used again and again.
+pub(crate) struct ByLayout<E> {
+    pub(crate) encoder: E,
+    pub(crate) layout: Layout,
+    pub(crate) heads: usize,
+    pub(crate) pooling: Pooling,
+}
+
+impl<E: LayoutEncoder> Encoder for ByLayout<E> {
+    fn run_size(&self) -> RunSize {
+        self.encoder.run_size()
+    }
+
+    fn gather(&mut self, rows: &[&[u32]]) -> Result<(), ExecError> {
+        self.layout.fill(rows, self.heads, self.pooling);
+        Ok(())
+    }
+
+    fn encode(&mut self) -> Result<Bytes, ExecError> {
+        self.encoder.encode(&self.layout)
+    }
+}
+
+/// Tokens of a run, as [`plan::runs`] takes them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunSize {
+    /// From which a run is no faster per token.
+    pub(crate) full: usize,
+    /// From which a run may stand alone.
+    pub(crate) worth: usize,
+    /// Most rows of one.
+    pub(crate) rows: usize,
+}
+
+impl RunSize {
+    /// Measured with `examples/encode_speed`.
+    pub(crate) const CPU: RunSize = RunSize { full: 256, worth: 128, rows: usize::MAX };
+    /// For an engine that pads for attention on a GPU: it wants thousands of tokens at once; its memory bounds them.
+    pub(crate) const GPU: RunSize = RunSize { full: 8192, worth: 4096, rows: usize::MAX };
 }
 
 /// See the module.
 pub(crate) struct BertExecutor {
     pub(crate) encoder: Box<dyn Encoder>,
-    pub(crate) layout: Layout,
-    pub(crate) heads: usize,
     pub(crate) hidden: usize,
-    pub(crate) pooling: Pooling,
 }
 
 impl Executor for BertExecutor {
@@ -54,12 +103,14 @@ impl Executor for BertExecutor {
             after.duration_since(before).as_nanos() as u64
         };
         let mut gathered: Vec<&[u32]> = Vec::new();
-        for run in plan::runs(&lengths, RUN_TOKENS_FULL, RUN_TOKENS_WORTH) {
+        let size = self.encoder.run_size();
+        let runs = plan::runs(&lengths, size.full, size.worth);
+        for run in runs.iter().flat_map(|run| run.chunks(size.rows)) {
             gathered.clear();
             gathered.extend(run.iter().map(|&row| rows[row]));
-            self.layout.fill(&gathered, self.heads, self.pooling);
+            let laid_out = self.encoder.gather(&gathered);
             outputs.compute_input_ns += lap();
-            let encoded = self.encoder.encode(&self.layout);
+            let encoded = laid_out.and_then(|()| self.encoder.encode());
             outputs.compute_ns += lap();
             match encoded {
                 Ok(encoded) => {

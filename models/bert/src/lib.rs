@@ -1,4 +1,4 @@
-//! BERT sentence encoders from a Hugging Face folder, on ONNX Runtime or on candle.
+//! BERT sentence encoders from a Hugging Face folder, on ONNX Runtime, on candle, or on a GPU with our own kernels.
 //!
 //! Called by the environment through [`penstock_executor::Model`]. One folder (`config.json`, `tokenizer.json`,
 //! `model.safetensors`, and the sentence-transformers files where there are any) runs on either engine: the same
@@ -13,9 +13,13 @@
 //! Never downloads, never reads the environment, never writes a file.
 
 mod candle;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod executor;
 mod folder;
 mod graph;
+#[cfg(any(test, feature = "cuda"))]
+mod half;
 mod ids;
 mod layout;
 mod model;

@@ -2,7 +2,9 @@
 //! and by the environment. Checks requests and makes rows of them; never runs a row itself.
 
 use crate::candle::CandleEncoder;
-use crate::executor::{BertExecutor, Encoder};
+#[cfg(feature = "cuda")]
+use crate::cuda::{OpenError, Placed};
+use crate::executor::{BertExecutor, ByLayout, Encoder, LayoutEncoder};
 use crate::folder::Folder;
 use crate::graph;
 use crate::ids::{self, RowLimits};
@@ -26,10 +28,11 @@ const SHORT_TOKENS: usize = 16;
 /// What runs the mathematics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
-    /// The faster one for the device: on a CPU, ONNX Runtime.
+    /// The faster one for the device: on a CPU, ONNX Runtime; on a GPU our kernels, in 16 bit, or candle for an encoder or a
+    /// GPU that they do not take.
     #[default]
     Auto,
-    /// candle, in this program. Its CPU threads are the process's, as [`candle_variables`](crate::candle_variables)
+    /// candle, in this program, in 32 bit. Its CPU threads are the process's, as [`candle_variables`](crate::candle_variables)
     /// say; [`BertOptions::threads`] is not looked at.
     Candle,
     /// The ONNX Runtime library.
@@ -42,7 +45,7 @@ pub enum Device {
     /// On the CPU.
     #[default]
     Cpu,
-    /// On the first GPU that this process sees, by candle.
+    /// On the first GPU that this process sees.
     Cuda,
 }
 
@@ -75,7 +78,12 @@ pub struct BertModel {
 
 enum Loaded {
     Candle(CandleEncoder),
-    OnnxRuntime { library: Library, graph: Vec<u8> },
+    #[cfg(feature = "cuda")]
+    Kernels(Placed),
+    OnnxRuntime {
+        library: Library,
+        graph: Vec<u8>,
+    },
 }
 
 impl BertModel {
@@ -96,9 +104,22 @@ impl BertModel {
         let on_candle = |device| CandleEncoder::open(&folder, &device).map(Loaded::Candle).map_err(in_folder);
         let engine = match (options.device, options.engine) {
             (Device::Cuda, Engine::OnnxRuntime) => {
-                return Err(LoadError::Invalid("engine: found onnxruntime; right on a GPU would be candle".into()));
+                return Err(LoadError::Invalid(
+                    "engine: found onnxruntime; right on a GPU would be auto or candle".into(),
+                ));
             }
-            (Device::Cuda, Engine::Auto | Engine::Candle) => on_candle(cuda_device()?)?,
+            (Device::Cuda, Engine::Candle) => on_candle(cuda_device()?)?,
+            #[cfg(not(feature = "cuda"))]
+            (Device::Cuda, Engine::Auto) => on_candle(cuda_device()?)?,
+            #[cfg(feature = "cuda")]
+            (Device::Cuda, Engine::Auto) => match Placed::open(&folder) {
+                Ok(placed) => Loaded::Kernels(placed),
+                Err(OpenError::Load(error)) => return Err(in_folder(error)),
+                Err(OpenError::Unfit(reason)) => {
+                    tracing::warn!(reason, "our kernels cannot run this encoder: candle does, in 32 bit");
+                    on_candle(cuda_device()?)?
+                }
+            },
             (Device::Cpu, Engine::Candle) => on_candle(candle_core::Device::Cpu)?,
             (Device::Cpu, Engine::Auto | Engine::OnnxRuntime) => Loaded::OnnxRuntime {
                 library: Library::open(&options.library)?,
@@ -106,7 +127,13 @@ impl BertModel {
             },
         };
         let signature = signature(folder.config.hidden, options.max_batch_size);
-        Ok(BertModel { signature, folder, tokenizer, engine, threads: options.threads.max(1) })
+        let threads = options.threads.max(1);
+        Ok(BertModel { signature, folder, tokenizer, engine, threads })
+    }
+
+    fn by_layout<E: LayoutEncoder + 'static>(&self, encoder: E) -> Box<dyn Encoder> {
+        let (heads, pooling) = (self.folder.config.heads, self.folder.pooling);
+        Box::new(ByLayout { encoder, layout: Layout::default(), heads, pooling })
     }
 
     /// Rows of a request, and how many of them were cut.
@@ -204,22 +231,38 @@ impl Model for BertModel {
         works.into_iter().map(|(rows, tokens)| self.sample(rows, tokens)).collect()
     }
 
-    fn executor(&self, _worker: usize) -> Result<Box<dyn Executor>, LoadError> {
-        let (heads, hidden) = (self.folder.config.heads, self.folder.config.hidden);
+    fn device_memory_bytes(&self) -> Option<u64> {
+        match &self.engine {
+            #[cfg(feature = "cuda")]
+            Loaded::Kernels(placed) => Some(placed.device_bytes()),
+            _ => None,
+        }
+    }
+
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))] // on a CPU all workers are alike
+    fn executor(&self, worker: usize) -> Result<Box<dyn Executor>, LoadError> {
         let encoder: Box<dyn Encoder> = match &self.engine {
-            Loaded::Candle(encoder) => Box::new(encoder.clone()),
+            Loaded::Candle(encoder) => self.by_layout(encoder.clone()),
+            #[cfg(feature = "cuda")]
+            Loaded::Kernels(placed) => {
+                let rows = self.signature.max_batch_size as usize;
+                Box::new(placed.encoder(worker, rows, self.folder.tokens_max)?)
+            }
             Loaded::OnnxRuntime { library, graph } => {
-                Box::new(OnnxEncoder::open(library, graph, self.folder.weights.place().0, heads, self.threads, None)?)
+                let (place, heads) = (self.folder.weights.place().0, self.folder.config.heads);
+                self.by_layout(OnnxEncoder::open(library, graph, place, heads, self.threads, None)?)
             }
         };
-        let pooling = self.folder.pooling;
-        Ok(Box::new(BertExecutor { encoder, layout: Layout::default(), heads, hidden, pooling }))
+        Ok(Box::new(BertExecutor { encoder, hidden: self.folder.config.hidden }))
     }
 }
 
 /// With a stream of its own: copies and kernels wait for those of no other.
 #[cfg(feature = "cuda")]
 fn cuda_device() -> Result<candle_core::Device, LoadError> {
+    // candle allocates at every operation.
+    let kept = penstock_device::keep_freed_memory();
+    kept.map_err(|error| LoadError::Failed(format!("the GPU cannot be used: {error}")))?;
     let device = candle_core::Device::new_cuda_with_stream(0);
     device.map_err(|error| LoadError::Failed(format!("the GPU cannot be used: {error}")))
 }

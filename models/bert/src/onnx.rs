@@ -1,6 +1,6 @@
 //! The ONNX Runtime engine: the graph of [`crate::graph`] in a session. Called by the executor, on its thread.
 
-use crate::executor::Encoder;
+use crate::executor::LayoutEncoder;
 use crate::graph::{EMBEDDING, input};
 use crate::layout::Layout;
 use bytes::Bytes;
@@ -39,7 +39,7 @@ impl OnnxEncoder {
     }
 }
 
-impl Encoder for OnnxEncoder {
+impl LayoutEncoder for OnnxEncoder {
     fn encode(&mut self, layout: &Layout) -> Result<Bytes, ExecError> {
         let (rows, longest, tokens) = (layout.rows as i64, layout.longest as i64, layout.tokens as i64);
         let (flat, query) = ([tokens], [rows, self.heads, longest]);

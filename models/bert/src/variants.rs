@@ -2,7 +2,7 @@
 //! naming and placing weights that a folder may have. (Goldens check the mathematics itself, on the real model.)
 
 use crate::candle::CandleEncoder;
-use crate::executor::Encoder;
+use crate::executor::LayoutEncoder;
 use crate::folder::Folder;
 use crate::layout::Layout;
 use crate::onnx::OnnxEncoder;

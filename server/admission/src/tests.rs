@@ -209,60 +209,185 @@ fn each_caller_finds_its_share_however_much_another_asks_for() {
 
 const TURN: Duration = Duration::from_millis(10);
 
+/// A turn of `member` is over, a while later.
+fn ends(turns: &mut Turns, now: &mut Instant, member: u64, again: bool) -> Option<u64> {
+    *now += TURN;
+    turns.done(member, again, *now)
+}
+
 #[test]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
 fn whoever_uses_less_than_its_share_waits_for_one_turn_of_each_other_at_most() {
-    let mut turns = Turns::default();
+    let (mut turns, mut now) = (Turns::default(), Instant::now());
     (1..=3).for_each(|member| turns.join(member, 1));
-    assert_eq!(turns.wanted(1), Some(1));
-    assert_eq!(turns.wanted(2), None, "one at a time");
-    assert_eq!(turns.done(1, TURN, true), Some(2));
-    assert_eq!(turns.done(1, TURN, false), None, "it has none to give back");
+    assert_eq!(turns.wanted(1, now), Some(1));
+    assert_eq!(turns.wanted(2, now), None, "one at a time");
+    assert_eq!(ends(&mut turns, &mut now, 1, true), Some(2));
+    assert_eq!(ends(&mut turns, &mut now, 1, false), None, "it has none to give back");
     // Both ask again and again; 3 comes now and then, and neither has two turns before it.
     let mut holder = 2;
     for _ in 0..20 {
         for _ in 0..3 {
-            holder = turns.done(holder, TURN, true).unwrap();
+            holder = ends(&mut turns, &mut now, holder, true).unwrap();
         }
-        assert_eq!(turns.wanted(3), None);
-        let mut next = turns.done(holder, TURN, true).unwrap();
+        assert_eq!(turns.wanted(3, now), None);
+        let mut next = ends(&mut turns, &mut now, holder, true).unwrap();
         if next != 3 {
             assert_ne!(next, holder);
-            next = turns.done(next, TURN, true).unwrap();
+            next = ends(&mut turns, &mut now, next, true).unwrap();
         }
         assert_eq!(next, 3);
-        holder = turns.done(3, TURN, false).unwrap();
+        holder = ends(&mut turns, &mut now, 3, false).unwrap();
     }
     // What is lost gives its turn back, and does not get another.
-    let other = turns.leave(holder).unwrap();
-    assert_ne!(other, holder);
-    assert_eq!((turns.wanted(holder), turns.done(other, TURN, false)), (None, None));
-    assert_eq!(turns.wanted(3), Some(3));
+    let others = turns.leave(holder, now);
+    assert!(others.len() == 1 && others[0] != holder);
+    assert_eq!((turns.wanted(holder, now), ends(&mut turns, &mut now, others[0], false)), (None, None));
+    assert_eq!(turns.wanted(3, now), Some(3));
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+fn a_deep_device_gives_as_many_turns_at_once_to_one_or_to_several() {
+    let (mut turns, now) = (Turns::new(2), Instant::now());
+    (1..=3).for_each(|member| turns.join(member, 1));
+    assert_eq!((turns.wanted(1, now), turns.wanted(1, now)), (Some(1), Some(1)), "nobody else asks");
+    assert_eq!(turns.wanted(1, now), None, "two are taken");
+    assert_eq!((turns.wanted(2, now), turns.wanted(3, now)), (None, None));
+    // With it both its turns are gone, and what it asked for.
+    assert_eq!(turns.leave(1, now), [2, 3], "one each");
+    assert_eq!((turns.wanted(2, now), turns.wanted(3, now)), (None, None));
+    assert_eq!(turns.done(2, false, now + TURN), Some(2), "3 has used as much and asked later");
+    assert_eq!(turns.done(2, false, now + TURN), Some(3), "that has two now");
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+fn whoever_comes_now_and_then_waits_for_one_end_of_a_turn_however_many_another_has() {
+    let (mut turns, mut now) = (Turns::new(2), Instant::now());
+    turns.join(1, 1);
+    turns.join(2, 1);
+    assert_eq!((turns.wanted(1, now), turns.wanted(1, now)), (Some(1), Some(1)));
+    assert_eq!(turns.wanted(1, now), None);
+    for _ in 0..20 {
+        for _ in 0..3 {
+            assert_eq!(ends(&mut turns, &mut now, 1, true), Some(1));
+            assert_eq!(turns.wanted(1, now), None);
+        }
+        assert_eq!(turns.wanted(2, now), None);
+        assert_eq!(ends(&mut turns, &mut now, 1, true), Some(2));
+        // And has a second before the other has its next, if it is that quick.
+        assert_eq!(turns.wanted(2, now), None);
+        now += TURN / 10;
+        assert_eq!(turns.done(1, true, now), Some(2));
+        assert_eq!((turns.done(2, false, now), turns.done(2, false, now)), (Some(1), None));
+        assert_eq!(turns.wanted(1, now), Some(1));
+        assert_eq!(turns.wanted(1, now), None);
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+fn turns_that_overlap_are_charged_whole() {
+    let (mut turns, start) = (Turns::new(2), Instant::now());
+    turns.join(1, 1);
+    turns.join(2, 1);
+    assert_eq!((turns.wanted(1, start), turns.wanted(1, start)), (Some(1), Some(1)));
+    assert_eq!(turns.wanted(2, start), None);
+    // Twice ten milliseconds at once.
+    let now = start + TURN;
+    assert_eq!((turns.done(1, true, now), turns.wanted(2, now)), (Some(2), None));
+    assert_eq!(turns.done(1, false, now), Some(2));
+    // The other has both, and a third before it has used as much.
+    assert_eq!(turns.done(2, true, now + TURN / 2), Some(2), "it has used ten, of twenty");
+    assert_eq!(turns.done(2, true, now + TURN), Some(1));
+}
+
+/// Members of a device of some depth, that all ask all the time, and the turns that they have.
+struct Busy {
+    turns: Turns,
+    now: Instant,
+    /// When each ends, and whose it is.
+    taken: Vec<(Instant, u64)>,
+    /// What the turns of each have taken, those that are not over counted whole.
+    used: Vec<Duration>,
+}
+
+impl Busy {
+    #[allow(clippy::disallowed_methods)] // a test needs some instant to start from
+    fn new(depth: u32, weights: &[u32]) -> Self {
+        let (mut turns, now) = (Turns::new(depth), Instant::now());
+        (0..).zip(weights).for_each(|(member, weight)| turns.join(member, *weight));
+        Self { turns, now, taken: Vec::new(), used: vec![Duration::ZERO; weights.len()] }
+    }
+
+    /// Everybody asks, until nobody is given a turn.
+    fn ask(&mut self, takes: &mut impl FnMut(u64) -> Duration) {
+        let mut given = true;
+        while std::mem::take(&mut given) {
+            for member in 0..self.used.len() as u64 {
+                let next = self.turns.wanted(member, self.now);
+                given |= next.is_some();
+                self.given(next, takes);
+            }
+        }
+    }
+
+    fn given(&mut self, member: Option<u64>, takes: &mut impl FnMut(u64) -> Duration) {
+        if let Some(member) = member {
+            let took = takes(member);
+            self.used[member as usize] += took;
+            self.taken.push((self.now + took, member));
+        }
+    }
+
+    /// The turn that ends first ends.
+    fn step(&mut self, takes: &mut impl FnMut(u64) -> Duration) {
+        let first = (0..self.taken.len()).min_by_key(|index| self.taken[*index].0).unwrap();
+        let (at, member) = self.taken.swap_remove(first);
+        self.now = at;
+        let next = self.turns.done(member, true, self.now);
+        self.given(next, takes);
+        self.ask(takes);
+    }
+
+    fn has(&self, member: u64) -> usize {
+        self.taken.iter().filter(|(_, holder)| *holder == member).count()
+    }
+}
+
+#[test]
+fn one_with_long_turns_does_not_take_all_of_them_while_it_has_used_as_much_as_others() {
+    let mut busy = Busy::new(2, &[1, 1]);
+    let mut takes = |member| if member == 0 { 10 * TURN } else { TURN };
+    busy.ask(&mut takes);
+    for step in 0..2000 {
+        busy.step(&mut takes);
+        assert!(step < 100 || busy.has(0) < 2, "at {step}");
+    }
 }
 
 proptest! {
     #[test]
     fn time_goes_by_weight_whatever_a_turn_takes(
-        weights in prop::collection::vec(1u32..5, 2..5), took in prop::collection::vec(1u64..20, 2..5)
+        depth in 1u32..4, weights in prop::collection::vec(1u32..5, 2..5), took in prop::collection::vec(1u64..20, 2..9)
     ) {
-        let (mut turns, count) = (Turns::default(), weights.len());
-        let mut used = vec![0.0; count];
-        let mut holder = None;
-        for (member, weight) in weights.iter().enumerate() {
-            turns.join(member as u64, *weight);
+        let mut busy = Busy::new(depth, &weights);
+        let mut turn = 0;
+        // No two are alike, and they end in any order.
+        let mut takes = |member: u64| {
+            turn += 1;
+            Duration::from_millis(took[member as usize % 2] + took[(turn + member as usize) % took.len()])
+        };
+        busy.ask(&mut takes);
+        for _ in 0..6000 {
+            busy.step(&mut takes);
+            prop_assert_eq!(busy.taken.len(), depth as usize);
         }
-        for member in 0..count as u64 {
-            holder = turns.wanted(member).or(holder);
-        }
-        // All ask all the time.
-        for _ in 0..4000 {
-            let member = holder.unwrap();
-            let takes = Duration::from_millis(took[member as usize % took.len()]);
-            used[member as usize] += takes.as_secs_f64();
-            holder = turns.done(member, takes, true);
-        }
-        let (whole, parts): (f64, u32) = (used.iter().sum(), weights.iter().sum());
-        for (member, weight) in weights.iter().enumerate() {
-            let (share, right) = (used[member] / whole, f64::from(*weight) / f64::from(parts));
+        let used = busy.used.iter().map(Duration::as_secs_f64);
+        let (whole, parts): (f64, u32) = (used.clone().sum(), weights.iter().sum());
+        for (member, (used, weight)) in used.zip(&weights).enumerate() {
+            let (share, right) = (used / whole, f64::from(*weight) / f64::from(parts));
             prop_assert!((share - right).abs() < 0.02, "{member}: {share} for {right}");
         }
     }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use penstock_admission::{ByteBudget, ByteShare};
 use penstock_capacity::Placement;
 use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Refusal, ShedReason, VersionNumber};
-use penstock_environment::{Device, Launch, Specification};
+use penstock_environment::{Device, DeviceShare, Launch, Specification};
 use penstock_registry::{FunctionSource, VersionSource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -83,10 +83,11 @@ pub struct Reply {
 pub(crate) struct Devices(Mutex<BTreeMap<String, Device>>);
 
 impl Devices {
-    pub(crate) fn named(&self, name: &str) -> Device {
+    /// The device of this name; its depth is that of the first to come, for as long as anybody is at it.
+    pub(crate) fn named(&self, share: &DeviceShare) -> Device {
         let mut devices = self.0.lock();
         devices.retain(|_, device| !device.is_unused());
-        devices.entry(name.to_owned()).or_default().clone()
+        devices.entry(share.name.clone()).or_insert_with(|| Device::new(share.depth)).clone()
     }
 }
 

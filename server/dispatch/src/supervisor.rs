@@ -213,7 +213,7 @@ impl Supervisor {
         tracing::info!(function = name, pid, load_ms, warmup_ms, device, "environment ready");
         self.version.signature.store(Some(Arc::new(report.signature())));
         if let Some(share) = &specification.device {
-            environment.take_turns(&self.devices.named(&share.name), share.weight);
+            environment.take_turns(&self.devices.named(share), share.weight);
         }
         self.add(&environment);
         self.set_state(VersionState::Ready);

@@ -32,6 +32,9 @@ const READABLE_ALWAYS: [&str; 9] = [
     "/proc/cpuinfo",
     "/sys/devices/system",
 ];
+/// Where a process names its threads. CUDA's driver library does, and refuses to start if it cannot
+/// (CUDA_ERROR_OPERATING_SYSTEM, seen with driver 580).
+const OWN_THREADS: &str = "/proc/self/task";
 /// Device files that may be read and written.
 const WRITABLE_ALWAYS: [&str; 1] = ["/dev/null"];
 /// Threads, model files and libraries stay far below; a leak does not take the machine's descriptors.
@@ -153,6 +156,8 @@ fn read_only_view(policy: &IsolationPolicy) -> Measure {
     let devices = policy.devices.iter().map(PathBuf::as_path);
     let writable: Vec<&Path> =
         WRITABLE_ALWAYS.iter().map(Path::new).chain(devices).filter(|path| path.exists()).collect();
+    let named: &[&str] = if policy.devices.is_empty() { &[] } else { &[OWN_THREADS] };
+    let naming = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile | AccessFs::Truncate;
     let restrict = || {
         Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -160,6 +165,7 @@ fn read_only_view(policy: &IsolationPolicy) -> Measure {
             .create()?
             .add_rules(path_beneath_rules(&readable, AccessFs::from_read(abi)))?
             .add_rules(path_beneath_rules(&writable, AccessFs::from_all(abi)))?
+            .add_rules(path_beneath_rules(named, naming))?
             .restrict_self()
     };
     match restrict() {

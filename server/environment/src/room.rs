@@ -22,7 +22,7 @@ use penstock_admission::{Caution, DrainRate, ServiceTime};
 use penstock_domain::Refusal;
 use penstock_executor::{ExecError, Model, Prepared};
 use penstock_proto::link::{self, header::Kind};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,6 +70,8 @@ pub(crate) struct Room {
     timeouts: BTreeSet<(Instant, u64)>,
     workers: Vec<Hand>,
     idle: Vec<usize>,
+    /// Since when each of those is idle, the longest first; which of them it is does not matter.
+    idle_since: VecDeque<Instant>,
     /// What each worker runs.
     running: Vec<Option<Running>>,
     service: ServiceTime,
@@ -104,6 +106,7 @@ impl Room {
         let max_items = model.signature().max_batch_size;
         let shape = BatchShape { max_items, cost: model.batch_cost() };
         let idle = (0..workers.len()).rev().collect();
+        let idle_since = workers.iter().map(|_| now).collect();
         let turn = if specification.device.is_some() { Turn::None } else { Turn::Own };
         Self {
             specification,
@@ -119,6 +122,7 @@ impl Room {
             caution: Caution::default(),
             workers,
             idle,
+            idle_since,
             alone: false,
             turn,
             preparation,
@@ -201,12 +205,15 @@ impl Room {
 
     fn batch_done(&mut self, done: BatchDone, now: Instant) -> Result<(), RoomError> {
         self.idle.push(done.worker);
-        if let Some(Running { wanted, size, .. }) = self.running[done.worker].take() {
+        self.idle_since.push_back(now);
+        self.alone = false; // nothing else was running if it was set
+        if let Some(Running { wanted, size, has_turn, .. }) = self.running[done.worker].take() {
             // What a request waits for includes the turns of others.
             self.service.observe(size, now.saturating_duration_since(wanted), now);
-            self.turn_over(now);
+            if has_turn {
+                self.turn_over(now);
+            }
         }
-        self.alone = false; // nothing else was running if it was set
         self.load.changed = true;
         let outlook = self.service.line().map(|line| Outlook { line, caution: self.caution });
         self.outbox.send(0, Kind::Batch(message::batch_out(&done.report, outlook)), Body::new());
@@ -305,6 +312,8 @@ impl Room {
             let Some(worker) = self.idle.pop() else { return };
             self.run_batch(worker, entries, now);
         }
+        // A turn that was given meanwhile is not held until a worker is idle, or nothing else runs.
+        self.give_back_turn();
     }
 
     /// Workers are threads of one process: what runs alone, because it may be what ended another, has the process to
@@ -332,8 +341,10 @@ impl Room {
         }
         let items = entries.iter().map(|entry| u64::from(entry.part.items)).sum();
         let tokens = entries.iter().map(|entry| u64::from(entry.part.tokens)).sum();
-        let wanted = self.use_turn(now);
-        self.running[worker] = Some(Running { since: now, wanted, size: self.size(items, tokens) });
+        let turn = self.use_turn();
+        let (wanted, has_turn) = (turn.unwrap_or(now), turn.is_some());
+        self.idle_since.pop_front();
+        self.running[worker] = Some(Running { since: now, wanted, has_turn, size: self.size(items, tokens) });
         let assignment = Assignment { batch: self.batches, entries };
         let hand = self.workers[worker].clone();
         // The batch starts only once the front end is sure to learn of it: should it kill this process, it is known

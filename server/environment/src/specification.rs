@@ -45,6 +45,8 @@ pub struct Accelerator {
     pub memory_bytes: u64,
     /// It runs there or not at all; else on the CPU where it cannot be loaded there.
     pub required: bool,
+    /// Runtime workers there.
+    pub workers: u32,
     /// Parts of the device's time, against the parts of others that run there.
     pub weight: u32,
     /// Device files that it reads and writes there.
@@ -57,6 +59,9 @@ pub struct Accelerator {
 
 /// How an environment's process is told its device, and sees no other.
 const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+/// Batches under way on a GPU at once: while one computes, another's inputs are copied there, and the device does not wait
+/// for the link between the two. More would only wait on the device, where nobody is weighed.
+const GPU_DEPTH: u32 = 2;
 /// Where the system's loader looks first.
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
@@ -64,7 +69,10 @@ impl Specification {
     /// It runs on this device, may touch what it needs there, and shares the device's time with all others that run on it.
     /// Nothing changes for what runs on the CPU.
     pub fn place_on(&mut self, uuid: &str) {
-        let Some(Accelerator { weight, device_files, readable, library_path, .. }) = &self.accelerator else { return };
+        let Some(Accelerator { weight, workers, device_files, readable, library_path, .. }) = &self.accelerator else {
+            return;
+        };
+        self.workers = (*workers).max(1) as usize;
         let IsolationPolicy { readable: may_read, devices, variables, .. } = &mut self.isolation;
         devices.extend(device_files.iter().cloned());
         may_read.extend(readable.iter().chain(library_path).cloned());
@@ -73,7 +81,7 @@ impl Specification {
             let folders: Vec<_> = library_path.iter().map(|folder| folder.to_string_lossy()).collect();
             variables.insert(LIBRARY_PATH.to_owned(), folders.join(":"));
         }
-        self.device = Some(DeviceShare { name: uuid.to_owned(), weight: *weight });
+        self.device = Some(DeviceShare { name: uuid.to_owned(), weight: *weight, depth: GPU_DEPTH });
     }
 }
 
@@ -84,6 +92,14 @@ pub struct DeviceShare {
     pub name: String,
     /// Parts of its time, against the parts of the others, while all ask for it.
     pub weight: u32,
+    /// Batches that run there at once, of all that share it together. All of them should say the same: the first to come
+    /// decides.
+    #[serde(default = "one")]
+    pub depth: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// How batches are formed; the model says what a batch may hold at most.

@@ -13,10 +13,14 @@ use std::path::{Path, PathBuf};
 
 /// What a context and the libraries in it are taken to need, beside weights and work. A guess: it was not measured.
 const CONTEXT_BYTES: u64 = 768 << 20;
+/// Workers of an environment on a GPU whose configuration names no number: while one's batch is copied, gathered or answered
+/// the other's runs.
+const WORKERS: u32 = 2;
 /// Name of the executable for environments on a GPU, beside this one.
 const PROGRAM: &str = "penstock-environment-cuda";
 /// What the driver's library reads.
-const READABLE: [&str; 7] = [
+const READABLE: [&str; 8] = [
+    "/proc/sys/vm/mmap_min_addr",
     "/proc/driver/nvidia",
     "/proc/devices",
     "/sys/module/nvidia",
@@ -73,7 +77,7 @@ pub(crate) fn accelerator(
     accelerators: Option<&Accelerators>,
     version: &VersionSource,
 ) -> Result<Option<Accelerator>, String> {
-    let VersionSettings { worker_device, gpus, penstock, .. } = &*version.settings;
+    let VersionSettings { worker_device, worker_count, gpus, penstock, .. } = &*version.settings;
     let demanded = *worker_device == WorkerDevice::Gpu || !gpus.is_empty();
     let able = match &version.runtime {
         // Echoes can be placed like a model, and take no time of a device.
@@ -97,6 +101,10 @@ pub(crate) fn accelerator(
             gpus: gpus.clone(),
             memory_bytes: penstock.device_memory_bytes.unwrap_or(bytes),
             required: demanded,
+            workers: worker_count.unwrap_or(match &version.runtime {
+                RuntimeSource::Identity { .. } => 1,
+                _ => WORKERS,
+            }),
             weight: penstock.device_weight.unwrap_or(1),
             device_files: accelerators.device_files.clone(),
             readable: READABLE.iter().map(PathBuf::from).collect(),

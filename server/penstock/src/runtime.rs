@@ -12,9 +12,6 @@ use penstock_runtimes::{Declared, Runtime};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Most rows in a batch of an encoder whose configuration names no other: the token budget usually binds first.
-const ENCODER_BATCH_SIZE: u32 = 64;
-
 /// ONNX Runtime's library, from the configuration or the cache.
 pub(crate) fn onnxruntime_library(config: &Config) -> PathBuf {
     config
@@ -38,10 +35,9 @@ pub(crate) fn specify(
         let (number, notes) = (version.number.0, settings.notes.join("; "));
         tracing::warn!(function = %function.name, version = number, notes, "a part of the configuration is not followed");
     }
-    // Of those that share a device one batch runs at a time.
+    // Of those that share a device one batch runs at a time. On a GPU there are others.
     let workers = match &settings.penstock.device {
         Some(_) => 1,
-        None if accelerator.is_some() => 1,
         None => settings.worker_count.unwrap_or(1).max(1) as usize,
     };
     let (configured, environments) =
@@ -85,7 +81,7 @@ pub(crate) fn specify(
             }
             .into(),
             threads: per_worker,
-            max_batch_size: settings.max_batch_size.unwrap_or(ENCODER_BATCH_SIZE).max(1),
+            max_batch_size: settings.max_batch_size.map(|most| most.max(1)),
         },
     };
     if !matches!(runtime, Runtime::Identity { .. }) {
@@ -147,11 +143,11 @@ pub(crate) fn specify(
             nice: config.integer("environments.nice") as i32,
             variables,
         },
-        device: settings
-            .penstock
-            .device
-            .clone()
-            .map(|name| DeviceShare { name, weight: settings.penstock.device_weight.unwrap_or(1) }),
+        device: settings.penstock.device.clone().map(|name| DeviceShare {
+            name,
+            weight: settings.penstock.device_weight.unwrap_or(1),
+            depth: 1,
+        }),
         accelerator,
         body_bytes_max: config.integer("limits.message_bytes"),
     })

@@ -33,6 +33,8 @@ fn imports_point_one_way() {
         ("penstock-router", &["penstock-domain"]),
         ("penstock-executor", &["penstock-domain"]),
         ("penstock-inventory", &["penstock-domain"]),
+        ("penstock-device", &[]),
+        ("penstock-kernels", &["penstock-device"]),
         ("penstock-telemetry", &["penstock-domain"]),
         ("penstock-registry", &["penstock-domain", "penstock-proto"]),
         ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),
@@ -62,7 +64,10 @@ fn imports_point_one_way() {
         ),
         ("penstock-identity", &["penstock-domain", "penstock-executor"]),
         ("penstock-onnx", &["penstock-domain", "penstock-executor"]),
-        ("penstock-bert", &["penstock-domain", "penstock-executor", "penstock-onnx"]),
+        (
+            "penstock-bert",
+            &["penstock-domain", "penstock-executor", "penstock-onnx", "penstock-device", "penstock-kernels"],
+        ),
     ]);
     for (name, dependencies) in dependencies() {
         let outside = ["penstock", "penstock-runtimes", "penstock-loadtest", "penstock-sim"];
@@ -86,6 +91,7 @@ fn heavy_libraries_stay_in_their_crates() {
         ("ort", &["penstock-onnx", "penstock-bert"]),
         ("candle-core", &["penstock-bert"]),
         ("nvml-wrapper", &["penstock-inventory"]),
+        ("cudarc", &["penstock-device"]),
         ("tokenizers", &["penstock-bert"]),
         ("seccompiler", &["penstock-environment"]),
         ("landlock", &["penstock-environment"]),
@@ -144,6 +150,17 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+#[test]
+fn unsafe_code_is_for_devices_alone() {
+    let root = root();
+    for path in rust_files(&root) {
+        let own = ["gpu/device/", "gpu/kernels/"].iter().any(|folder| path.starts_with(root.join(folder)));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let allows = text.contains(concat!("allow(", "unsafe_code)"));
+        assert!(own || !allows, "{}: `unsafe` is for gpu/device and gpu/kernels", path.display());
+    }
 }
 
 #[test]

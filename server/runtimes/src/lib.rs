@@ -62,10 +62,15 @@ pub enum Runtime {
         engine: String,
         /// Of one worker.
         threads: usize,
-        /// Most rows in a batch.
-        max_batch_size: u32,
+        /// Most rows in a batch, if the configuration names a number.
+        max_batch_size: Option<u32>,
     },
 }
+
+/// Most rows in a batch of an encoder whose configuration names no other, on a CPU: the token budget usually binds first.
+const BATCH_SIZE_CPU: u32 = 64;
+/// And on a GPU: there, too, but for texts of less than 32 tokens.
+const BATCH_SIZE_GPU: u32 = 512;
 
 /// Is an execution environment on descriptor 0 until the link ends: all that its executable does. One thread may run when
 /// it is called, as isolation needs it.
@@ -104,7 +109,11 @@ pub fn load(specification: &Specification) -> Result<Arc<dyn Model>, LoadError> 
                 _ => penstock_bert::Engine::Auto,
             };
             // It sees one device only, the one it was placed on.
-            let device = if specification.accelerator.is_some() { Device::Cuda } else { Device::Cpu };
+            let (device, usual) = match specification.accelerator {
+                Some(_) => (Device::Cuda, BATCH_SIZE_GPU),
+                None => (Device::Cpu, BATCH_SIZE_CPU),
+            };
+            let max_batch_size = max_batch_size.unwrap_or(usual);
             Arc::new(BertModel::load(BertOptions { folder, engine, device, library, threads, max_batch_size })?)
         }
     })

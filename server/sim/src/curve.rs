@@ -66,6 +66,7 @@ fn point(question: &Question, load: f64, policies: bool) -> Point {
         slots: if policies { SLOTS_ON } else { SLOTS_OFF },
         concurrency: SLOTS_OFF,
         one_device: false,
+        device_depth: 1,
         fixed: Duration::from_millis(10),
         per_item: Duration::ZERO,
         jitter: 0.05,

@@ -34,6 +34,8 @@ pub struct Script {
     pub concurrency: u32,
     /// Whether the environments share one device, and take turns.
     pub one_device: bool,
+    /// How many of them at once.
+    pub device_depth: u32,
     /// What a batch costs.
     pub fixed: Duration,
     /// And each item of it.
@@ -102,6 +104,7 @@ impl Script {
             slots: r.random_range(2..=64),
             concurrency: 1 << 20,
             one_device: false,
+            device_depth: 1,
             fixed: ms(r, 0.5, 60.0),
             per_item: ms(r, 0.0, 5.0),
             jitter: if r.random_bool(0.5) { 0.0 } else { r.random_range(0.0..0.5) },
@@ -159,7 +162,9 @@ impl Script {
     /// What is shared: a device among the environments, the slots among callers, the house among versions.
     fn share(&mut self, random: &mut SmallRng) {
         if random.random_bool(0.3) {
-            (self.one_device, self.workers) = (true, 1);
+            (self.one_device, self.device_depth) = (true, random.random_range(1..=2));
+            // One environment alone can fill it, or not even all together.
+            self.workers = self.workers.min(self.device_depth);
         }
         if random.random_bool(0.2) {
             self.concurrency = random.random_range(1..=self.slots * self.environments);
@@ -182,7 +187,8 @@ impl Script {
     pub fn capacity(&self) -> f64 {
         let together = if self.dynamic { self.max_batch } else { 1 };
         let each = f64::from(together) / self.batch_time(together).as_secs_f64();
-        each * f64::from(if self.one_device { 1 } else { self.environments * self.workers })
+        let workers = self.environments * self.workers;
+        each * f64::from(if self.one_device { workers.min(self.device_depth) } else { workers })
     }
 
     /// Whether any fault may take an environment.

@@ -221,7 +221,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         workers: script.workers as usize,
         preparation_threads: 1,
         isolation: IsolationPolicy::default(),
-        device: script.one_device.then(|| DeviceShare { name: "one".into(), weight: 1 }),
+        device: script.one_device.then(|| DeviceShare { name: "one".into(), weight: 1, depth: script.device_depth }),
         accelerator: None,
         body_bytes_max: 1 << 20,
     };

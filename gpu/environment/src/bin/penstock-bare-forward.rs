@@ -1,9 +1,12 @@
 //! The encoder's forward pass in this process, no server: on a GPU against the CPU, and in a loop, which is the ceiling for
 //! what a server can do with it.
 //!
-//! usage: `penstock-bare-forward MODEL_FOLDER [SECONDS] [cpu]`. Prints one JSON object a line, as soon as it is known:
+//! usage: `penstock-bare-forward MODEL_FOLDER [SECONDS] [cpu|candle]`. Prints one JSON object a line, as soon as it is known:
 //! `agree` (the same batches on both: greatest absolute difference, least cosine; a batch against its rows alone) and
-//! `forward` (batches and tokens a second, median milliseconds a batch). `cpu` runs the loop there, to try this program.
+//! `forward` (batches and tokens a second, median milliseconds a batch). `cpu` runs the loop there, to try this program; `candle`
+//! on the GPU by candle in 32 bit.
+
+#![allow(clippy::disallowed_methods)] // measures, so it reads the clock
 
 use penstock_bert::{BertModel, BertOptions, Device, Engine};
 use penstock_executor::{Batch, Executor, Model, Part};
@@ -19,11 +22,15 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("usage: penstock-bare-forward MODEL_FOLDER [SECONDS] [cpu]")?;
+    let folder = arguments.next().ok_or("usage: penstock-bare-forward MODEL_FOLDER [SECONDS] [cpu|candle]")?;
     let seconds: f64 = arguments.next().map_or(Ok(40.0), |text| text.parse())?;
-    let device = if arguments.next().as_deref() == Some("cpu") { Device::Cpu } else { Device::Cuda };
+    let (device, engine) = match arguments.next().as_deref() {
+        Some("cpu") => (Device::Cpu, Engine::Candle),
+        Some("candle") => (Device::Cuda, Engine::Candle),
+        _ => (Device::Cuda, Engine::Auto),
+    };
     let began = Instant::now();
-    let model = load(&folder, device)?;
+    let model = load(&folder, device, engine)?;
     let mut executor = model.executor(0)?;
     println!("{{\"check\": \"load\", \"device\": \"{device:?}\", \"seconds\": {:.3}}}", began.elapsed().as_secs_f64());
     agree(&folder, &model, executor.as_mut())?;
@@ -34,10 +41,10 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-fn load(folder: &str, device: Device) -> Result<BertModel, Failure> {
+fn load(folder: &str, device: Device, engine: Engine) -> Result<BertModel, Failure> {
     let options = BertOptions {
         folder: folder.into(),
-        engine: Engine::Candle,
+        engine,
         device,
         library: "".into(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -48,7 +55,7 @@ fn load(folder: &str, device: Device) -> Result<BertModel, Failure> {
 
 /// The same rows on the CPU; and alone.
 fn agree(folder: &str, model: &BertModel, executor: &mut dyn Executor) -> Result<(), Failure> {
-    let reference = load(folder, Device::Cpu)?;
+    let reference = load(folder, Device::Cpu, Engine::Candle)?;
     let mut on_cpu = reference.executor(0)?;
     let parts = parts(model, &MIXED)?;
     let together = rows(executor, parts.clone())?;

@@ -21,6 +21,8 @@ pub(super) struct Running {
     pub(super) since: Instant,
     /// When it could have been formed: before that, if it waited for its turn.
     pub(super) wanted: Instant,
+    /// Whether it takes a turn at a shared device.
+    pub(super) has_turn: bool,
     /// In the unit its cost grows with.
     pub(super) size: u64,
 }

@@ -97,11 +97,8 @@ pub(super) async fn world(change: impl FnOnce(&mut Specification)) -> World {
     world_of(|model| Arc::new(model), change).await
 }
 
-/// The same with what `wrap` makes of the model.
-pub(super) async fn world_of(
-    wrap: impl FnOnce(Gated) -> Arc<dyn Model>,
-    change: impl FnOnce(&mut Specification),
-) -> World {
+/// One worker, and batches of four at most, but for what `change` changes.
+pub(super) fn specification(change: impl FnOnce(&mut Specification)) -> Specification {
     let mut specification = Specification {
         function: "f".into(),
         version: 1,
@@ -116,10 +113,24 @@ pub(super) async fn world_of(
         body_bytes_max: 1 << 20,
     };
     change(&mut specification);
+    specification
+}
+
+pub(super) fn gated() -> (Gated, Sender<()>, Log) {
     let (open, gate) = channel();
     let log = Log::default();
     let signature = Signature { max_batch_size: 4, ..Signature::default() };
-    let model = wrap(Gated { signature, gate: Arc::new(Mutex::new(gate)), log: log.clone() });
+    (Gated { signature, gate: Arc::new(Mutex::new(gate)), log: log.clone() }, open, log)
+}
+
+/// The same with what `wrap` makes of the model.
+pub(super) async fn world_of(
+    wrap: impl FnOnce(Gated) -> Arc<dyn Model>,
+    change: impl FnOnce(&mut Specification),
+) -> World {
+    let specification = specification(change);
+    let (model, open, log) = gated();
+    let model = wrap(model);
     let (near, far) = tokio::io::duplex(64 * 1024);
     let (from_near, to_near) = tokio::io::split(near);
     let told = specification.clone();
