@@ -5,7 +5,7 @@ Each result is written as it comes; a part that fails says so and the next goes 
 all of it without a GPU, shorter, to try the check itself; `--only PART,PART` runs some. What it writes: inventory.json,
 kernels.jsonl (our kernels against their references, and by themselves), bare.jsonl (the forward pass without a server),
 reference.jsonl (what the device can do, by PyTorch, if it is there), goldens.json, sweep.jsonl, sharing.json, faults.json, full.json
-(a device without memory), sanitizer.txt (by NVIDIA's compute-sanitizer, if it is there), and summary.json, which says of each part
+(a device without memory), cold.json (starts with weights in 32 bit), sanitizer.txt (by NVIDIA's compute-sanitizer, if it is there), and summary.json, which says of each part
 whether it held.
 """
 
@@ -19,6 +19,7 @@ import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("--cpu", action="store_true")
-    parts = (inventory, kernels, goldens, bare, sweep, sharing, faults, full, reference, sanitizer)
+    parts = (inventory, kernels, goldens, bare, sweep, sharing, cold, faults, full, reference, sanitizer)
     parser.add_argument("--only", default=",".join(part.__name__ for part in parts))
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
@@ -283,13 +284,13 @@ def cosine(a, b):
 def sweep(check):
     """Closed loops: lengths and numbers in flight, with how busy the GPU was."""
     kept = open(check.results / "sweep.jsonl", "w")
-    best = 0.0
+    best, costs = 0.0, []
     loads = (1, 8) if check.cpu else (1, 8, 32, 128, 512)
     with check.server("--model-repository", HERE / "models", "--set", "environments.concurrency=4096") as server, \
             tempfile.TemporaryDirectory() as folder, kept:
         for tokens in ("16", "128", "lognormal:8-256"):
             for flight in loads:
-                busy, stop = [], threading.Event()
+                busy, stop, before = [], threading.Event(), of_one(server)
                 watching = threading.Thread(target=watch, args=(server, busy, stop))
                 watching.start()
                 (step,) = load(server, folder, "minilm", "--tokens", tokens, "--closed", flight, seconds=1 if check.cpu else 3)
@@ -297,13 +298,38 @@ def sweep(check):
                 watching.join()
                 if not step["goodput_rps"]:
                     raise RuntimeError(f"nothing was served: {step['outcomes']}; {server.index()}")
+                if tokens.isdigit() and flight == 1:
+                    costs.append(path_cost(check, int(tokens), before, of_one(server)))
                 line = {"tokens": tokens, "in_flight": flight, "requests_per_s": step["throughput_rps"],
                         "latency_ms": step["latency"], "generator_cpu_percent": step["generator_cpu_percent"],
                         "gpu_busy": sorted(busy)[len(busy) // 2] if busy else None}
                 best = max(best, line["gpu_busy"] or 0)
                 kept.write(json.dumps(line) + "\n")
                 kept.flush()
-    return f"{'holds' if best >= 0.6 or check.cpu else 'failed'}: GPU busy up to {best:.0%} (aim 60 %)"
+    check.write("path.json", costs)
+    told = ", ".join(f"{cost['tokens']} tokens {cost['over_bare']:.2f}" for cost in costs if cost["over_bare"])
+    return f"{'holds' if best >= 0.6 or check.cpu else 'failed'}: GPU busy up to {best:.0%} (aim 60 %); a batch of one over bare: {told}"
+
+
+def of_one(server):
+    """Batches of one row so far, and what they took in the environment: from tokens to tensors."""
+    with urllib.request.urlopen(f"http://{server.http}/v2/models/minilm/stats", timeout=10) as answer:
+        (stats,) = json.loads(answer.read())["model_stats"]
+    for batch in stats["batch_stats"]:
+        if int(batch["batch_size"]) == 1:
+            ns = sum(int(batch[step]["ns"]) for step in ("compute_input", "compute_infer", "compute_output"))
+            return int(batch["compute_infer"]["count"]), ns
+    return 0, 0
+
+
+def path_cost(check, tokens, before, after):
+    """What a batch of one row takes in its environment, over the bare forward pass."""
+    each_ms = (after[1] - before[1]) / (after[0] - before[0]) / 1e6
+    file = check.results / "bare.jsonl"
+    bare_lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    bare_ms = [line["median_ms"] for line in bare_lines if (line.get("rows"), line.get("tokens")) == (1, tokens)]
+    return {"tokens": tokens, "environment_ms": each_ms, "bare_ms": bare_ms[0] if bare_ms else None,
+            "over_bare": each_ms / bare_ms[0] if bare_ms else None}
 
 
 def watch(server, busy, stop):
@@ -330,6 +356,46 @@ def sharing(check):
     placed = check.cpu or all(device.startswith(("GPU", "MIG")) for device in found["device"])
     fair = placed and min(together) > 0.6 * max(together)
     return f"{'holds' if fair else 'failed'}: {alone:.0f}/s alone, {together[0]:.0f}/s and {together[1]:.0f}/s together"
+
+
+def cold(check):
+    """Starts of a model of 91 MB: its weights in 32 bit again, as they are usually published."""
+    with tempfile.TemporaryDirectory() as folder:
+        repository = pathlib.Path(folder) / "models"
+        shutil.copytree(HERE / "models/minilm", repository / "minilm")
+        size = widen(repository / "minilm/1/model.safetensors")
+        starts = []
+        for _ in range(2 if check.cpu else 4):
+            with check.server("--model-repository", repository) as server:
+                server.embed("minilm", ["Hello."])
+                (ready,) = [json.loads(line) for line in list(server.log) if "environment ready" in line]
+                starts.append({"server_ready_s": server.ready_s, "load_ms": ready["load_ms"], "warmup_ms": ready["warmup_ms"]})
+    check.write("cold.json", {"bytes": size, "starts": starts})
+    spawned = sorted(start["load_ms"] + start["warmup_ms"] for start in starts)
+    return f"{'holds' if spawned[len(spawned) // 2] < 1000 else 'failed'}: {size / 1e6:.0f} MB, {spawned} ms from the process's start (aim 1000)"
+
+
+def widen(file):
+    """Weights in 32 bit, from those in 16; the bytes of the file."""
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header, body, out, at = json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :], [], 0
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = tensor["data_offsets"]
+        values = bytes(body[begin:end])
+        if tensor["dtype"] == "F16":
+            count = len(values) // 2
+            values = struct.pack(f"<{count}f", *struct.unpack(f"<{count}e", values))
+            tensor["dtype"] = "F32"
+        tensor["data_offsets"] = [at, at + len(values)]
+        out.append(values)
+        at += len(values)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(out))
+    return file.stat().st_size
 
 
 def faults(check):

@@ -127,6 +127,15 @@ impl Shape {
     }
 }
 
+/// What is known of a shape.
+enum Known {
+    /// It has run once: what the libraries load at a first time is there, which a capture must not do.
+    Seen,
+    Captured(Graph),
+    /// There was no memory for it.
+    TooMuch,
+}
+
 /// What a run writes on the device.
 struct Working {
     input: Buffer<u32>,
@@ -141,7 +150,7 @@ struct Working {
 /// One worker's: used and dropped on its thread.
 pub struct Encoder {
     /// Before the buffers and the lane: a graph holds their addresses.
-    graphs: HashMap<Shape, Option<Graph>>,
+    graphs: HashMap<Shape, Known>,
     uses_graphs: bool,
     working: Working,
     integers: Pinned<u32>,
@@ -248,22 +257,21 @@ impl Encoder {
         let (shape, hidden) = (self.shape, self.weights.architecture.hidden);
         self.lane.copy_in(&self.integers, &mut self.working.input, shape.places()[3])?;
         let worth = self.uses_graphs && shape.tokens <= GRAPH_TOKENS_MAX;
+        if let Some(Known::Seen) = self.graphs.get(&shape) {
+            let captured = self.lane.capture(|| forward(&self.weights, &mut self.working, &self.lane, shape));
+            let known = match captured {
+                Ok(graph) => Known::Captured(graph),
+                Err(DeviceError::OutOfMemory(_)) => Known::TooMuch,
+                Err(error) => return Err(error),
+            };
+            self.graphs.insert(shape, known);
+        } else if worth && self.graphs.len() < GRAPHS_MAX {
+            self.graphs.entry(shape).or_insert(Known::Seen);
+        }
         match self.graphs.get(&shape) {
             // SAFETY: the buffers and the weights in it are this encoder's, and dropped after it.
-            Some(Some(graph)) => unsafe { self.lane.replay(graph)? },
-            // The second time: the first has made the libraries load what they need, which a capture must not.
-            Some(None) => {
-                let graph = self.lane.capture(|| forward(&self.weights, &mut self.working, &self.lane, shape))?;
-                // SAFETY: as above.
-                unsafe { self.lane.replay(&graph)? };
-                self.graphs.insert(shape, Some(graph));
-            }
-            None => {
-                forward(&self.weights, &mut self.working, &self.lane, shape)?;
-                if worth && self.graphs.len() < GRAPHS_MAX {
-                    self.graphs.insert(shape, None);
-                }
-            }
+            Some(Known::Captured(graph)) => unsafe { self.lane.replay(graph)? },
+            _ => forward(&self.weights, &mut self.working, &self.lane, shape)?,
         }
         self.lane.copy_out(&self.working.pooled, &mut self.embeddings, self.rows * hidden)
     }

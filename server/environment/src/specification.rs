@@ -73,6 +73,8 @@ impl Specification {
             return;
         };
         self.workers = (*workers).max(1) as usize;
+        // Models compute elsewhere: the cores are for preparation, all of them and not half.
+        self.preparation_threads *= 2;
         let IsolationPolicy { readable: may_read, devices, variables, .. } = &mut self.isolation;
         devices.extend(device_files.iter().cloned());
         may_read.extend(readable.iter().chain(library_path).cloned());
