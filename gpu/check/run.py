@@ -399,7 +399,7 @@ def widen(file):
 
 
 def faults(check):
-    """A kill under load, and more memory than there is."""
+    """A kill under load, more memory than there is, and a context that is broken for good in one of two environments."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         repository = pathlib.Path(folder) / "models"
@@ -428,11 +428,40 @@ def faults(check):
                 (step,) = loading.result()
             found["outcomes"] = step["outcomes"]
             found["last"] = server.embed("minilm", ["Still there?"])[0][:4]
+            if not check.cpu:
+                found["broken_context"] = broken_context(server, repository)
     check.write("faults.json", found)
     refused = "device memory" in json.dumps(found["too_much"]) or check.cpu
+    if not check.cpu:
+        broken = found["broken_context"]
+        refused = refused and broken["status"] >= 500 and broken["others_kept_their_process"] and broken["served_again_s"] < 30
     # While there is no environment callers are refused; nobody may be left without an answer, or with a wrong one.
     refused = refused and all(outcome["class"] in ("ok", "shed") for outcome in found["outcomes"])
     return f"{'holds' if refused else 'failed'}: served again {found['served_again_s']:.2f} s after a kill, {found['outcomes']}"
+
+
+def broken_context(server, repository):
+    """A kernel stops with an error that stays: its environment ends and comes back, and the other one does not notice."""
+    folder = repository / "breaks"
+    (folder / "1").mkdir(parents=True)
+    tensor = '{ name: "%s" data_type: TYPE_UINT8 dims: [ 1 ] }'
+    (folder / "config.pbtxt").write_text(
+        'backend: "identity" max_batch_size: 1 instance_group [ { kind: KIND_GPU } ]\n'
+        f'input [ {tensor % "INPUT0"} ] output [ {tensor % "OUTPUT0"} ]\n'
+        'parameters { key: "device_fault_on_first_byte" value { string_value: "66" } }\n')
+    server.post("/v2/repository/models/breaks/load", {})
+    before = set(server.environments())
+    ask = lambda byte: server.post("/v2/models/breaks/infer", {  # noqa: E731
+        "inputs": [{"name": "INPUT0", "datatype": "UINT8", "shape": [1, 1], "data": [byte]}]})
+    found = {"before": ask(1)[0]}
+    found["status"], found["answer"] = ask(66)
+    began = time.monotonic()
+    while ask(1)[0] != 200 and time.monotonic() - began < 30:
+        server.embed("minilm", ["and the other?"])
+        time.sleep(0.01)
+    found["served_again_s"] = time.monotonic() - began
+    found["others_kept_their_process"] = len(before & set(server.environments())) == 1
+    return found
 
 
 def full(check):

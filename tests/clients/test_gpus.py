@@ -181,6 +181,31 @@ def test_a_killed_environment_gets_its_place_again(serve):
     assert visible(server) == [FIRST]
 
 
+def test_a_gpu_that_fails_gets_nobody_else(serve, driver):
+    """What runs there goes on as long as it can; its next life is elsewhere. One that only was silent is used again."""
+    two = f"{ONE_GPU}gpu {SECOND} 81920 0 0 30 70000 700000 0 0 0 NVIDIA H100 80GB HBM3\n"
+    server = serve(two, "--set", "devices.interval_ms=100", a=gib(10), b=gib(60), c=gib(60))
+    assert load(server, "a") is None and visible(server) == [FIRST]
+    granted = lambda uuid: [s.value for s in Scraped(server).matching("penstock_gpu_memory_granted_bytes", gpu_uuid=uuid)]
+    until(lambda: (granted(FIRST), granted(SECOND)) == ([10 * GIB], [0]), "what is given out is told")
+    driver.says(f"{two}xid {FIRST} 79\n")
+    until(lambda: any("a GPU has failed" in line for line in server.log), "the fault is in the log")
+    (pid,) = server.environments()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: server.environments() not in ([], [pid]) and state(server, "a")[0] == "READY", "a is served again")
+    assert visible(server) == [SECOND]
+    assert load(server, "b") is None and visible(server) == [SECOND, SECOND]
+    assert "GPU 0 is not used: it has failed (Xid 79); GPU 1 has 80.00 GiB" in load(server, "c")
+
+    server = serve(two, "--set", "devices.interval_ms=100", a=gib(70), b=gib(70))
+    assert load(server, "a") is None and visible(server) == [FIRST]
+    driver.says(f"{two}lost\n")
+    until(lambda: any("a GPU does not answer" in line for line in server.log), "its silence is in the log")
+    assert "GPU 1 is not used: " in load(server, "b")
+    driver.says(two)
+    until(lambda: state(server, "b")[0] == "READY", "b is served once it answers")
+
+
 def test_what_is_measured_counts(serve):
     """`device_memory_bytes` is what identity says it takes, once it is warm."""
     small = {"device_memory_bytes": 10 * GIB, **gib(50)}

@@ -8,6 +8,7 @@
 #![cfg(feature = "cuda")]
 #![allow(unsafe_code)]
 
+mod fault;
 mod lane;
 mod pinned;
 

@@ -36,6 +36,10 @@ pub struct IdentityOptions {
     /// as a crash in a model or a driver would.
     #[serde(default)]
     pub crash_on_first_byte: Option<u8>,
+    /// For tests of faults: a batch in which a tensor's first byte has this value breaks the process's device context, as a
+    /// kernel does that touches what it must not. Where there is no device the batch fails.
+    #[serde(default)]
+    pub device_fault_on_first_byte: Option<u8>,
     /// For tests of placement: the device memory that it says it takes, in bytes. It takes none.
     #[serde(default)]
     pub device_memory_bytes: Option<u64>,
@@ -157,10 +161,25 @@ impl Executor for Echo {
         {
             std::process::abort();
         }
+        if let Some(value) = self.0.device_fault_on_first_byte
+            && batch.parts.iter().any(|part| begins_with(part, value))
+        {
+            return Err(device_fault());
+        }
         let parts = batch.parts.into_iter().map(|part| Ok(echo(part))).collect();
         let compute_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Ok(Outputs { parts, compute_input_ns: 0, compute_ns, compute_output_ns: 0, padded_tokens: 0 })
     }
+}
+
+#[cfg(feature = "cuda")]
+fn device_fault() -> ExecError {
+    ExecError::Broken(penstock_device::Gpu::open().map_or_else(|error| error, |gpu| gpu.break_context()).to_string())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn device_fault() -> ExecError {
+    ExecError::Failed("device_fault_on_first_byte: there is no device here".into())
 }
 
 fn begins_with(part: &Part, value: u8) -> bool {

@@ -1,8 +1,8 @@
 //! Placement: on which device an environment runs, by memory.
 //!
 //! Each device's memory is given out once. An environment gets what it asks for on the device that has the most left, so
-//! that load spreads; what is asked for and cannot be had is refused with the arithmetic. These are books: nothing here keeps
-//! an environment from taking more than its grant.
+//! that load spreads; what is asked for and cannot be had is refused with the arithmetic. A GPU that has failed gets no more.
+//! These are books: nothing here keeps an environment from taking more than its grant.
 
 use parking_lot::Mutex;
 use penstock_domain::DeviceMemory;
@@ -37,6 +37,8 @@ struct Device {
     memory: DeviceMemory,
     /// Who has how much, in the order in which they came.
     granted: Vec<(u64, String, u64)>,
+    /// Why nobody else is placed there.
+    withdrawn: Option<String>,
 }
 
 impl Device {
@@ -72,7 +74,8 @@ pub struct Grant {
 impl Placement {
     /// Of these devices, of each of which `kept_bytes` are given to nobody.
     pub fn new(devices: Vec<DeviceMemory>, kept_bytes: u64) -> Self {
-        let devices = devices.into_iter().map(|memory| Device { memory, granted: Vec::new() }).collect();
+        let devices =
+            devices.into_iter().map(|memory| Device { memory, granted: Vec::new(), withdrawn: None }).collect();
         Self { kept_bytes, state: Arc::new(Mutex::new(State { devices, next: 0 })) }
     }
 
@@ -82,7 +85,8 @@ impl Placement {
         let number = state.next;
         let allowed = |device: &&mut Device| wanted.gpus.is_empty() || wanted.gpus.contains(&device.memory.index);
         let fits = |device: &&mut Device| device.left(self.kept_bytes) >= wanted.memory_bytes;
-        let devices = state.devices.iter_mut().filter(allowed).filter(fits);
+        let good = |device: &&mut Device| device.withdrawn.is_none();
+        let devices = state.devices.iter_mut().filter(allowed).filter(good).filter(fits);
         // `max_by_key` takes the last of equals.
         let Some(device) = devices.rev().max_by_key(|device| device.left(self.kept_bytes)) else {
             return Err(self.no_room(&state, who, wanted));
@@ -91,6 +95,27 @@ impl Placement {
         let uuid = device.memory.uuid.clone();
         state.next += 1;
         Ok(Grant { placement: self.clone(), number, uuid })
+    }
+
+    /// Nobody else is placed on GPU `index` or a slice of it, for this reason, until it is restored.
+    pub fn withdraw(&self, index: u32, reason: &str) {
+        self.set(index, Some(reason));
+    }
+
+    /// GPU `index` is used again.
+    pub fn restore(&self, index: u32) {
+        self.set(index, None);
+    }
+
+    fn set(&self, index: u32, reason: Option<&str>) {
+        for device in self.state.lock().devices.iter_mut().filter(|device| device.memory.index == index) {
+            device.withdrawn = reason.map(str::to_owned);
+        }
+    }
+
+    /// Bytes given out of each device, by its identifier.
+    pub fn granted(&self) -> Vec<(String, u64)> {
+        self.state.lock().devices.iter().map(|device| (device.memory.uuid.clone(), device.used())).collect()
     }
 
     fn no_room(&self, state: &State, who: &str, wanted: &Wanted) -> NoRoom {
@@ -107,6 +132,10 @@ impl Placement {
         }
         let mut never = true;
         for device in devices {
+            if let Some(reason) = &device.withdrawn {
+                let _ = write!(text, "; GPU {} is not used: {reason}", device.memory.index);
+                continue;
+            }
             never &= device.memory.memory_bytes.saturating_sub(self.kept_bytes) < wanted.memory_bytes;
             let _ = write!(
                 text,
@@ -128,6 +157,12 @@ impl Grant {
     /// The device, as `CUDA_VISIBLE_DEVICES` takes it.
     pub fn uuid(&self) -> &str {
         &self.uuid
+    }
+
+    /// Whether its device may still be used.
+    pub fn is_good(&self) -> bool {
+        let state = self.placement.state.lock();
+        state.devices.iter().any(|device| device.memory.uuid == self.uuid && device.withdrawn.is_none())
     }
 
     /// Its environment turned out to need another amount. Where there is not so much it keeps what it had.
@@ -226,6 +261,24 @@ mod tests {
         assert!(text.ends_with("0.00 GiB left"), "{text}");
         assert!(first.resize(2 * GIB).is_ok());
         assert_eq!(placement.place("c", &any(17)).unwrap().uuid(), "GPU-0");
+    }
+
+    #[test]
+    fn a_gpu_that_failed_gets_nobody_until_it_is_restored() {
+        let placement = devices(&[80, 40]);
+        let first = placement.place("a", &any(10)).unwrap();
+        assert_eq!((first.uuid(), first.is_good()), ("GPU-0", true));
+        placement.withdraw(0, "it has failed (Xid 79)");
+        assert!(!first.is_good());
+        assert_eq!(placement.place("b", &any(30)).unwrap().uuid(), "GPU-1");
+        let no_room = placement.place("c", &any(50)).err().unwrap();
+        let text = "c asks for 50.00 GiB of device memory; GPU 0 is not used: it has failed (Xid 79); GPU 1 has 40.00 GiB, less \
+                    1.00 GiB kept free: 39.00 GiB left";
+        assert_eq!((no_room.to_string().as_str(), no_room.is_final()), (text, true));
+        placement.restore(0);
+        assert!(first.is_good());
+        assert_eq!(placement.place("c", &any(50)).unwrap().uuid(), "GPU-0");
+        assert_eq!(placement.granted(), [("GPU-0".to_owned(), 10 * GIB), ("GPU-1".to_owned(), 0)]);
     }
 
     proptest! {

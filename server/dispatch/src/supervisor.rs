@@ -137,7 +137,9 @@ impl Supervisor {
         let Some((placement, wanted)) = self.placement.as_ref().zip(specification.accelerator.as_ref()) else {
             return Ok(specification);
         };
-        if self.grant.is_none() {
+        if self.grant.as_ref().is_none_or(|grant| !grant.is_good()) {
+            // What it had is free before it asks.
+            self.grant = None;
             let wanted = Wanted { memory_bytes: wanted.memory_bytes, gpus: wanted.gpus.clone() };
             self.grant = Some(placement.place(&self.name(), &wanted)?);
         }

@@ -3,9 +3,13 @@
 //! Called by the composition root. Asking the driver blocks, so it is done on threads that may.
 
 use crate::config::Config;
+use parking_lot::Mutex;
+use penstock_capacity::Placement;
 use penstock_domain::DeviceReading;
 use penstock_inventory::{Driver, Fault, FaultClass, Gpu, InventoryError, Nvidia, Watch};
-use penstock_telemetry::{device, device_fault};
+use penstock_telemetry::{device, device_fault, device_granted};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The GPUs that were there at start.
@@ -51,20 +55,54 @@ impl Gpus {
         lines
     }
 
-    /// Says what there is, then reads for as long as the program runs. Faults are told as they happen.
-    pub(crate) fn follow(self, interval: Duration) {
+    /// Says what there is, then reads for as long as the program runs. Faults are told as they happen; a GPU that has failed
+    /// or does not answer is withdrawn from `placement`.
+    pub(crate) fn follow(self, interval: Duration, placement: Option<Placement>) {
         for line in self.lines() {
             tracing::info!("{line}");
         }
-        let watch = Watch::start(self.nvidia.clone(), on_fault);
+        let failed: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let watch = {
+            let (placement, failed) = (placement.clone(), failed.clone());
+            let index: BTreeMap<String, u32> = self.found.iter().map(|gpu| (gpu.uuid.clone(), gpu.index)).collect();
+            Watch::start(self.nvidia.clone(), move |fault| {
+                on_fault(&fault);
+                if fault.class() != FaultClass::Device {
+                    return;
+                }
+                failed.lock().insert(fault.uuid.clone());
+                if let Some((placement, index)) = placement.as_ref().zip(index.get(&fault.uuid)) {
+                    placement.withdraw(*index, &format!("it has failed (Xid {})", fault.xid));
+                }
+            })
+        };
         if let Err(error) = &watch {
             tracing::warn!(%error, "faults of the GPUs will not be seen");
         }
         let reading = std::thread::Builder::new().name("gpu-readings".into()).spawn(move || {
             let _watch = watch;
+            let mut silent: BTreeMap<&str, u32> = BTreeMap::new();
             loop {
-                for Gpu { uuid, .. } in &self.found {
-                    device(uuid, self.nvidia.read(uuid).ok().as_ref());
+                for Gpu { uuid, index, .. } in &self.found {
+                    let reading = self.nvidia.read(uuid);
+                    device(uuid, reading.as_ref().ok());
+                    let count = silent.entry(uuid).or_default();
+                    *count = if reading.is_ok() { 0 } else { *count + 1 };
+                    // One that has failed stays away however well it answers: it wants a reset.
+                    let Some(placement) = placement.as_ref().filter(|_| !failed.lock().contains(uuid)) else {
+                        continue;
+                    };
+                    match reading {
+                        Ok(_) => placement.restore(*index),
+                        Err(error) if *count == SILENT_READINGS => {
+                            tracing::error!(gpu = uuid, %error, "a GPU does not answer: nothing more runs there");
+                            placement.withdraw(*index, &error.to_string());
+                        }
+                        Err(_) => {}
+                    }
+                }
+                for (uuid, bytes) in placement.iter().flat_map(Placement::granted) {
+                    device_granted(&uuid, bytes);
                 }
                 pause(interval);
             }
@@ -80,7 +118,10 @@ fn pause(interval: Duration) {
     std::thread::sleep(interval);
 }
 
-fn on_fault(fault: Fault) {
+/// Readings that fail one after the other before a GPU counts as lost: drivers are busy at times.
+const SILENT_READINGS: u32 = 3;
+
+fn on_fault(fault: &Fault) {
     let (uuid, xid, class) = (&fault.uuid, fault.xid, fault.class());
     device_fault(uuid, xid, class.name());
     match class {

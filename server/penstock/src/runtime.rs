@@ -58,6 +58,7 @@ pub(crate) fn specify(
                 },
                 max_batch_size: settings.max_batch_size.unwrap_or_default(),
                 crash_on_first_byte: delays.crash_on_first_byte,
+                device_fault_on_first_byte: delays.device_fault_on_first_byte,
                 device_memory_bytes: delays.device_memory_bytes,
             },
             inputs: declared(settings.inputs.as_deref().unwrap_or_default()),

@@ -90,7 +90,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         tokio::task::spawn_blocking(move || {
             let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"))?;
             let accelerators = Accelerators::new(&config, &gpus, &own);
-            gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")));
+            let placement = accelerators.as_ref().map(|accelerators| accelerators.placement.clone());
+            gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")), placement);
             accelerators
         })
         .await

@@ -62,7 +62,7 @@ fn imports_point_one_way() {
                 "penstock-telemetry",
             ],
         ),
-        ("penstock-identity", &["penstock-domain", "penstock-executor"]),
+        ("penstock-identity", &["penstock-domain", "penstock-executor", "penstock-device"]),
         ("penstock-onnx", &["penstock-domain", "penstock-executor"]),
         (
             "penstock-bert",

@@ -16,6 +16,8 @@ pub struct IdentityDelays {
     pub kind: DelayKind,
     /// For tests of faults: the first byte of a tensor that ends the environment's process when its batch has run.
     pub crash_on_first_byte: Option<u8>,
+    /// For tests of faults: the first byte of a tensor that breaks the device context of its process.
+    pub device_fault_on_first_byte: Option<u8>,
     /// For tests of placement: the device memory that it says it takes, in bytes.
     pub device_memory_bytes: Option<u64>,
 }
@@ -52,6 +54,8 @@ impl IdentityDelays {
             execute_delay_us_per_item: delay_us("execute_delay_us_per_item")?.unwrap_or(0),
             kind,
             crash_on_first_byte: parameter(parameters, "crash_on_first_byte", 0, u8::MAX.into())?
+                .map(|value| value as u8),
+            device_fault_on_first_byte: parameter(parameters, "device_fault_on_first_byte", 0, u8::MAX.into())?
                 .map(|value| value as u8),
             device_memory_bytes: parameter(parameters, "device_memory_bytes", 0, 1 << 50)?,
         })

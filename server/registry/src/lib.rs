@@ -35,6 +35,7 @@
 //! | `delay_kind` | `sleep` (the core is free, default) or `spin` (the core is taken) |
 //! | `device_memory_bytes` | for tests of placement: the device memory that it says it takes; it takes none |
 //! | `crash_on_first_byte` | for tests of faults: a batch in which a tensor's first byte has this value (0 to 255) ends the process |
+//! | `device_fault_on_first_byte` | for tests of faults: it breaks the process's device context |
 
 pub mod control;
 mod descriptors;

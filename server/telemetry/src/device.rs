@@ -33,6 +33,11 @@ pub fn device(uuid: &str, reading: Option<&DeviceReading>) {
     }
 }
 
+/// Bytes of a device's memory, or of a slice's, that environments have been given.
+pub fn device_granted(uuid: &str, bytes: u64) {
+    gauge!(names::GPU_MEMORY_GRANTED.name, "gpu_uuid" => uuid.to_owned()).set(bytes as f64);
+}
+
 /// The driver reported a fault of a device.
 pub fn device_fault(uuid: &str, xid: u64, class: &'static str) {
     let labels = [("gpu_uuid", uuid.to_owned()), ("xid", xid.to_string()), ("class", class.to_owned())];

@@ -15,7 +15,7 @@ mod share;
 mod triton;
 mod version;
 
-pub use device::{device, device_fault};
+pub use device::{device, device_fault, device_granted};
 pub use logs::{LogFormat, init_logs};
 pub use outcome::{UnroutedMetrics, unrouted};
 pub use recorder::{Scrape, TelemetryError, install};

@@ -155,6 +155,8 @@ declare! {
     NV_ENERGY = counter("nv_energy_consumption", Unit::Count, "Energy used since the driver was loaded, in joules.");
     GPU_TEMPERATURE = gauge("penstock_gpu_temperature_celsius", Unit::Count, "Temperature of the device.");
     GPU_ANSWERS = gauge("penstock_gpu_answers", Unit::Count, "1 while the device answers the driver, else 0.");
+    GPU_MEMORY_GRANTED = gauge("penstock_gpu_memory_granted_bytes", Unit::Bytes,
+        "Memory of the device, or of a slice of it, that environments have been given.");
     // Labels: gpu_uuid, kind.
     GPU_ECC_ERRORS = counter("penstock_gpu_ecc_errors_total", Unit::Count,
         "Errors of the device's memory since the driver was loaded, corrected or uncorrected.");

@@ -9,7 +9,8 @@ use crate::outcome::{code_index, codes, shed_index};
 use crate::process::{cpu_seconds, resident_bytes};
 use crate::recorder::recorder;
 use crate::{
-    LoadSample, Scrape, TelemetryError, UnroutedMetrics, VersionMetrics, device, device_fault, install, unrouted,
+    LoadSample, Scrape, TelemetryError, UnroutedMetrics, VersionMetrics, device, device_fault, device_granted, install,
+    unrouted,
 };
 use exposition::{Exposition, parse};
 use penstock_domain::{BatchReport, DeviceReading, ErrorCode, Outcome, ShedReason, StageTimes};
@@ -93,6 +94,7 @@ fn record_devices() {
     device("GPU-2", Some(&DeviceReading { memory_total_bytes: Some(50), ..DeviceReading::default() }));
     device("GPU-2", None);
     device_fault("GPU-2", 79, "device");
+    device_granted("GPU-1", 1 << 30);
 }
 
 #[test]

@@ -84,6 +84,7 @@ fn identity_needs_no_files() {
         execute_delay_us_per_item: 7,
         kind: DelayKind::Spin,
         crash_on_first_byte: None,
+        device_fault_on_first_byte: None,
         device_memory_bytes: None,
     };
     assert_eq!(repository.function("numbered").versions[0].runtime, RuntimeSource::Identity { delays });
