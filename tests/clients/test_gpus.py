@@ -279,6 +279,27 @@ def test_functions_on_one_gpu_take_turns(serve):
     assert time.monotonic() - began >= 21 * 0.050 / 2
 
 
+def test_onnx_graphs_go_where_their_library_can(serve, tmp_path):
+    """On a GPU they need ONNX Runtime's part for CUDA; here it is missing, and then it is there and does not load."""
+    (tmp_path / "models").mkdir()
+    for name in ("magika", "demanding"):
+        shutil.copytree(CACHE / "models/magika", tmp_path / "models" / name, ignore=shutil.ignore_patterns("config.pbtxt"))
+    (tmp_path / "models/demanding/config.pbtxt").write_text("instance_group [ { kind: KIND_GPU } ]")
+    server = serve(ONE_GPU)
+    assert "there is no libonnxruntime_providers_cuda.so beside " in load(server, "demanding")
+    assert load(server, "magika") is None and visible(server) == [None]
+    assert any("a version runs on the CPU" in line and "libonnxruntime_providers_cuda.so" in line for line in server.log)
+
+    (tmp_path / "lib").mkdir()
+    shutil.copy(CACHE / "lib/libonnxruntime.so", tmp_path / "lib/libonnxruntime.so")
+    (tmp_path / "lib/libonnxruntime_providers_cuda.so").write_text("not a library")
+    server = serve(ONE_GPU, "--set", f"onnxruntime.library={tmp_path}/lib/libonnxruntime.so")
+    reason = load(server, "demanding")
+    assert "demanding/1/model.onnx" in reason and "CUDA" in reason
+    assert load(server, "magika") is None and visible(server) == [None]
+    assert any("a version cannot be loaded on a GPU: it runs on the CPU" in line for line in server.log)
+
+
 # --- what is linked
 
 

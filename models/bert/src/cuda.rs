@@ -6,6 +6,7 @@ use crate::folder::Folder;
 use crate::half;
 use bytes::Bytes;
 use penstock_device::{DeviceError, Gpu};
+use penstock_domain::CONTEXT_BYTES;
 use penstock_executor::{ExecError, LoadError};
 use penstock_kernels::{Encoder as Forward, Weights};
 use std::sync::Arc;
@@ -15,8 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const CAPABILITY_MIN: (i32, i32) = (8, 0);
 /// Tokens of a run: the matrix products of a small encoder fill an H200 from some ten thousand on.
 const RUN_TOKENS: usize = 16384;
-/// What a context and the libraries in it take on the device.
-const CONTEXT_BYTES: u64 = 768 << 20;
 
 /// Why a folder is not on the device.
 pub(crate) enum OpenError {

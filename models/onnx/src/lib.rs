@@ -19,5 +19,5 @@ mod warmup;
 pub use aligned::AlignedBuffer;
 pub use library::Library;
 pub use model::{OnnxModel, OnnxOptions};
-pub use session::{GraphSource, GraphTensor, Input, Session, SessionOptions};
+pub use session::{GraphSource, GraphTensor, Input, Outputs, Session, SessionOptions};
 pub use signature::DEFAULT_MAX_BATCH_SIZE;

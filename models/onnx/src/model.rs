@@ -5,7 +5,7 @@
 //! worker. Weights in external files are mapped and shared, except those ONNX Runtime repacks for its kernels.
 
 use crate::execute::OnnxExecutor;
-use crate::session::{GraphSource, Session, SessionOptions};
+use crate::session::{GraphSource, Outputs, Session, SessionOptions};
 use crate::{Library, prepare, signature, warmup};
 use parking_lot::Mutex;
 use penstock_domain::{Signature, TensorSpec};
@@ -27,6 +27,8 @@ pub struct OnnxOptions {
     pub inputs: Option<Vec<TensorSpec>>,
     /// Outputs, likewise. May leave out some of the graph's. Labels are kept.
     pub outputs: Option<Vec<TensorSpec>>,
+    /// Run on the GPU that this process sees; so much of its memory for each worker's arena, at most.
+    pub gpu_memory_bytes: Option<u64>,
 }
 
 /// A loaded graph.
@@ -76,6 +78,12 @@ impl Model for OnnxModel {
 }
 
 fn open(library: &Library, options: &OnnxOptions) -> Result<Session, LoadError> {
-    let session_options = SessionOptions { intra_threads: options.threads_per_worker, ..SessionOptions::default() };
+    let on_gpu = options.gpu_memory_bytes.is_some();
+    let session_options = SessionOptions {
+        intra_threads: options.threads_per_worker,
+        gpu_memory_bytes: options.gpu_memory_bytes,
+        outputs: if on_gpu { Outputs::Pinned } else { Outputs::Anywhere },
+        ..SessionOptions::default()
+    };
     Session::open(library, GraphSource::File(options.file.clone()), &session_options)
 }

@@ -2,6 +2,9 @@
 //! never checks a request beyond what memory safety and a clear message need.
 
 use crate::{AlignedBuffer, Library, failure, values};
+use ort::ep::cuda::ConvAlgorithmSearch;
+use ort::ep::{ArenaExtendStrategy, ExecutionProviderDispatch};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{OutputSelector, RunOptions, SessionInputValue};
 use ort::value::ValueType;
@@ -50,6 +53,23 @@ pub struct SessionOptions {
     pub memory_pattern: bool,
     /// Keep freed memory for the next run.
     pub arena: bool,
+    /// Run on the first GPU that this process sees, with an arena of at most so many bytes there; what a graph has that the GPU
+    /// cannot run stays on the CPU. Needs ONNX Runtime's CUDA provider, beside its library.
+    pub gpu_memory_bytes: Option<u64>,
+    /// Outputs are written where [`Outputs`] says.
+    pub outputs: Outputs,
+}
+
+/// Where a run's outputs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Outputs {
+    /// Wherever ONNX Runtime likes, and then to the host's memory.
+    #[default]
+    Anywhere,
+    /// Bound to the host's memory.
+    Host,
+    /// Bound to page-locked memory, to which a GPU copies by itself.
+    Pinned,
 }
 
 impl Default for SessionOptions {
@@ -61,6 +81,8 @@ impl Default for SessionOptions {
             optimized_dump: None,
             memory_pattern: true,
             arena: true,
+            gpu_memory_bytes: None,
+            outputs: Outputs::Anywhere,
         }
     }
 }
@@ -102,6 +124,8 @@ pub struct Session {
     foreign_outputs: Vec<String>,
     /// Copies of misaligned inputs, one buffer per input position.
     copies: Vec<AlignedBuffer>,
+    /// Where outputs are bound.
+    bound: Option<MemoryInfo<'static>>,
 }
 
 impl Session {
@@ -135,7 +159,10 @@ impl Session {
             .iter()
             .filter_map(|initializer| graph_tensor(initializer.name(), initializer.dtype()).ok())
             .collect();
-        Ok(Session { session, inputs, outputs, optional_inputs, foreign_outputs, copies: Vec::new() })
+        let bound = bound(options.outputs).map_err(|error| failure::of_load(&name, &error))?;
+        // Sequences and maps have no memory to be bound to.
+        let bound = bound.filter(|_| foreign_outputs.is_empty());
+        Ok(Session { session, inputs, outputs, optional_inputs, foreign_outputs, copies: Vec::new(), bound })
     }
 
     /// Inputs that must be fed, in the graph's order.
@@ -172,7 +199,19 @@ impl Session {
         let mut fed: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for (input, copy) in inputs.iter().zip(&self.copies) {
             let bytes = if values::is_aligned(input) { input.bytes } else { copy.bytes() };
-            fed.push((Cow::Borrowed(input.name), values::to_value(&Input { bytes, ..*input })?));
+            let input = Input { bytes, ..*input };
+            let value = if self.bound.is_some() { values::to_owned_value(&input) } else { values::to_value(&input) };
+            fed.push((Cow::Borrowed(input.name), value?));
+        }
+        if let Some(memory) = &self.bound {
+            let wanted: Vec<&str> = match outputs {
+                [] => self.outputs.iter().map(|output| output.name.as_str()).collect(),
+                names => names.to_vec(),
+            };
+            let results =
+                run_bound(&mut self.session, &fed, &wanted, memory).map_err(|error| failure::of_run(&error))?;
+            let taken = results.into_iter().map(|(name, value)| values::from_value(&name, value, inputs, &self.copies));
+            return taken.collect();
         }
         let options;
         let results = if outputs.is_empty() && self.foreign_outputs.is_empty() {
@@ -191,6 +230,36 @@ impl Session {
     }
 }
 
+fn bound(outputs: Outputs) -> Result<Option<MemoryInfo<'static>>, ort::Error> {
+    let (device, allocator, memory) = match outputs {
+        Outputs::Anywhere => return Ok(None),
+        Outputs::Host => (AllocationDevice::CPU, AllocatorType::Arena, MemoryType::Default),
+        Outputs::Pinned => (AllocationDevice::CUDA_PINNED, AllocatorType::Arena, MemoryType::CPUOutput),
+    };
+    Ok(Some(MemoryInfo::new(device, 0, allocator, memory)?))
+}
+
+/// With inputs copied to where the graph wants them, and outputs to `memory`: each run has a binding of its own, so that no
+/// output's memory is written again while somebody reads it.
+fn run_bound(
+    session: &mut ort::session::Session,
+    fed: &[(Cow<'_, str>, SessionInputValue<'_>)],
+    wanted: &[&str],
+    memory: &MemoryInfo<'_>,
+) -> Result<Vec<(String, ort::value::DynValue)>, ort::Error> {
+    let mut binding = session.create_binding()?;
+    for (name, value) in fed {
+        binding.bind_input(name.as_ref(), value)?;
+    }
+    for name in wanted {
+        binding.bind_output_to_device(*name, memory)?;
+    }
+    binding.synchronize_inputs()?;
+    let results = session.run_binding(&binding)?;
+    binding.synchronize_outputs()?;
+    Ok(results.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
 fn commit(
     library: &Library,
     source: &GraphSource,
@@ -205,7 +274,7 @@ fn commit(
         .with_config_entry("session.force_spinning_stop", "1")?
         .with_optimization_level(level)?
         .with_memory_pattern(options.memory_pattern)?
-        .with_execution_providers([ort::ep::CPU::default().with_arena_allocator(options.arena).build()])?;
+        .with_execution_providers(providers(options))?;
     if let Some(path) = &options.optimized_dump {
         builder = builder.with_optimized_model_path(path)?;
     }
@@ -221,6 +290,22 @@ fn commit(
             builder.commit_from_memory(bytes)
         }
     }
+}
+
+/// In the order in which they are asked to take a node.
+fn providers(options: &SessionOptions) -> Vec<ExecutionProviderDispatch> {
+    let cuda = |bytes: u64| {
+        let cuda = ort::ep::CUDA::default()
+            .with_device_id(0)
+            .with_memory_limit(usize::try_from(bytes).unwrap_or(usize::MAX))
+            .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
+            // The exhaustive search takes seconds for every new shape.
+            .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
+        // Else it would run on the CPU and say nothing.
+        cuda.build().error_on_failure()
+    };
+    let cpu = ort::ep::CPU::default().with_arena_allocator(options.arena).build();
+    options.gpu_memory_bytes.map(cuda).into_iter().chain([cpu]).collect()
 }
 
 fn graph_tensor(name: &str, value_type: &ValueType) -> Result<GraphTensor, String> {

@@ -61,7 +61,39 @@ pub(crate) fn to_value<'a>(input: &Input<'a>) -> Result<SessionInputValue<'a>, E
         Datatype::Fp32 => view::<f32>(input),
         Datatype::Fp64 => view::<f64>(input),
         Datatype::Bf16 => view::<bf16>(input),
-        Datatype::Bytes => strings(input),
+        Datatype::Bytes => owned_strings(input),
+    }
+}
+
+/// The input in memory of its own, for a binding: the one of ONNX Runtime waits for itself for ever where it binds borrowed memory
+/// that need not be copied to a device.
+pub(crate) fn to_owned_value(input: &Input<'_>) -> Result<SessionInputValue<'static>, ExecError> {
+    fn own<T>(input: &Input<'_>) -> Result<SessionInputValue<'static>, ExecError>
+    where
+        T: PrimitiveTensorElementType + bytemuck::CheckedBitPattern + NoUninit + Clone + Debug + 'static,
+    {
+        let elements: Vec<T> = bytemuck::checked::try_cast_slice(input.bytes)
+            .map_err(|error| ExecError::Invalid(format!("input '{}': {error}", input.name)))?
+            .to_vec();
+        check_count(input, elements.len())?;
+        let value = OrtTensor::from_array((input.dims, elements)).map_err(|error| failure::of_run(&error))?;
+        Ok(value.into())
+    }
+    match input.datatype {
+        Datatype::Bool => own::<bool>(input),
+        Datatype::Uint8 => own::<u8>(input),
+        Datatype::Uint16 => own::<u16>(input),
+        Datatype::Uint32 => own::<u32>(input),
+        Datatype::Uint64 => own::<u64>(input),
+        Datatype::Int8 => own::<i8>(input),
+        Datatype::Int16 => own::<i16>(input),
+        Datatype::Int32 => own::<i32>(input),
+        Datatype::Int64 => own::<i64>(input),
+        Datatype::Fp16 => own::<f16>(input),
+        Datatype::Fp32 => own::<f32>(input),
+        Datatype::Fp64 => own::<f64>(input),
+        Datatype::Bf16 => own::<bf16>(input),
+        Datatype::Bytes => owned_strings(input),
     }
 }
 
@@ -166,7 +198,7 @@ impl Utf8Data for Element {
     }
 }
 
-fn strings<'a>(input: &Input<'a>) -> Result<SessionInputValue<'a>, ExecError> {
+fn owned_strings(input: &Input<'_>) -> Result<SessionInputValue<'static>, ExecError> {
     let mut elements = Vec::new();
     for (index, element) in bytes_elements(input.name, input.bytes).enumerate() {
         let element = element.map_err(|error| ExecError::Invalid(error.to_string()))?;

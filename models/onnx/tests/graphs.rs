@@ -8,7 +8,7 @@ use common::*;
 use half::{bf16, f16};
 use penstock_domain::{Datatype, TensorSpec};
 use penstock_executor::{ExecError, Model};
-use penstock_onnx::{GraphSource, Input, Library, OnnxModel, OnnxOptions, Session, SessionOptions};
+use penstock_onnx::{GraphSource, Input, Library, OnnxModel, OnnxOptions, Outputs, Session, SessionOptions};
 
 #[test]
 fn every_datatype_passes_through_unchanged_in_a_batch() {
@@ -243,4 +243,46 @@ fn an_output_that_is_no_tensor_can_be_left_out() {
     let model = OnnxModel::load(OnnxOptions { max_batch_size: Some(4), outputs: declared, ..options("sequence.onnx") })
         .unwrap();
     assert_eq!(values(&answer(&model, vec![floats("x", &[1, 2], &[1.0, 2.0])])[0]), [1.0, 2.0]);
+}
+
+#[test]
+fn bound_outputs_are_the_same_and_stay() {
+    let library = Library::open(&library()).unwrap();
+    let open = |outputs| {
+        let options = SessionOptions { outputs, ..SessionOptions::default() };
+        Session::open(&library, GraphSource::File(graph("types.onnx")), &options).unwrap()
+    };
+    let (mut plain, mut bound) = (open(Outputs::Anywhere), open(Outputs::Host));
+    let datatypes: Vec<_> = plain.inputs().iter().map(|input| (input.name.clone(), input.datatype)).collect();
+    // Large enough to be lent and not copied.
+    let bytes = |datatype: Datatype, byte: u8| match datatype.element_bytes() {
+        None => [1, 0, 0, 0, b'a' + byte].repeat(2 * 500),
+        Some(_) if datatype == Datatype::Bool => vec![byte % 2; 2 * 500],
+        Some(size) => vec![0x11 + byte; 2 * 500 * size],
+    };
+    let mut kept = Vec::new();
+    for byte in 0..3 {
+        let data: Vec<Vec<u8>> = datatypes.iter().map(|(_, datatype)| bytes(*datatype, byte)).collect();
+        let dims = [500, 2];
+        let inputs: Vec<Input<'_>> = datatypes
+            .iter()
+            .zip(&data)
+            .map(|((name, datatype), bytes)| Input { name, datatype: *datatype, dims: &dims, bytes })
+            .collect();
+        let right = plain.run(&inputs, &[]).unwrap();
+        assert_eq!(bound.run(&inputs, &[]).unwrap(), right);
+        let last = right.last().unwrap().name.clone();
+        assert_eq!(bound.run(&inputs, &[&last]).unwrap(), right[right.len() - 1..]);
+        kept.push((bound.run(&inputs, &[]).unwrap(), right));
+    }
+    for (found, right) in kept {
+        assert_eq!(found, right, "a later run does not write into an answer");
+    }
+}
+
+#[test]
+fn a_library_without_cuda_says_so() {
+    let on_gpu = OnnxOptions { gpu_memory_bytes: Some(1 << 30), ..options("types.onnx") };
+    let error = OnnxModel::load(on_gpu).unwrap_err().to_string();
+    assert!(error.contains("types.onnx") && error.contains("CUDA"), "{error}");
 }

@@ -1,5 +1,9 @@
 //! Devices: what one has, and how it is at a moment.
 
+/// What a CUDA context takes of a device with cuBLAS and our kernels in it, and their graphs. Measured on an H200 with driver
+/// 580: 680 MiB of 1036 that the driver counted for an environment whose buffers were 356.
+pub const CONTEXT_BYTES: u64 = 768 << 20;
+
 /// A device's memory: of a GPU, or of a slice of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceMemory {

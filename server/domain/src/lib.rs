@@ -13,7 +13,7 @@ mod tensor;
 mod timing;
 
 pub use answer::Answer;
-pub use device::{DeviceMemory, DeviceReading};
+pub use device::{CONTEXT_BYTES, DeviceMemory, DeviceReading};
 pub use error::{ErrorCode, Outcome, Refusal, ShedReason};
 pub use invocation::{Invocation, Parameter, ParameterValue, Parameters, RequestedOutput};
 pub use names::{CallerId, FunctionName, InvalidName, VersionNumber};

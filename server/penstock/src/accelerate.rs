@@ -5,14 +5,16 @@
 
 use crate::config::Config;
 use crate::gpus::Gpus;
+use crate::runtime::onnxruntime_library;
 use penstock_capacity::Placement;
+use penstock_domain::CONTEXT_BYTES;
 use penstock_environment::Accelerator;
 use penstock_inventory::Gpu;
 use penstock_registry::{Engine, RuntimeSource, VersionSettings, VersionSource, WorkerDevice};
 use std::path::{Path, PathBuf};
 
-/// What a context and the libraries in it are taken to need, beside weights and work. A guess: it was not measured.
-const CONTEXT_BYTES: u64 = 768 << 20;
+/// ONNX Runtime's own part for CUDA, beside its library.
+const ONNX_PROVIDER: &str = "libonnxruntime_providers_cuda.so";
 /// Workers of an environment on a GPU whose configuration names no number: while one's batch is copied, gathered or answered
 /// the other's runs.
 const WORKERS: u32 = 2;
@@ -38,6 +40,8 @@ pub(crate) struct Accelerators {
     program: Result<PathBuf, String>,
     device_files: Vec<PathBuf>,
     libraries: Vec<PathBuf>,
+    /// Whether ONNX Runtime can use a GPU; why it cannot.
+    onnx: Result<(), String>,
 }
 
 impl Accelerators {
@@ -61,6 +65,7 @@ impl Accelerators {
             placement: Placement::new(places, config.integer("devices.kept_bytes")),
             program,
             libraries: config.list("devices.library_path").iter().map(PathBuf::from).collect(),
+            onnx: onnx_provider(config),
             device_files: device_files.map(|entry| entry.path()).collect(),
         })
     }
@@ -88,9 +93,14 @@ pub(crate) fn accelerator(
             // The weights, as much again for the work of a batch, and what a context takes.
             Ok(2 * weights_bytes(folder) + CONTEXT_BYTES)
         }
-        RuntimeSource::Bert { .. } | RuntimeSource::Onnx { .. } => {
-            Err("ONNX Runtime is used on the CPU alone".to_owned())
+        RuntimeSource::Bert { .. } => {
+            Err("penstock.engine is onnxruntime, which runs encoders on the CPU; auto and candle run there".to_owned())
         }
+        RuntimeSource::Onnx { model } => match accelerators {
+            // The graph, as much again for the work of a batch, and what a context takes.
+            Some(accelerators) => accelerators.onnx.clone().map(|()| 2 * file_bytes(model) + CONTEXT_BYTES),
+            None => Ok(0),
+        },
     };
     let able = able.and_then(|bytes| match accelerators {
         None => Err("this machine has no GPU that answers, or devices.use is none".to_owned()),
@@ -120,7 +130,20 @@ pub(crate) fn accelerator(
     }
 }
 
+fn onnx_provider(config: &Config) -> Result<(), String> {
+    let library = onnxruntime_library(config);
+    let library = library.canonicalize().unwrap_or(library);
+    match library.with_file_name(ONNX_PROVIDER).is_file() {
+        true => Ok(()),
+        false => Err(format!("there is no {ONNX_PROVIDER} beside {} (onnxruntime.library)", library.display())),
+    }
+}
+
 /// Bytes of a folder's weights.
 fn weights_bytes(folder: &Path) -> u64 {
-    std::fs::metadata(folder.join("model.safetensors")).map_or(0, |weights| weights.len())
+    file_bytes(&folder.join("model.safetensors"))
+}
+
+fn file_bytes(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |file| file.len())
 }

@@ -4,7 +4,7 @@
 //! loads what they name. Knows every runtime, so that only one crate does.
 
 use penstock_bert::{BertModel, BertOptions, Device};
-use penstock_domain::{Datatype, TensorSpec};
+use penstock_domain::{CONTEXT_BYTES, Datatype, TensorSpec};
 use penstock_environment::Specification;
 use penstock_executor::{LoadError, Model};
 use penstock_identity::{Identity, IdentityOptions};
@@ -100,6 +100,9 @@ pub fn load(specification: &Specification) -> Result<Arc<dyn Model>, LoadError> 
                 max_batch_size,
                 inputs: inputs.map(specs),
                 outputs: outputs.map(specs),
+                gpu_memory_bytes: specification.accelerator.as_ref().map(|accelerator| {
+                    accelerator.memory_bytes.saturating_sub(CONTEXT_BYTES) / specification.workers.max(1) as u64
+                }),
             })?)
         }
         Runtime::Bert { library, folder, engine, threads, max_batch_size } => {
