@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Checks everything on a machine with a GPU: `run.py RESULTS_FOLDER [--cpu]`. Needs Python 3.8, CUDA's libraries, no network.
 
-Each result is written as it comes; a part that fails says so and the next goes on. It is meant to take less than eight minutes. `--cpu` runs
-all of it without a GPU, shorter, to try the check itself; `--only PART,PART` runs some. What it writes: inventory.json,
+Each result is written as it comes; a part that fails says so and the next goes on. It is meant to take less than eight minutes.
+`--cpu` runs all of it without a GPU, shorter, to try the check itself; `--only PART,PART` runs some. What it writes: inventory.json,
 kernels.jsonl (our kernels against their references, and by themselves), bare.jsonl (the forward pass without a server),
-reference.jsonl (what the device can do, by PyTorch, if it is there), goldens.json, sweep.jsonl, sharing.json, faults.json, full.json
-(a device without memory), cold.json (starts with weights in 32 bit), sanitizer.txt (by NVIDIA's compute-sanitizer, if it is there), and summary.json, which says of each part
-whether it held.
+reference.jsonl (what the device can do, by PyTorch, if it is there), sweep.jsonl (closed loops against a server), server.json
+(goldens, the path to the device, sharing, cold starts, faults, a device without memory), sanitizer.txt (by NVIDIA's
+compute-sanitizer, if it is there), and summary.json, which says of each part whether it held.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main():
 
 class Check:
     def __init__(self, results, cpu):
-        self.results, self.cpu, self.log = results, cpu, []
+        self.results, self.cpu, self.log, self.server_found = results, cpu, [], {}
         self.libraries = [] if cpu else libraries()
         packed = HERE / "packed.json"
         self.summary = {
@@ -74,12 +74,16 @@ class Check:
     def write(self, name, value):
         (self.results / name).write_text(json.dumps(value, indent=1))
 
-    def lines(self, name, command, timeout_s):
-        """Runs a program that prints JSON lines, and keeps them."""
+    def keep(self, part, found):
+        self.server_found[part] = found
+        self.write("server.json", self.server_found)
+
+    def lines(self, name, command, timeout_s, more=False):
+        """Runs a program that prints JSON lines, and keeps them, after those that are there if there are to be more."""
         path = ":".join([*self.libraries, os.environ.get("LD_LIBRARY_PATH", "")]).strip(":")
         environment = dict(os.environ, LD_LIBRARY_PATH=path)
         # Into the file as it comes: what was known when the time was up is kept.
-        with open(self.results / name, "w") as kept:
+        with open(self.results / name, "a" if more else "w") as kept:
             done = subprocess.run([str(word) for word in command], env=environment, stdout=kept, stderr=subprocess.PIPE,
                                   text=True, timeout=timeout_s)
         if done.returncode != 0:
@@ -224,8 +228,11 @@ def kernels(check):
 def bare(check):
     command = [HERE / "bin/penstock-bare-forward", HERE / "models/minilm/1", 4 if check.cpu else 15, *(["cpu"] if check.cpu else [])]
     lines = check.lines("bare.jsonl", command, 120)
-    worst = min(line["min_cosine"] for line in lines if line["check"] == "agree")
     most = max(line["tokens_per_s"] for line in lines if line["check"] == "forward")
+    if not check.cpu:
+        # In 32 bit by candle: the driver compiles its kernels first, which takes eight seconds.
+        lines = check.lines("bare.jsonl", [HERE / "bin/penstock-bare-forward", HERE / "models/minilm/1", 3, "candle"], 120, more=True)
+    worst = min(line["min_cosine"] for line in lines if line["check"] == "agree")
     return f"{'holds' if worst > COSINE_MIN else 'failed'}: least cosine {worst:.7f}, at most {most:.0f} tokens/s"
 
 
@@ -237,7 +244,7 @@ def sanitizer(check):
     said = ""
     for tool in ("memcheck", "racecheck"):
         command = [program, "--tool", tool, "--error-exitcode", "9", str(HERE / "bin/penstock-kernel-check"), "0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
         said += f"{tool}: {done.returncode}\n" + (done.stdout + done.stderr)[-4000:]
         (check.results / "sanitizer.txt").write_text(said)
         if done.returncode != 0:
@@ -262,7 +269,7 @@ def goldens(check):
         first_s = server.ready_s
         found = {"device": server.device(), "ready_s": first_s, "memory": memory(), "cosines": cosines, "together_and_alone": singles, "index": server.index(),
                  "log": [line for line in server.log if "ready" in line or "WARN" in line][:20]}
-    check.write("goldens.json", found)
+    check.keep("goldens", found)
     on_gpu = check.cpu or any(device.startswith(("GPU", "MIG")) for device in found["device"])
     good = min(cosines) >= COSINE_MIN and min(singles) > 0.99999 and on_gpu
     return f"{'holds' if good else 'failed'}: least cosine {min(cosines):.6f}, on {found['device']}, ready in {first_s:.2f} s"
@@ -306,7 +313,7 @@ def sweep(check):
                 best = max(best, line["gpu_busy"] or 0)
                 kept.write(json.dumps(line) + "\n")
                 kept.flush()
-    check.write("path.json", costs)
+    check.keep("path", costs)
     told = ", ".join(f"{cost['tokens']} tokens {cost['over_bare']:.2f}" for cost in costs if cost["over_bare"])
     return f"{'holds' if best >= 0.6 or check.cpu else 'failed'}: GPU busy up to {best:.0%} (aim 60 %); a batch of one over bare: {told}"
 
@@ -352,7 +359,7 @@ def sharing(check):
             with concurrent.futures.ThreadPoolExecutor(2) as pool:
                 together = list(pool.map(run, ("first", "second")))
             found = {"alone_rps": alone, "together_rps": together, "device": server.device()}
-    check.write("sharing.json", found)
+    check.keep("sharing", found)
     placed = check.cpu or all(device.startswith(("GPU", "MIG")) for device in found["device"])
     fair = placed and min(together) > 0.6 * max(together)
     return f"{'holds' if fair else 'failed'}: {alone:.0f}/s alone, {together[0]:.0f}/s and {together[1]:.0f}/s together"
@@ -370,7 +377,7 @@ def cold(check):
                 server.embed("minilm", ["Hello."])
                 (ready,) = [json.loads(line) for line in list(server.log) if "environment ready" in line]
                 starts.append({"server_ready_s": server.ready_s, "load_ms": ready["load_ms"], "warmup_ms": ready["warmup_ms"]})
-    check.write("cold.json", {"bytes": size, "starts": starts})
+    check.keep("cold", {"bytes": size, "starts": starts})
     spawned = sorted(start["load_ms"] + start["warmup_ms"] for start in starts)
     return f"{'holds' if spawned[len(spawned) // 2] < 1000 else 'failed'}: {size / 1e6:.0f} MB, {spawned} ms from the process's start (aim 1000)"
 
@@ -430,7 +437,7 @@ def faults(check):
             found["last"] = server.embed("minilm", ["Still there?"])[0][:4]
             if not check.cpu:
                 found["broken_context"] = broken_context(server, repository)
-    check.write("faults.json", found)
+    check.keep("faults", found)
     refused = "device memory" in json.dumps(found["too_much"]) or check.cpu
     if not check.cpu:
         broken = found["broken_context"]
@@ -491,7 +498,7 @@ def full(check):
                 found["answer"] = server.embed("minilm", ["Is there room?"])[0][:4]
         finally:
             filling.kill()
-    check.write("full.json", found)
+    check.keep("full", found)
     told = found["while_full"][0].get("reason", "")
     good = found["while_full"][0]["state"] != "READY" and "MEMORY" in told.upper()
     return f"{'holds' if good else 'failed'}: {told[:160]!r}, ready {found['ready_again_s']:.1f} s after there was room"

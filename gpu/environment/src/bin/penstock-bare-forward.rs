@@ -32,7 +32,8 @@ fn main() -> Result<(), Failure> {
     let began = Instant::now();
     let model = load(&folder, device, engine)?;
     let mut executor = model.executor(0)?;
-    println!("{{\"check\": \"load\", \"device\": \"{device:?}\", \"seconds\": {:.3}}}", began.elapsed().as_secs_f64());
+    let took = began.elapsed().as_secs_f64();
+    println!("{{\"check\": \"load\", \"device\": \"{device:?}\", \"engine\": \"{engine:?}\", \"seconds\": {took:.3}}}");
     agree(&folder, &model, executor.as_mut())?;
     let each = Duration::from_secs_f64(seconds / SHAPES.len() as f64);
     for (rows, tokens) in SHAPES {
