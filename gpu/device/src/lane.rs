@@ -7,6 +7,7 @@ use cudarc::driver::{
     LaunchConfig, ValidAsZeroBits, result, sys,
 };
 use half::f16;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 /// A kernel.
@@ -72,6 +73,9 @@ impl Lane {
         len: usize,
     ) -> Result<(), DeviceError> {
         assert!(len <= from.len() && len <= to.len(), "a copy of {len} values");
+        self.owns(to);
+        // Its one event tells of all copies if each comes after those before it, on whichever lane.
+        self.stream.wait(&from.copied)?;
         let (to, _guard) = to.device_ptr_mut(&self.stream);
         // SAFETY: both are at least `len` long. The source is not seen or freed before the event below has passed.
         let from_values = unsafe { std::slice::from_raw_parts(from.at(), len) };
@@ -87,11 +91,17 @@ impl Lane {
         len: usize,
     ) -> Result<(), DeviceError> {
         assert!(len <= from.len() && len <= to.len(), "a copy of {len} values");
+        self.stream.wait(&to.copied)?;
         let (from, _guard) = from.device_ptr(&self.stream);
         // SAFETY: as in `copy_in`; the borrow of `to` is the only one.
         let to_values = unsafe { std::slice::from_raw_parts_mut(to.at(), len) };
         unsafe { result::memcpy_dtoh_async(to_values, from, self.stream.cu_stream())? };
         Ok(to.copied.record(&self.stream)?)
+    }
+
+    /// What a lane writes is its own: nothing else orders the lanes.
+    fn owns<T>(&self, buffer: &Buffer<T>) {
+        assert!(Arc::ptr_eq(buffer.stream(), &self.stream), "a buffer of another lane");
     }
 
     /// Waits until all that was given has run.
@@ -116,6 +126,7 @@ impl Lane {
         [m, n, k]: [usize; 3],
     ) -> Result<(), DeviceError> {
         assert!(m * k <= input.len() && n * k == weight.len() && m * n <= out.len(), "a product of {m} x {n} x {k}");
+        self.owns(out);
         let (one, zero) = (1.0f32, 0.0f32);
         let half = blas::cudaDataType_t::CUDA_R_16F;
         let ((input, _a), (weight, _b)) = (input.device_ptr(&self.stream), weight.device_ptr(&self.stream));
@@ -171,10 +182,10 @@ impl Lane {
     /// Captures what `work` gives to this lane, instead of running it.
     pub fn capture(&self, work: impl FnOnce() -> Result<(), DeviceError>) -> Result<Graph, DeviceError> {
         self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
-        let worked = work();
         // It is ended in any case: a stream left capturing runs nothing any more.
+        let worked = catch_unwind(AssertUnwindSafe(work));
         let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
-        worked?;
+        worked.unwrap_or_else(|panic| resume_unwind(panic))?;
         let graph = graph?.ok_or_else(|| DeviceError::Broken("nothing was captured".into()))?;
         graph.upload()?;
         Ok(Graph(graph))

@@ -1,7 +1,7 @@
 //! A CUDA device as a runtime worker uses it: one [`Lane`] a worker, with its own stream; buffers that are allocated once;
 //! matrix products by cuBLAS; graphs.
 //!
-//! Called by `gpu/kernels`. Everything that needs `unsafe` of CUDA is here and there, and nowhere else: the driver's interface
+//! Called by `gpu/kernels`, and by runtimes that open the device. Everything that needs `unsafe` of CUDA is here and there, and nowhere else: the driver's interface
 //! is C, knows no lifetimes and works while the caller goes on. What makes it sound is said at each place. Without the
 //! feature `cuda` the crate is empty.
 

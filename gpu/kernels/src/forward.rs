@@ -129,11 +129,11 @@ impl Shape {
 
 /// What is known of a shape.
 enum Known {
-    /// It has run once: what the libraries load at a first time is there, which a capture must not do.
+    /// It runs, or has run, once: what the libraries load at a first time is there after that, which a capture must not do.
     Seen,
     Captured(Graph),
-    /// There was no memory for it.
-    TooMuch,
+    /// There was no memory for it, or something came between.
+    NotCaptured,
 }
 
 /// What a run writes on the device.
@@ -259,14 +259,16 @@ impl Encoder {
         let worth = self.uses_graphs && shape.tokens <= GRAPH_TOKENS_MAX;
         if let Some(Known::Seen) = self.graphs.get(&shape) {
             let captured = self.lane.capture(|| forward(&self.weights, &mut self.working, &self.lane, shape));
-            let known = match captured {
-                Ok(graph) => Known::Captured(graph),
-                Err(DeviceError::OutOfMemory(_)) => Known::TooMuch,
-                Err(error) => return Err(error),
-            };
-            self.graphs.insert(shape, known);
-        } else if worth && self.graphs.len() < GRAPHS_MAX {
-            self.graphs.entry(shape).or_insert(Known::Seen);
+            // Whatever kept it from being captured, each by itself may run; what is broken for good says so again there.
+            self.graphs.insert(shape, captured.map_or(Known::NotCaptured, Known::Captured));
+        } else if worth && !self.graphs.contains_key(&shape) {
+            if self.graphs.len() >= GRAPHS_MAX {
+                // What has come once only makes room.
+                self.graphs.retain(|_, known| !matches!(known, Known::Seen));
+            }
+            if self.graphs.len() < GRAPHS_MAX {
+                self.graphs.insert(shape, Known::Seen);
+            }
         }
         match self.graphs.get(&shape) {
             // SAFETY: the buffers and the weights in it are this encoder's, and dropped after it.

@@ -61,6 +61,8 @@ impl Placed {
 
     /// The encoder of one worker, for batches of up to `rows` rows, each of up to `row_tokens` tokens.
     pub(crate) fn encoder(&self, worker: usize, rows: usize, row_tokens: usize) -> Result<CudaEncoder, LoadError> {
+        // So many rows have at least so many tokens.
+        let rows = rows.min(RUN_TOKENS);
         // A run is full when it has so many tokens, and its last row may be a long one.
         let tokens = (RUN_TOKENS + row_tokens).min(rows.saturating_mul(row_tokens));
         let forward = Forward::new(self.weights.clone(), tokens, rows);
@@ -95,6 +97,10 @@ impl Encoder for CudaEncoder {
 
     fn encode(&mut self) -> Result<Bytes, ExecError> {
         let values = self.forward.run().map_err(exec_error)?;
+        if !values.iter().all(|value| value.is_finite()) {
+            let text = "a value went beyond what 16 bit hold (65504); penstock.engine candle computes in 32";
+            return Err(ExecError::Failed(text.into()));
+        }
         // The device is as little-endian as the processors that it comes with.
         Ok(Bytes::copy_from_slice(bytemuck::cast_slice(values)))
     }

@@ -257,14 +257,15 @@ impl Model for BertModel {
     }
 }
 
-/// With a stream of its own: copies and kernels wait for those of no other.
+/// With a stream of its own, which workers share: copies and kernels wait for those of nobody else on the device.
 #[cfg(feature = "cuda")]
 fn cuda_device() -> Result<candle_core::Device, LoadError> {
-    // candle allocates at every operation.
+    let device = candle_core::Device::new_cuda_with_stream(0)
+        .map_err(|error| LoadError::Failed(format!("the GPU cannot be used: {error}")))?;
+    // candle allocates at every operation. After it has opened the context, which would else be opened twice.
     let kept = penstock_device::keep_freed_memory();
     kept.map_err(|error| LoadError::Failed(format!("the GPU cannot be used: {error}")))?;
-    let device = candle_core::Device::new_cuda_with_stream(0);
-    device.map_err(|error| LoadError::Failed(format!("the GPU cannot be used: {error}")))
+    Ok(device)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -10,6 +10,8 @@ const OUT_OF_MEMORY: &[&str] = &[
     "out of memory",
     "cudaErrorMemoryAllocation",
     "CUDA failure 2:",
+    // The arena has reached the limit that it was given.
+    "is smaller than requested bytes",
 ];
 
 /// CUDA errors after which the context is lost ("sticky" errors).

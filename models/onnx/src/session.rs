@@ -210,7 +210,11 @@ impl Session {
             };
             let results =
                 run_bound(&mut self.session, &fed, &wanted, memory).map_err(|error| failure::of_run(&error))?;
-            let taken = results.into_iter().map(|(name, value)| values::from_value(&name, value, inputs, &self.copies));
+            // Inputs are copies that go with this call: one that the graph hands through has its input's name, and is copied.
+            let taken = results.into_iter().map(|(name, value)| match inputs.iter().any(|input| input.name == name) {
+                true => values::copied(&name, &value),
+                false => values::from_value(&name, value, inputs, &self.copies),
+            });
             return taken.collect();
         }
         let options;

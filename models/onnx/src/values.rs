@@ -105,13 +105,7 @@ pub(crate) fn from_value(
     inputs: &[Input<'_>],
     copies: &[AlignedBuffer],
 ) -> Result<Tensor, ExecError> {
-    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
-        return Err(ExecError::Failed(format!("output '{name}' is not a tensor: {}", value.dtype())));
-    };
-    let datatype = datatype(*ty).ok_or_else(|| {
-        ExecError::Failed(format!("output '{name}' has elements of {ty}, which the protocol does not know"))
-    })?;
-    let shape: Shape = shape.iter().copied().collect();
+    let (datatype, shape) = of_tensor(name, &value)?;
     let data = if datatype == Datatype::Bytes {
         string_bytes(name, &value)?
     } else {
@@ -124,6 +118,26 @@ pub(crate) fn from_value(
         }
     };
     Ok(Tensor { name: name.into(), datatype, shape, data })
+}
+
+/// Takes an output that may be an input's memory: what leaves is a copy.
+pub(crate) fn copied(name: &str, value: &DynValue) -> Result<Tensor, ExecError> {
+    let (datatype, shape) = of_tensor(name, value)?;
+    let data = match datatype {
+        Datatype::Bytes => string_bytes(name, value)?,
+        _ => Bytes::copy_from_slice(elements(value, datatype).map_err(|error| failure::of_run(&error))?),
+    };
+    Ok(Tensor { name: name.into(), datatype, shape, data })
+}
+
+fn of_tensor(name: &str, value: &DynValue) -> Result<(Datatype, Shape), ExecError> {
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(ExecError::Failed(format!("output '{name}' is not a tensor: {}", value.dtype())));
+    };
+    let datatype = datatype(*ty).ok_or_else(|| {
+        ExecError::Failed(format!("output '{name}' has elements of {ty}, which the protocol does not know"))
+    })?;
+    Ok((datatype, shape.iter().copied().collect()))
 }
 
 /// ONNX Runtime's memory of one output.

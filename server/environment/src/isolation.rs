@@ -33,7 +33,9 @@ const READABLE_ALWAYS: [&str; 9] = [
     "/sys/devices/system",
 ];
 /// Where a process names its threads. CUDA's driver library does, and refuses to start if it cannot
-/// (CUDA_ERROR_OPERATING_SYSTEM, seen with driver 580).
+/// (CUDA_ERROR_OPERATING_SYSTEM, seen with driver 580). A name's file comes with its thread, so it is all of the folder: the
+/// process may also write its own memory there, which it can without, and, where Penstock runs as root, spare itself when
+/// memory runs out.
 const OWN_THREADS: &str = "/proc/self/task";
 /// Device files that may be read and written.
 const WRITABLE_ALWAYS: [&str; 1] = ["/dev/null"];
@@ -157,7 +159,7 @@ fn read_only_view(policy: &IsolationPolicy) -> Measure {
     let writable: Vec<&Path> =
         WRITABLE_ALWAYS.iter().map(Path::new).chain(devices).filter(|path| path.exists()).collect();
     let named: &[&str] = if policy.devices.is_empty() { &[] } else { &[OWN_THREADS] };
-    let naming = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile | AccessFs::Truncate;
+    let naming = AccessFs::WriteFile | AccessFs::Truncate;
     let restrict = || {
         Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -170,7 +172,10 @@ fn read_only_view(policy: &IsolationPolicy) -> Measure {
     };
     match restrict() {
         Ok(status) if status.ruleset != RulesetStatus::NotEnforced => {
-            let detail = "only its model and libraries can be read, nothing written (Landlock)";
+            let detail = match policy.devices.is_empty() {
+                true => "only its model and libraries can be read, nothing written (Landlock)",
+                false => "only its model and libraries can be read, its devices and threads' names written (Landlock)",
+            };
             Measure { name: name.into(), in_force: true, detail: detail.into() }
         }
         Ok(_) => Measure { name: name.into(), in_force: false, detail: "this kernel has no Landlock".into() },

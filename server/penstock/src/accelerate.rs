@@ -13,6 +13,8 @@ use penstock_inventory::Gpu;
 use penstock_registry::{Engine, RuntimeSource, VersionSettings, VersionSource, WorkerDevice};
 use std::path::{Path, PathBuf};
 
+/// What a graph's work is taken to need at least. A guess: it was not measured.
+const ONNX_WORK_BYTES: u64 = 256 << 20;
 /// ONNX Runtime's own part for CUDA, beside its library.
 const ONNX_PROVIDER: &str = "libonnxruntime_providers_cuda.so";
 /// Workers of an environment on a GPU whose configuration names no number: while one's batch is copied, gathered or answered
@@ -83,6 +85,12 @@ pub(crate) fn accelerator(
     version: &VersionSource,
 ) -> Result<Option<Accelerator>, String> {
     let VersionSettings { worker_device, worker_count, gpus, penstock, .. } = &*version.settings;
+    let workers = worker_count.unwrap_or(match &version.runtime {
+        RuntimeSource::Identity { .. } => 1,
+        // candle has one stream: a second worker would only wait for the first.
+        RuntimeSource::Bert { .. } if penstock.engine == Engine::Candle => 1,
+        _ => WORKERS,
+    });
     let demanded = *worker_device == WorkerDevice::Gpu || !gpus.is_empty();
     let able = match &version.runtime {
         // Echoes can be placed like a model, and take no time of a device.
@@ -97,8 +105,11 @@ pub(crate) fn accelerator(
             Err("penstock.engine is onnxruntime, which runs encoders on the CPU; auto and candle run there".to_owned())
         }
         RuntimeSource::Onnx { model } => match accelerators {
-            // The graph, as much again for the work of a batch, and what a context takes.
-            Some(accelerators) => accelerators.onnx.clone().map(|()| 2 * file_bytes(model) + CONTEXT_BYTES),
+            // Each worker has a session: the graph, as much again for the work of a batch; and what a context takes.
+            Some(accelerators) => accelerators.onnx.clone().map(|()| {
+                let graph = file_bytes(model);
+                u64::from(workers) * (graph + graph.max(ONNX_WORK_BYTES)) + CONTEXT_BYTES
+            }),
             None => Ok(0),
         },
     };
@@ -111,10 +122,7 @@ pub(crate) fn accelerator(
             gpus: gpus.clone(),
             memory_bytes: penstock.device_memory_bytes.unwrap_or(bytes),
             required: demanded,
-            workers: worker_count.unwrap_or(match &version.runtime {
-                RuntimeSource::Identity { .. } => 1,
-                _ => WORKERS,
-            }),
+            workers,
             weight: penstock.device_weight.unwrap_or(1),
             device_files: accelerators.device_files.clone(),
             readable: READABLE.iter().map(PathBuf::from).collect(),

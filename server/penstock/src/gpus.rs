@@ -70,7 +70,9 @@ impl Gpus {
                 if fault.class() != FaultClass::Device {
                     return;
                 }
-                failed.lock().insert(fault.uuid.clone());
+                // Held until it is withdrawn, so that nobody restores it in between.
+                let mut failed = failed.lock();
+                failed.insert(fault.uuid.clone());
                 if let Some((placement, index)) = placement.as_ref().zip(index.get(&fault.uuid)) {
                     placement.withdraw(*index, &format!("it has failed (Xid {})", fault.xid));
                 }
@@ -89,9 +91,8 @@ impl Gpus {
                     let count = silent.entry(uuid).or_default();
                     *count = if reading.is_ok() { 0 } else { *count + 1 };
                     // One that has failed stays away however well it answers: it wants a reset.
-                    let Some(placement) = placement.as_ref().filter(|_| !failed.lock().contains(uuid)) else {
-                        continue;
-                    };
+                    let failed = failed.lock();
+                    let Some(placement) = placement.as_ref().filter(|_| !failed.contains(uuid)) else { continue };
                     match reading {
                         Ok(_) => placement.restore(*index),
                         Err(error) if *count == SILENT_READINGS => {

@@ -66,8 +66,12 @@ fn agree(folder: &str, model: &BertModel, executor: &mut dyn Executor) -> Result
     }
     for (against, other) in [("cpu", rows(on_cpu.as_mut(), parts)?), ("singles", alone)] {
         let pairs = || together.iter().zip(&other);
+        if together.len() != other.len() || !together.iter().chain(&other).flatten().all(|value| value.is_finite()) {
+            return Err(format!("against {against}: a row is missing, or a value is not finite").into());
+        }
         let difference = pairs().flat_map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).abs())).fold(0.0, f64::max);
-        let cosine = pairs().map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
+        // What is not a number, as of a row of zeros, stays: it is no cosine.
+        let cosine = pairs().map(|(a, b)| cosine(a, b)).fold(1.0, |worst, c| if c >= worst { worst } else { c });
         println!(
             "{{\"check\": \"agree\", \"against\": \"{against}\", \"rows\": {}, \"max_abs_difference\": {difference:e}, \
              \"min_cosine\": {cosine:.9}}}",
