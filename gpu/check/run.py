@@ -30,10 +30,16 @@ import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 READY = re.compile(r"penstock ready http=(\S+) grpc=(\S+) metrics=(\S+)")
+# All of it.
+TIME_S = 8 * 60
 # How long a server may take to get ready.
 READY_S = 60
 # Largest relative error of an embedding against the kernels' references: both round to half at the same places, in another order.
 KERNEL_ERROR_MAX = 5e-3
+# What a batch of one may take in its executor beside the same in a loop without a server.
+OVER_BARE_MAX = 1.1
+# How the names of our kernels begin.
+OUR_KERNELS = ("embed", "add_norm", "activate", "attend", "pool")
 # Least cosine against the float64 goldens, with weights in 16 bit.
 COSINE_MIN = 0.999
 
@@ -56,13 +62,16 @@ def main():
         check.summary[part.__name__] = {"outcome": outcome, "seconds": round(time.monotonic() - began, 1)}
         check.write("summary.json", check.summary)
         print(f"{part.__name__}: {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
-    good = all(part["outcome"].startswith("holds") for part in check.summary.values() if isinstance(part, dict))
+    outcomes = [part["outcome"] for part in check.summary.values() if isinstance(part, dict)]
+    # Without a GPU most is left out, and that is no failure.
+    good = all(outcome.startswith("holds" if not options.cpu else ("holds", "left out")) for outcome in outcomes)
     return 0 if good else 1
 
 
 class Check:
     def __init__(self, results, cpu):
         self.results, self.cpu, self.log, self.server_found = results, cpu, [], {}
+        self.until = time.monotonic() + TIME_S
         self.libraries = [] if cpu else libraries()
         packed = HERE / "packed.json"
         self.summary = {
@@ -80,17 +89,27 @@ class Check:
 
     def lines(self, name, command, timeout_s, more=False):
         """Runs a program that prints JSON lines, and keeps them, after those that are there if there are to be more."""
-        path = ":".join([*self.libraries, os.environ.get("LD_LIBRARY_PATH", "")]).strip(":")
-        environment = dict(os.environ, LD_LIBRARY_PATH=path)
         # Into the file as it comes: what was known when the time was up is kept.
         with open(self.results / name, "a" if more else "w") as kept:
-            done = subprocess.run([str(word) for word in command], env=environment, stdout=kept, stderr=subprocess.PIPE,
-                                  text=True, timeout=timeout_s)
+            done = subprocess.run([str(word) for word in command], env=self.environment(), stdout=kept, stderr=subprocess.PIPE,
+                                  text=True, timeout=self.left(timeout_s))
         if done.returncode != 0:
             raise RuntimeError(f"{pathlib.Path(command[0]).name}: {done.stderr.strip()[-800:]}")
         return [json.loads(line) for line in (self.results / name).read_text().splitlines() if line.startswith("{")]
 
+    def environment(self):
+        path = ":".join([*self.libraries, os.environ.get("LD_LIBRARY_PATH", "")]).strip(":")
+        return dict(os.environ, LD_LIBRARY_PATH=path)
+
+    def left(self, seconds):
+        """So many, or as many as are left of all."""
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise RuntimeError("no time is left")
+        return min(seconds, left)
+
     def server(self, *arguments):
+        self.left(READY_S)
         self.log = []
         return Server(self, *arguments)
 
@@ -216,45 +235,52 @@ def inventory(check):
 
 def kernels(check):
     if check.cpu:
-        return "holds: left out, there is no GPU"
+        return "left out: there is no GPU"
     lines = check.lines("kernels.jsonl", [HERE / "bin/penstock-kernel-check", 15], 90)
     agree = [line for line in lines if line["check"] == "kernels"]
     worst = max(line["relative_error"] for line in agree)
-    good = worst < KERNEL_ERROR_MAX and all(line["finite"] for line in agree)
-    most = max(line["tokens_per_s"] for line in lines if line["check"] == "pass")
+    passes = [line for line in lines if line["check"] == "pass"]
+    good = worst < KERNEL_ERROR_MAX and all(line["finite"] for line in agree) and all(line["as_alone"] for line in passes)
+    most = max(line["tokens_per_s"] for line in passes)
     return f"{'holds' if good else 'failed'}: relative error up to {worst:.1e}, at most {most:.0f} tokens/s"
 
 
 def bare(check):
-    command = [HERE / "bin/penstock-bare-forward", HERE / "models/minilm/1", 4 if check.cpu else 15, *(["cpu"] if check.cpu else [])]
-    lines = check.lines("bare.jsonl", command, 120)
+    if check.cpu:
+        return "left out: the program is linked against the driver's library"
+    program = [HERE / "bin/penstock-bare-forward", HERE / "models/minilm/1"]
+    lines = check.lines("bare.jsonl", [*program, 15], 120)
     most = max(line["tokens_per_s"] for line in lines if line["check"] == "forward")
-    if not check.cpu:
-        # In 32 bit by candle: the driver compiles its kernels first, which takes eight seconds.
-        lines = check.lines("bare.jsonl", [HERE / "bin/penstock-bare-forward", HERE / "models/minilm/1", 3, "candle"], 120, more=True)
+    # In 32 bit by candle: the driver compiles its kernels first, which takes eight seconds.
+    lines = check.lines("bare.jsonl", [*program, 3, "candle"], 120, more=True)
     worst = min(line["min_cosine"] for line in lines if line["check"] == "agree")
     return f"{'holds' if worst > COSINE_MIN else 'failed'}: least cosine {worst:.7f}, at most {most:.0f} tokens/s"
 
 
 def sanitizer(check):
-    """Memory that kernels must not touch, and what they do to each other in shared memory."""
+    """Memory that kernels must not touch, and what our own do to each other in shared memory. (racecheck takes how cuBLAS's
+    kernels wait for copies for races, as seen on an H200: those are counted and not judged.)"""
     program = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if program is None or check.cpu:
-        return "holds: left out, there is no compute-sanitizer"
-    said = ""
-    for tool in ("memcheck", "racecheck"):
-        command = [program, "--tool", tool, "--error-exitcode", "9", str(HERE / "bin/penstock-kernel-check"), "0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
-        said += f"{tool}: {done.returncode}\n" + (done.stdout + done.stderr)[-4000:]
-        (check.results / "sanitizer.txt").write_text(said)
-        if done.returncode != 0:
-            return f"failed: {tool} {(done.stdout + done.stderr)[-300:]}"
-    return "holds: memcheck and racecheck found nothing"
+        return "left out: there is no compute-sanitizer"
+    said = {}
+    for tool, end in (("memcheck", "ERROR SUMMARY: "), ("racecheck", "RACECHECK SUMMARY: ")):
+        command = [program, "--tool", tool, str(HERE / "bin/penstock-kernel-check"), "0"]
+        done = subprocess.run(command, env=check.environment(), capture_output=True, text=True, timeout=check.left(90))
+        said[tool] = done.stdout + done.stderr
+        (check.results / "sanitizer.txt").write_text("\n".join(f"{name}:\n{text}" for name, text in said.items()))
+        if end not in said[tool]:
+            return f"failed: {tool} came to no end: {said[tool][-300:]}"
+    hazards = re.findall(r"access at (\w+)", said["racecheck"])
+    ours = sorted({name for name in hazards if name.startswith(OUR_KERNELS)})
+    clean = "ERROR SUMMARY: 0 errors" in said["memcheck"] and not ours
+    return f"{'holds' if clean else 'failed'}: hazards in {ours or 'none'} of ours and {len(set(hazards))} others; memcheck " \
+           + re.search(r"ERROR SUMMARY: .*", said["memcheck"])[0].lower()
 
 
 def reference(check):
     if subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode != 0:
-        return "holds: left out, there is no PyTorch"
+        return "left out: there is no PyTorch"
     lines = check.lines("reference.jsonl", [sys.executable, HERE / "reference.py", HERE / "models/minilm/1"], 150)
     return f"holds: {len(lines)} figures"
 
@@ -267,10 +293,11 @@ def goldens(check):
         cosines = [cosine(found, golden["embedding"]) for found, golden in zip(together, texts)]
         singles = [cosine(a, b) for a, b in zip(together, alone)]
         first_s = server.ready_s
-        found = {"device": server.device(), "ready_s": first_s, "memory": memory(), "cosines": cosines, "together_and_alone": singles, "index": server.index(),
-                 "log": [line for line in server.log if "ready" in line or "WARN" in line][:20]}
+        found = {"device": server.device(), "ready_s": first_s, "memory": memory(), "cosines": cosines,
+                 "together_and_alone": singles, "index": server.index(), "log": [line for line in server.log if "ready" in line or "WARN" in line][:20]}
     check.keep("goldens", found)
-    on_gpu = check.cpu or any(device.startswith(("GPU", "MIG")) for device in found["device"])
+    by_candle = any("our kernels cannot run this encoder" in line for line in server.log)
+    on_gpu = check.cpu or not by_candle and any(device.startswith(("GPU", "MIG")) for device in found["device"])
     good = min(cosines) >= COSINE_MIN and min(singles) > 0.99999 and on_gpu
     return f"{'holds' if good else 'failed'}: least cosine {min(cosines):.6f}, on {found['device']}, ready in {first_s:.2f} s"
 
@@ -315,7 +342,8 @@ def sweep(check):
                 kept.flush()
     check.keep("path", costs)
     told = ", ".join(f"{cost['tokens']} tokens {cost['over_bare']:.2f}" for cost in costs if cost["over_bare"])
-    return f"{'holds' if best >= 0.6 or check.cpu else 'failed'}: GPU busy up to {best:.0%} (aim 60 %); a batch of one over bare: {told}"
+    near = all(cost["over_bare"] is None or cost["over_bare"] <= OVER_BARE_MAX for cost in costs)
+    return f"{'holds' if (best >= 0.6 and near) or check.cpu else 'failed'}: GPU busy up to {best:.0%} (aim 60 %); a batch of one over bare: {told}"
 
 
 def of_one(server):
@@ -330,7 +358,8 @@ def of_one(server):
 
 
 def path_cost(check, tokens, before, after):
-    """What a batch of one row takes in its environment, over the bare forward pass."""
+    """What a batch of one row takes in its environment's executor, over the bare forward pass: caches and a busy machine, not the
+    hand-over, turns or the link, which are outside."""
     each_ms = (after[1] - before[1]) / (after[0] - before[0]) / 1e6
     file = check.results / "bare.jsonl"
     bare_lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -379,7 +408,7 @@ def cold(check):
                 starts.append({"server_ready_s": server.ready_s, "load_ms": ready["load_ms"], "warmup_ms": ready["warmup_ms"]})
     check.keep("cold", {"bytes": size, "starts": starts})
     spawned = sorted(start["load_ms"] + start["warmup_ms"] for start in starts)
-    return f"{'holds' if spawned[len(spawned) // 2] < 1000 else 'failed'}: {size / 1e6:.0f} MB, {spawned} ms from the process's start (aim 1000)"
+    return f"{'holds' if spawned[len(spawned) // 2] < 1000 else 'failed'}: {size / 1e6:.0f} MB, {spawned} ms of loading and warming up (aim 1000)"
 
 
 def widen(file):
@@ -417,6 +446,7 @@ def faults(check):
         with check.server("--model-repository", repository, "--model-control-mode", "explicit", "--load-model", "minilm") as server:
             status, body = server.post("/v2/repository/models/huge/load", {})
             found["too_much"] = {"status": status, "answer": body}
+            found["before"] = server.embed("minilm", ["Still there?"])[0]
             (pid,) = server.environments()
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 loading = pool.submit(load, server, folder, "minilm", "--tokens", "16", "--closed", 16, seconds=4)
@@ -434,7 +464,7 @@ def faults(check):
                 found["served_again_s"] = time.monotonic() - killed
                 (step,) = loading.result()
             found["outcomes"] = step["outcomes"]
-            found["last"] = server.embed("minilm", ["Still there?"])[0][:4]
+            found["last"] = server.embed("minilm", ["Still there?"])[0]
             if not check.cpu:
                 found["broken_context"] = broken_context(server, repository)
     check.keep("faults", found)
@@ -442,6 +472,8 @@ def faults(check):
     if not check.cpu:
         broken = found["broken_context"]
         refused = refused and broken["status"] >= 500 and broken["others_kept_their_process"] and broken["served_again_s"] < 30
+    refused = refused and any(outcome["class"] == "ok" for outcome in found["outcomes"])
+    refused = refused and cosine(found["before"], found["last"]) > 0.99999
     # While there is no environment callers are refused; nobody may be left without an answer, or with a wrong one.
     refused = refused and all(outcome["class"] in ("ok", "shed") for outcome in found["outcomes"])
     return f"{'holds' if refused else 'failed'}: served again {found['served_again_s']:.2f} s after a kill, {found['outcomes']}"
@@ -474,7 +506,7 @@ def broken_context(server, repository):
 def full(check):
     """No memory left on the device: refused with the reason, and loaded once there is some."""
     if check.cpu or subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode != 0:
-        return "holds: left out, there is nothing that fills a GPU"
+        return "left out: there is nothing that fills a GPU"
     fill = "import torch; free = torch.cuda.mem_get_info()[0]; x = torch.empty(free - (200 << 20), dtype=torch.uint8, device='cuda'); " \
            "torch.cuda.synchronize(); print('full', flush=True); input()"
     found = {}
@@ -483,6 +515,8 @@ def full(check):
         shutil.copytree(HERE / "models/minilm", repository / "minilm")
         (repository / "minilm/config.pbtxt").write_text("instance_group [ { kind: KIND_GPU } ]\n")
         filling = subprocess.Popen([sys.executable, "-c", fill], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        late = threading.Timer(check.left(60), filling.kill)
+        late.start()
         try:
             if filling.stdout.readline().strip() != "full":
                 raise RuntimeError("the device could not be filled")
@@ -497,6 +531,7 @@ def full(check):
                 found["ready_again_s"] = time.monotonic() - freed
                 found["answer"] = server.embed("minilm", ["Is there room?"])[0][:4]
         finally:
+            late.cancel()
             filling.kill()
     check.keep("full", found)
     told = found["while_full"][0].get("reason", "")

@@ -3,8 +3,8 @@
 use crate::{Buffer, DeviceError, Pinned};
 use cudarc::cublas::{CudaBlas, result as cublas, sys as blas};
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchArgs,
-    LaunchConfig, ValidAsZeroBits, result, sys,
+    CudaContext, CudaFunction, CudaGraph, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchArgs, LaunchConfig,
+    ValidAsZeroBits, result, sys,
 };
 use half::f16;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -26,16 +26,6 @@ pub struct Lane {
 
 /// Work that was captured, to be given again with one call.
 pub struct Graph(CudaGraph);
-
-/// When the device had done all that a lane was given before.
-pub struct Moment(CudaEvent);
-
-impl Moment {
-    /// Milliseconds from `earlier`, which may be another lane's. Both must have passed.
-    pub fn ms_since(&self, earlier: &Moment) -> Result<f32, DeviceError> {
-        Ok(earlier.0.elapsed_ms(&self.0)?)
-    }
-}
 
 impl Lane {
     pub(crate) fn new(context: &Arc<CudaContext>) -> Result<Self, DeviceError> {
@@ -107,13 +97,6 @@ impl Lane {
     /// Waits until all that was given has run.
     pub fn wait(&self) -> Result<(), DeviceError> {
         Ok(self.stream.synchronize()?)
-    }
-
-    /// When it has done what it was given until now.
-    pub fn moment(&self) -> Result<Moment, DeviceError> {
-        let event = self.stream.context().new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?;
-        event.record(&self.stream)?;
-        Ok(Moment(event))
     }
 
     /// A linear layer without its bias: `out[m, n] = input[m, k] * weight[n, k]^T`, all row by row; products of half are summed

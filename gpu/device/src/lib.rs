@@ -13,7 +13,7 @@ mod lane;
 mod pinned;
 
 pub use cudarc::driver::{CudaSlice as Buffer, CudaView as View, DeviceRepr, PushKernelArg, ValidAsZeroBits};
-pub use lane::{Function, Graph, Lane, Moment};
+pub use lane::{Function, Graph, Lane};
 pub use pinned::Pinned;
 
 use cudarc::cublas::result::CublasError;

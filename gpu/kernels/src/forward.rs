@@ -11,7 +11,7 @@ use crate::launch::{DeviceNorm, Kernels};
 use crate::tiles;
 use crate::weights::{Architecture, EncoderWeights, Linear, NormWeights};
 use half::f16;
-use penstock_device::{Buffer, DeviceError, Gpu, Graph, Lane, Moment, Pinned};
+use penstock_device::{Buffer, DeviceError, Gpu, Graph, Lane, Pinned};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -222,15 +222,15 @@ impl Encoder {
         assert!(tokens <= self.tokens_max && rows.len() <= self.rows_max, "a run of {tokens} tokens");
         assert!(rows.iter().all(|row| !row.is_empty() && row.len() <= longest), "a row's length");
         assert!(rows.iter().all(|row| row.iter().all(|&id| id < vocabulary)), "an id that is not in the table");
-        let tiles = tiles(rows.iter().map(|row| row.len()));
-        let exact = Shape { tokens, tiles: tiles.len(), rows: rows.len() };
+        let tiles = || tiles(rows.iter().map(|row| row.len()));
+        let exact = Shape { tokens, tiles: tiles().count(), rows: rows.len() };
         self.shape = if self.uses_graphs && tokens <= GRAPH_TOKENS_MAX { exact.rounded() } else { exact };
         self.rows = rows.len();
         let [ids, positions, starts, end] = self.shape.places();
         let values = &mut self.integers.values_mut()?[..end];
         let (of_tiles, others) = values.split_at_mut(ids);
-        of_tiles[..tiles.len() * 4].copy_from_slice(tiles.as_flattened());
-        of_tiles[tiles.len() * 4..].fill(0);
+        of_tiles[exact.tiles * 4..].fill(0);
+        of_tiles.as_chunks_mut().0.iter_mut().zip(tiles()).for_each(|(place, tile)| *place = tile);
         let (of_ids, others) = others.split_at_mut(positions - ids);
         let (of_positions, of_starts) = others.split_at_mut(starts - positions);
         let mut start = 0;
@@ -248,12 +248,6 @@ impl Encoder {
 
     /// Embeds the rows that were gathered: `[rows, hidden]`.
     pub fn run(&mut self) -> Result<&[f32], DeviceError> {
-        self.give()?;
-        self.take()
-    }
-
-    /// Gives the device all that a run is, and does not wait for it.
-    pub fn give(&mut self) -> Result<(), DeviceError> {
         let (shape, hidden) = (self.shape, self.weights.architecture.hidden);
         self.lane.copy_in(&self.integers, &mut self.working.input, shape.places()[3])?;
         let worth = self.uses_graphs && shape.tokens <= GRAPH_TOKENS_MAX;
@@ -275,18 +269,8 @@ impl Encoder {
             Some(Known::Captured(graph)) => unsafe { self.lane.replay(graph)? },
             _ => forward(&self.weights, &mut self.working, &self.lane, shape)?,
         }
-        self.lane.copy_out(&self.working.pooled, &mut self.embeddings, self.rows * hidden)
-    }
-
-    /// Waits for what was given: `[rows, hidden]`.
-    pub fn take(&self) -> Result<&[f32], DeviceError> {
-        self.lane.wait()?;
-        Ok(&self.embeddings.values()?[..self.rows * self.weights.architecture.hidden])
-    }
-
-    /// When the device has done what was given until now, to measure by.
-    pub fn moment(&self) -> Result<Moment, DeviceError> {
-        self.lane.moment()
+        self.lane.copy_out(&self.working.pooled, &mut self.embeddings, self.rows * hidden)?;
+        Ok(&self.embeddings.values()?[..self.rows * hidden])
     }
 }
 

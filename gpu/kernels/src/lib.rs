@@ -25,13 +25,14 @@ pub const WIDTHS: [usize; 2] = [32, 64];
 
 /// The blocks of attention for rows of `lengths` tokens, none of them empty: where the row starts, its tokens, the block's
 /// first query, and nothing. A block with 0 tokens does nothing.
-pub fn tiles(lengths: impl Iterator<Item = usize>) -> Vec<[u32; 4]> {
-    let (mut tiles, mut start) = (Vec::new(), 0);
-    for length in lengths {
-        tiles.extend((0..length).step_by(TILE).map(|first| [start, length, first, 0].map(|number| number as u32)));
-        start += length;
-    }
-    tiles
+pub fn tiles(lengths: impl Iterator<Item = usize>) -> impl Iterator<Item = [u32; 4]> {
+    let placed = lengths.scan(0, |end, length| {
+        *end += length;
+        Some((*end - length, length))
+    });
+    placed.flat_map(|(start, length)| {
+        (0..length).step_by(TILE).map(move |first| [start, length, first, 0].map(|number| number as u32))
+    })
 }
 
 #[cfg(test)]
@@ -41,7 +42,7 @@ mod tests {
     #[test]
     fn every_query_has_one_block() {
         assert_eq!(
-            tiles([3, 64, 130].into_iter()),
+            tiles([3, 64, 130].into_iter()).collect::<Vec<_>>(),
             [[0, 3, 0, 0], [3, 64, 0, 0], [67, 130, 0, 0], [67, 130, 64, 0], [67, 130, 128, 0]]
         );
     }

@@ -128,7 +128,7 @@ fn each_row_attends_to_itself_alone() {
     for (heads, width, lengths) in [(3, 32, &mixed[..]), (2, 64, &mixed[..]), (12, 32, &[9, 33][..])] {
         let (tokens, hidden) = (lengths.iter().sum::<usize>(), heads * width);
         let (projected, bias) = (random(&mut rng, tokens * 3 * hidden, 2.0), random(&mut rng, 3 * hidden, 0.5));
-        let mut tiles = penstock_kernels::tiles(lengths.iter().copied());
+        let mut tiles: Vec<[u32; 4]> = penstock_kernels::tiles(lengths.iter().copied()).collect();
         tiles.push([0; 4]); // one too many does nothing
         let arguments = [
             halves(&projected),

@@ -1,8 +1,8 @@
 //! BERT sentence encoders from a Hugging Face folder, on ONNX Runtime, on candle, or on a GPU with our own kernels.
 //!
 //! Called by the environment through [`penstock_executor::Model`]. One folder (`config.json`, `tokenizer.json`,
-//! `model.safetensors`, and the sentence-transformers files where there are any) runs on either engine: the same
-//! [`Layout`](layout) of a batch, the same mathematics, the same answer to within 1e-5.
+//! `model.safetensors`, and the sentence-transformers files where there are any) runs on any engine: the same
+//! mathematics, the same answer to within 1e-5 in 32 bit, and on our kernels, in 16, to a cosine of 0.99999 or better.
 //!
 //! **No padding.** The rows of a batch are laid end to end, `[tokens, hidden]`, and every linear layer, normalisation
 //! and activation runs on that; only attention sees rows side by side, gathered per head for the length of three

@@ -171,11 +171,14 @@ fn large_outputs_outlive_the_session() {
 
 #[test]
 fn outputs_never_share_memory_with_inputs_or_weights() {
+    never_share_memory(Outputs::Anywhere);
+    never_share_memory(Outputs::Host);
+}
+
+fn never_share_memory(outputs: Outputs) {
     let library = Library::open(&library()).unwrap();
-    let open = || {
-        let source = GraphSource::File(graph("through.onnx"));
-        Session::open(&library, source, &SessionOptions::default()).unwrap()
-    };
+    let options = SessionOptions { outputs, ..SessionOptions::default() };
+    let open = || Session::open(&library, GraphSource::File(graph("through.onnx")), &options).unwrap();
     let (mut session, input) = (open(), vec![7u8; 80_000]);
     let aligned = usize::from(input.as_ptr().align_offset(4) != 0);
     for (begin, what) in [(aligned, "borrowed"), (aligned + 1, "copied")] {
