@@ -2,14 +2,17 @@
 DEADLINE_EXCEEDED, when its deadline passes, and never run. All slots but one are held by requests whose deadline passes:
 then their slots must be free. 200 requests that wait are cancelled at once, over gRPC, on a stream and by closing HTTP
 connections: none of them may run, and their slots must be free. Times are taken in this Python client, its own cost
-included."""
+included; those of deadlines also by penstock-loadtest, whose own cost is small."""
 
 import collections
 import http.client
+import json
 import random
+import subprocess
 import threading
 import time
 
+from built import generator
 from process import without_pauses
 
 import callers
@@ -19,6 +22,8 @@ from conftest import identity_repository
 TITLE = "Deadlines and cancelling while the worker is busy"
 BATCH_S = 5
 REQUESTS = 100
+# The generator's: requests with one deadline, at a steady rate of which no two are near each other.
+GENERATED_BATCH_S, GENERATED_S, GENERATED_RPS, GENERATED_MS = 12, 9, 50, 100
 BOUNDS_MS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 500)
 # The dead hold all slots but one until their deadline; live ones come every millisecond from just before it.
 SLOTS, ROUNDS, DEAD_MS, EARLY_MS = 8, 20, 250, 30
@@ -31,6 +36,7 @@ LEAVERS, LEAVE_BATCH_S = 200, 2
 def run(report, start, folder):
     with without_pauses():
         deadlines_kept(report, start, folder)
+        deadlines_by_the_generator(report, start, folder)
         slots_of_the_dead(report, start, folder)
         nothing_cancelled_runs(report, start, folder)
 
@@ -80,6 +86,28 @@ def deadlines_kept(report, start, folder):
         report.invariant(executions(server, "slow") == (2, 2), "none of them ran: two batches of one, first and last")
         expected = {("done", ""): 2, ("expired", ""): REQUESTS + 1}
         report.invariant(books.outcomes == expected, "each is counted as expired, once")
+        server.kill()
+
+
+def deadlines_by_the_generator(report, start, folder):
+    if (tool := generator(report)) is None:
+        return
+    identity_repository(folder, "long", execute_delay_us=GENERATED_BATCH_S * 1_000_000)
+    for how, scheme, code in (("grpc-timeout", "grpc", "DEADLINE_EXCEEDED"), ("OIP timeout over HTTP", "http", "HTTP 504")):
+        server = start("--model-repository", folder)
+        first = stub(server).ModelInfer.future(request("long"))
+        until_in_flight(server, "long", 1)
+        file = folder / f"{scheme}.json"
+        address = server.grpc if scheme == "grpc" else server.http
+        command = [tool, "run", "--target", f"{scheme}://{address}", "--model", "long", "--rps", GENERATED_RPS, "--warmup", 0,
+                   "--seconds", GENERATED_S, "--deadline-ms", GENERATED_MS, "--json", file]
+        subprocess.run([str(word) for word in command], check=True, capture_output=True)
+        step = json.loads(file.read_text())["steps"][0]
+        late = {name: step["expiry"][name] - GENERATED_MS for name in ("p50", "p99", "max")}
+        report.figure(f"{how}, by penstock-loadtest: answer minus deadline p50 {late['p50']:.2f} ms, p99 {late['p99']:.2f} ms, "
+                      f"worst {late['max']:.2f} ms, of {step['expiry']['count']}")
+        ends = {end["name"]: end["count"] for end in step["outcomes"]}
+        report.invariant(ends == {code: step["intended"]} and not first.done(), f"while the worker was busy all ended {ends}")
         server.kill()
 
 

@@ -82,6 +82,9 @@ pub struct StepSummary {
     pub service: Percentiles,
     /// Sheds, from the time of sending.
     pub refusal: Percentiles,
+    /// Answers that a deadline had passed, from the time of sending.
+    #[serde(default)]
+    pub expiry: Percentiles,
     /// From the intended time to sending.
     pub lateness: Percentiles,
     /// Ends by kind, most frequent first.
@@ -172,6 +175,7 @@ pub fn summarize(run: &Run, pace: (Option<f64>, Option<usize>), limit_ms: Option
         latency: Percentiles::of_us(&distribution(of(Class::Ok), latency)),
         service: Percentiles::of_us(&distribution(of(Class::Ok), service)),
         refusal: Percentiles::of_us(&distribution(of(Class::Shed), service)),
+        expiry: Percentiles::of_us(&distribution(of(Class::Expired), service)),
         lateness: Percentiles::of_us(&distribution(sent(), |record| record.sent_us - record.intended_us)),
         outcomes,
         stages: tally.stages.iter().map(|(name, us)| (name.clone(), Percentiles::of_us(us))).collect(),

@@ -58,6 +58,10 @@ fn details(out: &mut String, step: &StepSummary) {
         };
         line("refusals", format!("p50 {:.3} p99 {:.3} ms from sending{wait}", step.refusal.p50, step.refusal.p99));
     }
+    if step.expiry.count > 0 {
+        let text = format!("p50 {:.3} p99 {:.3} ms from sending", step.expiry.p50, step.expiry.p99);
+        line("expired, answered", text);
+    }
     let stages = step.stages.iter().map(|(name, time)| format!("{name} {:.3}/{:.3}", time.p50, time.p99));
     line("stages, p50/p99 ms", list(stages.collect()));
     let results: u64 = step.batch_sizes.values().sum();

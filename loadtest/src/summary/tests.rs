@@ -74,19 +74,22 @@ fn goodput_counts_what_came_in_time_and_sheds_are_no_results() {
         let (reply, took) = match at % 4 {
             0 => (Reply { grpc_status: Some(8), shed_reason: Some("queue_requests".into()), ..Reply::default() }, 100),
             1 => (ok(), 30_000),
+            2 if at < 100 => (Reply { grpc_status: Some(4), ..Reply::default() }, 10_400),
             _ => (ok(), 5_000),
         };
         tally.answer(&Answer { ticket, result: Ok(reply) }, u64::from(at) * 1000 + took);
     }
     tally.gone(Ticket::default(), Class::NotSent, SATURATED, 0);
     let step = summarize(&run_of(tally, 1), (Some(1000.0), None), Some(10));
-    assert_eq!(step.goodput_rps, 500.0);
-    assert_eq!(step.latency.count, 750);
+    assert_eq!(step.goodput_rps, 475.0);
+    assert_eq!(step.latency.count, 725);
     assert_eq!(step.refusal.count, 250);
     assert!((step.refusal.p99 - 0.1).abs() < 0.001);
+    assert_eq!(step.expiry.count, 25);
+    assert!((step.expiry.p50 - 10.4).abs() < 0.01);
     assert_eq!(step.intended, 1001);
     assert_eq!(step.outcomes.iter().map(|outcome| outcome.count).sum::<u64>(), step.intended);
     // Results that came after the step are none of its throughput.
-    assert!(step.throughput_rps < 750.0 && step.throughput_rps > 700.0);
+    assert!(step.throughput_rps < 725.0 && step.throughput_rps > 690.0);
     assert_eq!(step.marks, ["1 requests not sent: generator saturated"]);
 }
