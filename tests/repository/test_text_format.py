@@ -1,6 +1,6 @@
 """Our readers of the model configuration against google.protobuf's, file by file.
 
-The files are in server/registry/tests/configs: those in `accept` must be read by both, to the same message; those in
+The files are in server/repository/tests/configs: those in `accept` must be read by both, to the same message; those in
 `reject` must be refused by both. The same messages then go through JSON, in both spellings and both directions. Files
 are run through the example `parse_config` of the registry crate, which prints one line a file.
 """
@@ -24,7 +24,7 @@ GOOD = pytest.mark.parametrize("path", ACCEPT + CATALOG, ids=lambda path: f"{pat
 
 def read_with_ours(files: list[Path]) -> dict[Path, str]:
     """What our reader says of every file."""
-    command = ["cargo", "run", "--quiet", "-p", "penstock-registry", "--example", "parse_config", "--", *files]
+    command = ["cargo", "run", "--quiet", "-p", "penstock-repository", "--example", "parse_config", "--", *files]
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     assert len(lines) == len(files)
     return dict(zip(files, lines))

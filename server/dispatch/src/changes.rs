@@ -2,11 +2,12 @@
 //!
 //! Called by the house under its control lock; never inside a request. A request sees one snapshot or the next.
 
-use crate::function::{Concurrency, ServedFunction, ServedVersion, VersionState};
+use crate::function::{Cause, Concurrency, ServedFunction, ServedVersion, VersionState};
 use crate::house::House;
 use crate::supervisor::Supervisor;
 use penstock_domain::{FunctionName, VersionNumber};
-use penstock_registry::{Change, FunctionSource, VersionSource};
+use penstock_environment::Specification;
+use penstock_repository::{Change, FunctionSource, VersionSource};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,8 +34,8 @@ pub(crate) async fn settled(versions: &[Arc<ServedVersion>]) {
 impl House {
     /// Makes what is served what is wanted. `control` is the locked list of what is served by source.
     pub(crate) fn change(&self, control: &mut Vec<FunctionSource>, wanted: Vec<FunctionSource>) -> Changed {
-        let changes = penstock_registry::plan(control, &wanted);
-        let settled = penstock_registry::settle(control, &wanted);
+        let changes = penstock_repository::plan(control, &wanted);
+        let settled = penstock_repository::settle(control, &wanted);
         let mut versions: BTreeMap<(FunctionName, VersionNumber), Arc<ServedVersion>> = BTreeMap::new();
         for function in self.functions.load().values() {
             for (number, version) in &function.versions {
@@ -65,7 +66,7 @@ impl House {
                         old.stop.cancel();
                         if old.supervisors.load(Ordering::Acquire) == 0 {
                             // Nobody else will say so: it never had an environment.
-                            old.state.send_replace(VersionState::Unavailable("unloaded".into()));
+                            old.state.send_replace(Cause::Unloaded.because("unloaded"));
                         }
                     }
                 }
@@ -84,7 +85,9 @@ impl House {
             let of = |number: &VersionNumber| versions.get(&(source.name.clone(), *number)).cloned();
             let all = versions.keys().filter(|(name, _)| *name == source.name).map(|(_, number)| *number);
             let versions = all.filter_map(|number| Some((number, of(&number)?))).collect();
-            let served = ServedFunction { name: source.name.clone(), source: source.clone(), versions };
+            let before = self.functions.load().get(source.name.as_str()).cloned();
+            let aliases = before.map(|before| before.aliases.clone()).unwrap_or_default();
+            let served = ServedFunction { name: source.name.clone(), source: source.clone(), versions, aliases };
             functions.insert(source.name.as_str().to_owned(), Arc::new(served));
         }
         self.functions.store(Arc::new(functions));
@@ -123,15 +126,32 @@ impl House {
             Ok(specification) => specification,
             Err(reason) => {
                 tracing::warn!(function = %served.function, version = served.number.0, reason, "a version cannot run here");
-                served.state.send_replace(VersionState::Unavailable(reason));
+                served.state.send_replace(Cause::Configuration.because(reason));
                 return served;
             }
         };
-        let environments = self.options.environments.max(1);
-        served.supervisors.store(environments, Ordering::Release);
-        for _ in 0..environments {
+        let own = served.source.settings.penstock.environments;
+        self.scale(&served, &specification, own.unwrap_or(self.options.environments).max(1));
+        served
+    }
+
+    /// Starts or stops environments of a version until there are so many; the youngest go first.
+    pub(crate) fn scale(&self, version: &Arc<ServedVersion>, specification: &Specification, environments: u32) {
+        let mut stops = version.environment_stops.lock();
+        if version.stop.is_cancelled() {
+            return;
+        }
+        while stops.len() > environments as usize {
+            if let Some(stop) = stops.pop() {
+                stop.cancel();
+            }
+        }
+        while stops.len() < environments as usize {
+            let stop = version.stop.child_token();
+            stops.push(stop.clone());
+            version.supervisors.fetch_add(1, Ordering::AcqRel);
             let supervisor = Supervisor {
-                version: served.clone(),
+                version: version.clone(),
                 specification: specification.clone(),
                 launcher: self.options.launcher.clone(),
                 load_timeout: self.options.load_timeout,
@@ -139,12 +159,13 @@ impl House {
                 budget: self.options.budget.clone(),
                 devices: self.devices.clone(),
                 placement: self.options.placement.clone(),
+                tries_elsewhere: 0,
                 grant: None,
+                stop,
                 changed: self.changed.clone(),
             };
             self.tasks.spawn(supervisor.run());
         }
-        served
     }
 
     /// Serves with what there is until `new` is ready; the reason if it never is.
@@ -186,7 +207,8 @@ impl House {
             if let Some(served) = functions.get(version.function.as_str()) {
                 let mut versions = served.versions.clone();
                 versions.insert(version.number, version.clone());
-                let served = ServedFunction { name: served.name.clone(), source: served.source.clone(), versions };
+                let (source, aliases) = (served.source.clone(), served.aliases.clone());
+                let served = ServedFunction { name: served.name.clone(), source, versions, aliases };
                 functions.insert(version.function.as_str().to_owned(), Arc::new(served));
             }
             functions

@@ -8,10 +8,11 @@ use crate::statistics::{StatisticsCell, VersionStatistics};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use penstock_admission::{Callers, DrainRate, Slots};
-use penstock_domain::{FunctionName, Signature, VersionNumber};
+use penstock_domain::{FunctionName, Qualifier, Signature, VersionNumber};
 use penstock_environment::EnvironmentHandle;
-use penstock_registry::{FunctionSource, VersionSource};
-use penstock_router::{Breaker, RetryBudget};
+use penstock_repository::ModelConfig;
+use penstock_repository::{FunctionSource, VersionSource};
+use penstock_router::{Breaker, RetryBudget, Route};
 use penstock_telemetry::VersionMetrics;
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -19,6 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+
+/// The alias that an unqualified name means, where it is set.
+pub const ALIAS_LIVE: &str = "live";
 
 /// Where a version stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +36,42 @@ pub enum VersionState {
     /// Finishing what it has; takes nothing new.
     Unloading,
     /// Not served, and why.
-    Unavailable(String),
+    Unavailable(Unavailable),
+}
+
+/// Why a version is not served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unavailable {
+    /// In a word.
+    pub cause: Cause,
+    /// In words.
+    pub reason: String,
+}
+
+/// Kinds of reasons why a version is not served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// It was unloaded.
+    Unloaded,
+    /// It cannot run here, as it is configured.
+    Configuration,
+    /// Loading or warming up failed.
+    Load,
+    /// Loading took too long.
+    LoadTimeout,
+    /// The process ended while it loaded.
+    Ended,
+    /// No device has so much memory left.
+    NoRoom,
+    /// No device of this machine has so much memory.
+    NoDevice,
+}
+
+impl Cause {
+    /// The same, with words.
+    pub(crate) fn because(self, reason: impl Into<String>) -> VersionState {
+        VersionState::Unavailable(Unavailable { cause: self, reason: reason.into() })
+    }
 }
 
 impl VersionState {
@@ -49,7 +88,7 @@ impl VersionState {
     /// Why it is not ready; empty if it is.
     pub fn reason(&self) -> &str {
         match self {
-            VersionState::Unavailable(reason) | VersionState::Restarting(reason) => reason,
+            VersionState::Unavailable(Unavailable { reason, .. }) | VersionState::Restarting(reason) => reason,
             VersionState::Loading | VersionState::Ready | VersionState::Unloading => "",
         }
     }
@@ -112,6 +151,8 @@ pub struct ServedVersion {
     /// That request waits for a slot: others leave one.
     pub(crate) alone_waits: AtomicBool,
     pub(crate) stop: CancellationToken,
+    /// Stop one environment each, in the order in which they were started.
+    pub(crate) environment_stops: Mutex<Vec<CancellationToken>>,
     pub(crate) books: Books,
     pub(crate) retry_budget: RetryBudget,
     /// Tasks that keep an environment of this version alive; 0 once every process is gone for good.
@@ -169,6 +210,7 @@ impl ServedVersion {
             retry_lane: tokio::sync::Semaphore::new(1),
             alone_waits: AtomicBool::new(false),
             stop,
+            environment_stops: Mutex::default(),
             supervisors: AtomicU32::new(0),
         }
     }
@@ -225,11 +267,32 @@ pub struct ServedFunction {
     pub source: Arc<FunctionSource>,
     /// By number.
     pub versions: BTreeMap<VersionNumber, Arc<ServedVersion>>,
+    /// By name.
+    pub aliases: BTreeMap<String, Route>,
 }
 
 impl ServedFunction {
-    /// The version an unqualified name means: the highest that is ready, else the highest.
-    pub fn default_version(&self) -> Option<&Arc<ServedVersion>> {
+    /// The version that a request means; `random` is a uniform draw, for aliases that lead to two. `None`: there is none.
+    pub fn version(&self, qualifier: &Qualifier, random: u64) -> Option<&Arc<ServedVersion>> {
+        let led = |name: &str| self.aliases.get(name).map(|route| self.versions.get(&route.pick(random)));
+        match qualifier {
+            Qualifier::Version(number) => self.versions.get(number),
+            Qualifier::Alias(name) => led(name).flatten(),
+            Qualifier::Unnamed => match led(ALIAS_LIVE) {
+                Some(version) => version,
+                None => self.versions.get(&VersionNumber::LATEST_PUBLISHED).or_else(|| self.highest()),
+            },
+        }
+    }
+
+    /// The configuration of a version.
+    pub fn config_of(&self, number: VersionNumber) -> &ModelConfig {
+        let own = self.versions.get(&number).and_then(|version| version.source.config.as_ref());
+        own.unwrap_or(&self.source.config)
+    }
+
+    /// The highest that is ready, else the highest.
+    fn highest(&self) -> Option<&Arc<ServedVersion>> {
         let ready = |version: &&Arc<ServedVersion>| *version.state.borrow() == VersionState::Ready;
         self.versions.values().rev().find(ready).or_else(|| self.versions.values().next_back())
     }

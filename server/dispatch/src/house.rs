@@ -5,15 +5,16 @@
 
 use crate::accounting::{Account, InFlight};
 use crate::changes::settled;
-use crate::function::{Health, ServedFunction, ServedVersion, Shared, VersionState};
+use crate::deployed::beside_deployed;
+use crate::function::{Health, ServedFunction, ServedVersion, Shared, Unavailable, VersionState};
 use crate::invoke;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use penstock_admission::{ByteBudget, ByteShare};
 use penstock_capacity::Placement;
-use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Refusal, ShedReason, VersionNumber};
+use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, Outcome, Qualifier, Refusal, ShedReason};
 use penstock_environment::{Device, DeviceShare, Launch, Specification};
-use penstock_registry::{FunctionSource, VersionSource};
+use penstock_repository::{FunctionSource, VersionSource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +34,7 @@ pub struct HouseOptions {
     /// Model repositories, in order.
     pub repositories: Vec<PathBuf>,
     /// How they are followed.
-    pub control: penstock_registry::ControlMode,
+    pub control: penstock_repository::ControlMode,
     /// In explicit mode: what is loaded at start.
     pub load_at_start: Vec<String>,
     /// Starts environments.
@@ -136,14 +137,14 @@ impl House {
     /// Runs one invocation: admission, router, link, environment and back. Dropping the future cancels it.
     /// `received` is when the request was read. Every end is counted here, once.
     pub async fn invoke(&self, mut invocation: Invocation, received: Instant) -> Result<Reply, Refusal> {
-        let resolved = self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
+        let resolved = self.choose(&invocation);
         let version = resolved.as_ref().ok().cloned();
         if invocation.deadline.is_none() {
             let own = version.as_ref().and_then(|version| version.source.settings.penstock.timeout_ms);
             let timeout = own.map(Duration::from_millis).or(self.options.function_timeout);
             invocation.deadline = timeout.and_then(|timeout| received.into_std().checked_add(timeout));
         }
-        let resolve = || self.resolve(invocation.function.as_str(), invocation.version.map(|version| version.0));
+        let resolve = || self.choose(&invocation);
         let batches = version.as_ref().and_then(|v| v.signature.load().as_ref().map(|s| s.max_batch_size > 0));
         let items = invocation.items(batches.unwrap_or(true));
         let account = Account::open(&self.in_flight, version, received, items);
@@ -171,21 +172,38 @@ impl House {
         }
     }
 
-    /// The version a request means: NotFound for an unknown name or version. Ready or not is not asked.
-    pub fn resolve(&self, function: &str, version: Option<u64>) -> Result<Arc<ServedVersion>, Refusal> {
+    /// The version an invocation is for: of two behind an alias, one is drawn.
+    fn choose(&self, invocation: &Invocation) -> Result<Arc<ServedVersion>, Refusal> {
+        self.version(invocation.function.as_str(), &invocation.qualifier, || self.draw())
+    }
+
+    /// The version a qualifier means, of two behind an alias the main one: NotFound for an unknown name or version. Ready
+    /// or not is not asked.
+    pub fn resolve(&self, function: &str, qualifier: &Qualifier) -> Result<Arc<ServedVersion>, Refusal> {
+        self.version(function, qualifier, || u64::MAX)
+    }
+
+    fn version(
+        &self,
+        function: &str,
+        qualifier: &Qualifier,
+        random: impl Fn() -> u64,
+    ) -> Result<Arc<ServedVersion>, Refusal> {
         let functions = self.functions.load();
         let unknown = || {
-            let version = version.map_or_else(String::new, |version| format!(" version {version}"));
-            Refusal::new(ErrorCode::NotFound, format!("Request for unknown model: '{function}'{version} is not found"))
+            let which = match qualifier {
+                Qualifier::Unnamed => String::new(),
+                Qualifier::Version(version) => format!(" version {version}"),
+                Qualifier::Alias(alias) => format!(" alias '{alias}'"),
+            };
+            Refusal::new(ErrorCode::NotFound, format!("Request for unknown model: '{function}'{which} is not found"))
         };
         let served = functions.get(function).ok_or_else(unknown)?;
-        let found = match version {
-            None => served.default_version(),
-            Some(number) => served.versions.get(&VersionNumber(number)),
-        };
-        match found {
+        // A draw is only worth its while where there is something to choose.
+        let random = if served.aliases.is_empty() { 0 } else { random() };
+        match served.version(qualifier, random) {
             Some(version) => Ok(version.clone()),
-            None if version.is_none() => {
+            None if *qualifier == Qualifier::Unnamed => {
                 let reason = served.source.unavailable.as_deref().unwrap_or("unloaded");
                 let text = format!("function '{function}' has no available versions: {reason}");
                 Err(Refusal::new(ErrorCode::NotFound, text))
@@ -203,7 +221,7 @@ impl House {
     /// repository that cannot be read.
     pub async fn index(&self) -> Result<Arc<BTreeMap<String, Arc<ServedFunction>>>, Refusal> {
         let known = self.functions();
-        if self.options.control != penstock_registry::ControlMode::Explicit {
+        if self.options.control != penstock_repository::ControlMode::Explicit {
             return Ok(known);
         }
         let mut all = BTreeMap::clone(&known);
@@ -212,6 +230,7 @@ impl House {
                 name: source.name.clone(),
                 source: Arc::new(source),
                 versions: BTreeMap::new(),
+                aliases: BTreeMap::new(),
             };
             all.entry(source.name.as_str().to_owned()).or_insert_with(|| Arc::new(unloaded(source)));
         }
@@ -219,7 +238,7 @@ impl House {
     }
 
     /// How the repositories are followed.
-    pub fn control(&self) -> penstock_registry::ControlMode {
+    pub fn control(&self) -> penstock_repository::ControlMode {
         self.options.control
     }
 
@@ -274,7 +293,11 @@ impl House {
 
     /// The same with functions that are known.
     pub async fn start_with(&self, functions: Vec<FunctionSource>) {
-        let changed = self.change(&mut *self.control.lock().await, functions);
+        let changed = {
+            let mut control = self.control.lock().await;
+            let wanted = beside_deployed(&control, functions);
+            self.change(&mut control, wanted)
+        };
         settled(&changed.opened).await;
         self.started.store(true, Ordering::Relaxed);
         self.changed.send_modify(|count| *count += 1);
@@ -283,17 +306,20 @@ impl House {
     /// Looks at the repositories again, once, and follows what changed (poll mode).
     pub async fn poll(&self) -> Result<(), Refusal> {
         let functions = self.scan().await?;
-        drop(self.change(&mut *self.control.lock().await, functions));
+        let mut control = self.control.lock().await;
+        let wanted = beside_deployed(&control, functions);
+        drop(self.change(&mut control, wanted));
         Ok(())
     }
 
     /// Loads or reloads a function from the repository and waits until it is ready, or says why not.
     pub async fn load(&self, function: &str, load: LoadOverride) -> Result<(), Refusal> {
         let name = self.controllable(function)?;
+        self.not_deployed(function)?;
         let repositories = self.options.repositories.clone();
         let source = tokio::task::spawn_blocking(move || match load.config_json {
-            None => Ok(penstock_registry::find_function(&repositories, &name)),
-            Some(json) => penstock_registry::with_config_json(&repositories, &name, &json)
+            None => Ok(penstock_repository::find_function(&repositories, &name)),
+            Some(json) => penstock_repository::with_config_json(&repositories, &name, &json)
                 .map(Some)
                 .map_err(|error| Refusal::new(error.code(), error.to_string())),
         })
@@ -325,7 +351,7 @@ impl House {
             }
         }
         for version in changed.opened {
-            if let VersionState::Unavailable(reason) = version.state() {
+            if let VersionState::Unavailable(Unavailable { reason, .. }) = version.state() {
                 let text = format!("failed to load '{function}' version {}: {reason}", version.number);
                 return Err(Refusal::new(ErrorCode::Unavailable, text));
             }
@@ -356,6 +382,7 @@ impl House {
     /// Unloads a function: drains its environments and ends their processes. Unknown names are fine.
     pub async fn unload(&self, function: &str) -> Result<(), Refusal> {
         self.controllable(function)?;
+        self.not_deployed(function)?;
         let served = self.functions.load().get(function).cloned();
         {
             let mut control = self.control.lock().await;
@@ -393,7 +420,7 @@ impl House {
     }
 
     fn controllable(&self, function: &str) -> Result<FunctionName, Refusal> {
-        if self.options.control != penstock_registry::ControlMode::Explicit {
+        if self.options.control != penstock_repository::ControlMode::Explicit {
             let text = "explicit model load / unload is not allowed if polling is enabled or model control mode is NONE: \
                         start with --model-control-mode explicit";
             return Err(Refusal::new(ErrorCode::Unavailable, text));
@@ -403,7 +430,7 @@ impl House {
 
     async fn scan(&self) -> Result<Vec<FunctionSource>, Refusal> {
         let repositories = self.options.repositories.clone();
-        let scan = tokio::task::spawn_blocking(move || penstock_registry::scan(&repositories))
+        let scan = tokio::task::spawn_blocking(move || penstock_repository::scan(&repositories))
             .await
             .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?
             .map_err(|error| Refusal::new(error.code(), error.to_string()))?;

@@ -2,7 +2,7 @@
 //!
 //! Called by the house with an invocation whose version is known.
 
-use crate::function::{Placed, ServedVersion, VersionState};
+use crate::function::{Placed, ServedVersion, Unavailable, VersionState};
 use penstock_admission::{CallerFull, CallerSlot, Foretold, usable};
 use penstock_domain::{CallerId, ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
 use penstock_environment::{CallAnswer, CallEnd, OUT_OF_HOST_MEMORY};
@@ -362,7 +362,7 @@ pub(crate) fn not_ready(version: &ServedVersion) -> Refusal {
             let text = format!("Request for unknown model: '{}' has no available versions", version.function);
             Refusal::new(ErrorCode::NotFound, text)
         }
-        VersionState::Unavailable(reason) => {
+        VersionState::Unavailable(Unavailable { reason, .. }) => {
             Refusal::new(ErrorCode::Unavailable, format!("{name} is not available: {reason}"))
         }
         VersionState::Loading | VersionState::Ready => {

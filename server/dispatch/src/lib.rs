@@ -8,6 +8,7 @@
 
 mod accounting;
 mod changes;
+mod deployed;
 mod function;
 mod house;
 mod invoke;
@@ -16,7 +17,8 @@ mod statistics;
 mod supervisor;
 
 pub use accounting::Balance;
-pub use function::{Health, Placed, ServedFunction, ServedVersion, VersionState};
+pub use deployed::Deployment;
+pub use function::{ALIAS_LIVE, Cause, Health, Placed, ServedFunction, ServedVersion, Unavailable, VersionState};
 pub use house::{House, HouseOptions, LoadOverride, Reply, Specify};
-pub use penstock_registry::ControlMode;
+pub use penstock_repository::ControlMode;
 pub use statistics::{BatchStatistics, Duration as StatisticDuration, VersionStatistics};

@@ -2,7 +2,7 @@
 //!
 //! Called by the house when a version is loaded; ends when the version is stopped. Never inside a request.
 
-use crate::function::{Placed, ServedVersion, VersionState};
+use crate::function::{Cause, Placed, ServedVersion, Unavailable, VersionState};
 use crate::house::Devices;
 use crate::log::{self, LastWords};
 use penstock_admission::ByteBudget;
@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// First pause before an environment is started again, doubled each time up to [`BACKOFF_MAX`].
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -28,6 +29,10 @@ const LISTEN_TIMEOUT: Duration = Duration::from_millis(200);
 /// How often its load is passed on to the metrics.
 const LOAD_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often a version that has run on a GPU, and cannot be started there any more, is placed again before it runs on the
+/// CPU: a failing device is withdrawn by then, and a full one may have room again.
+const TRIES_ELSEWHERE: u32 = 2;
+
 /// What the supervisor needs to know.
 pub(crate) struct Supervisor {
     pub(crate) version: Arc<ServedVersion>,
@@ -41,9 +46,13 @@ pub(crate) struct Supervisor {
     pub(crate) devices: Arc<Devices>,
     /// The GPUs, if there are any.
     pub(crate) placement: Option<Placement>,
+    /// How often it is placed again, should it fail on the GPU, before it runs on the CPU.
+    pub(crate) tries_elsewhere: u32,
     /// Its part of one, from when it was placed there until it is stopped or cannot be started: between two lives nobody
     /// else gets it.
     pub(crate) grant: Option<Grant>,
+    /// Ends it: the version's own is its parent.
+    pub(crate) stop: CancellationToken,
     /// Told when the version's state changes.
     pub(crate) changed: watch::Sender<u64>,
 }
@@ -55,9 +64,13 @@ enum Life {
     /// It was ready and is gone; how it ended, and how long it lived.
     Lost(String, Duration),
     /// It never got ready; `true` if trying again cannot help.
-    Failed(String, bool),
+    Failed(Unavailable, bool),
     /// There is no device with so much memory left.
     NoRoom(NoRoom),
+}
+
+fn failed(cause: Cause, reason: String, permanent: bool) -> Life {
+    Life::Failed(Unavailable { cause, reason }, permanent)
 }
 
 impl Supervisor {
@@ -77,8 +90,15 @@ impl Supervisor {
                         format!("the environment ended after {lived:.1} s ({status}), the next starts in {pause} s");
                     self.set_state(VersionState::Restarting(text));
                 }
-                Life::Failed(reason, _) if self.may_fall_back() => {
-                    self.fall_back(&reason);
+                // A device that it ran on may be at fault: another is tried before the CPU.
+                Life::Failed(why, _) if self.may_fall_back() && self.tries_elsewhere > 0 => {
+                    self.tries_elsewhere -= 1;
+                    self.grant = None;
+                    tracing::warn!(function = self.name(), reason = why.reason, "a version is to be placed again");
+                    self.set_state(VersionState::Restarting(why.reason));
+                }
+                Life::Failed(why, _) if self.may_fall_back() => {
+                    self.fall_back(&why.reason);
                     continue;
                 }
                 Life::NoRoom(no_room) if no_room.is_final() && self.may_fall_back() => {
@@ -88,13 +108,14 @@ impl Supervisor {
                 // Another may leave.
                 Life::NoRoom(reason) => {
                     started = false;
-                    self.set_state(VersionState::Unavailable(reason.to_string()));
+                    let cause = if reason.is_final() { Cause::NoDevice } else { Cause::NoRoom };
+                    self.set_state(cause.because(reason.to_string()));
                 }
-                Life::Failed(reason, permanent) => {
+                Life::Failed(why, permanent) => {
                     self.grant = None;
-                    self.set_state(VersionState::Unavailable(reason));
+                    self.set_state(VersionState::Unavailable(why));
                     if permanent {
-                        self.version.stop.cancelled().await;
+                        self.stop.cancelled().await;
                         break;
                     }
                 }
@@ -102,7 +123,7 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 () = sleep(pause) => pause = (pause * 2).min(BACKOFF_MAX),
-                () = self.version.stop.cancelled() => break,
+                () = self.stop.cancelled() => break,
             }
             if started {
                 self.version.metrics.environment_restarted();
@@ -111,7 +132,7 @@ impl Supervisor {
         // The last of the version's supervisors: all its processes are gone.
         if self.version.supervisors.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.version.metrics.retired();
-            self.set_state(VersionState::Unavailable("unloaded".into()));
+            self.set_state(Cause::Unloaded.because("unloaded"));
         }
     }
 
@@ -157,7 +178,7 @@ impl Supervisor {
         };
         let Started { from, to, log, mut life } = match self.launcher.start(&specification) {
             Ok(started) => started,
-            Err(error) => return Life::Failed(format!("the environment could not be started: {error}"), false),
+            Err(error) => return failed(Cause::Ended, format!("the environment could not be started: {error}"), false),
         };
         let (words, function) = (LastWords::default(), name.clone());
         let heard = words.clone();
@@ -178,7 +199,7 @@ impl Supervisor {
         let started = tokio::select! {
             biased;
             started = timeout(self.load_timeout, starting) => started,
-            () = self.version.stop.cancelled() => {
+            () = self.stop.cancelled() => {
                 life.end(Duration::ZERO).await;
                 return Life::Stopped;
             }
@@ -188,15 +209,16 @@ impl Supervisor {
             Ok(Err(StartError::Load { message, permanent })) => {
                 life.end(EXIT_TIMEOUT).await;
                 tracing::warn!(function = name, reason = message, "a version could not be loaded");
-                return Life::Failed(message, permanent);
+                return failed(Cause::Load, message, permanent);
             }
             Ok(Err(error)) => {
                 let status = life.end(EXIT_TIMEOUT).await;
-                return Life::Failed(format!("{error} ({status}){}", last_words().await), false);
+                return failed(Cause::Ended, format!("{error} ({status}){}", last_words().await), false);
             }
             Err(_) => {
                 life.end(Duration::ZERO).await;
-                return Life::Failed(format!("not loaded within {} s", self.load_timeout.as_secs()), false);
+                let text = format!("not loaded within {} s", self.load_timeout.as_secs());
+                return failed(Cause::LoadTimeout, text, false);
             }
         };
         let ready = Instant::now();
@@ -205,7 +227,8 @@ impl Supervisor {
             if let Err(no_room) = grant.resize(bytes) {
                 environment.cut();
                 life.end(EXIT_TIMEOUT).await;
-                return Life::Failed(format!("it takes more device memory than it was given: {no_room}"), false);
+                let text = format!("it takes more device memory than it was given: {no_room}");
+                return failed(Cause::NoRoom, text, false);
             }
             // Should it be placed again, that is what it asks for.
             self.specification.accelerator.iter_mut().for_each(|accelerator| accelerator.memory_bytes = bytes);
@@ -219,12 +242,17 @@ impl Supervisor {
         }
         self.add(&environment);
         self.set_state(VersionState::Ready);
+        if self.grant.is_some() {
+            self.tries_elsewhere = TRIES_ELSEWHERE;
+        }
         tokio::select! {
             biased;
             () = self.watch_load() => {}
             () = environment.lost() => {}
-            () = self.version.stop.cancelled() => {
-                self.set_state(VersionState::Unloading);
+            () = self.stop.cancelled() => {
+                if self.version.stop.is_cancelled() {
+                    self.set_state(VersionState::Unloading);
+                }
                 environment.drain();
                 // What it has is answered; then it ends by itself, or is ended.
                 let _ = timeout(self.drain_timeout, environment.lost()).await;

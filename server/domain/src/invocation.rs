@@ -1,6 +1,6 @@
 //! One request for work, as it enters the house: already parsed, not yet admitted.
 
-use crate::{CallerId, FunctionName, Tensor, VersionNumber};
+use crate::{CallerId, FunctionName, Qualifier, Tensor};
 use std::time::Instant;
 
 /// A parameter's value, in the types the protocols know.
@@ -34,8 +34,8 @@ pub struct RequestedOutput {
 pub struct Invocation {
     /// The function named by the caller.
     pub function: FunctionName,
-    /// The version asked for by number, or `None` for the function's default.
-    pub version: Option<VersionNumber>,
+    /// Which version of it.
+    pub qualifier: Qualifier,
     /// The caller's own id for this request, echoed in the answer; may be empty.
     pub id: String,
     /// Request parameters that the door did not consume itself.

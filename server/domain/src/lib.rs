@@ -16,7 +16,7 @@ pub use answer::Answer;
 pub use device::{CONTEXT_BYTES, DeviceMemory, DeviceReading};
 pub use error::{ErrorCode, Outcome, Refusal, ShedReason};
 pub use invocation::{Invocation, Parameter, ParameterValue, Parameters, RequestedOutput};
-pub use names::{CallerId, FunctionName, InvalidName, VersionNumber};
+pub use names::{CallerId, FunctionName, InvalidName, Qualifier, VersionNumber};
 pub use signature::{Signature, TensorSpec};
 pub use tensor::{Datatype, Shape, Tensor, TensorError, bytes_elements, encode_bytes_element};
 pub use timing::{BatchReport, StageTimes};

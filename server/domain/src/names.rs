@@ -65,13 +65,67 @@ impl std::borrow::Borrow<str> for FunctionName {
     }
 }
 
-/// The number of a published version, 1 or more (in a model repository: the directory's number).
+/// The number of a published version, 1 or more (in a model repository: the directory's number), or
+/// [`VersionNumber::LATEST_PUBLISHED`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct VersionNumber(pub u64);
 
+impl VersionNumber {
+    /// `$LATEST.PUBLISHED`: the one version of a function whose content may be replaced. It has no number of its own.
+    pub const LATEST_PUBLISHED: Self = Self(0);
+
+    /// A number, or `$LATEST.PUBLISHED`, as [`fmt::Display`] writes them.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == LATEST_PUBLISHED {
+            return Some(Self::LATEST_PUBLISHED);
+        }
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|number| digits && *number > 0).map(Self)
+    }
+}
+
+const LATEST_PUBLISHED: &str = "$LATEST.PUBLISHED";
+
 impl fmt::Display for VersionNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        match *self {
+            Self::LATEST_PUBLISHED => f.write_str(LATEST_PUBLISHED),
+            Self(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+/// Which version of a function a request means.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Qualifier {
+    /// None is named: the alias `live` if there is one, else `$LATEST.PUBLISHED`, else the highest that is ready.
+    #[default]
+    Unnamed,
+    /// This one.
+    Version(VersionNumber),
+    /// Where the alias of this name leads.
+    Alias(Arc<str>),
+}
+
+impl From<VersionNumber> for Qualifier {
+    fn from(version: VersionNumber) -> Self {
+        Self::Version(version)
+    }
+}
+
+impl From<Option<VersionNumber>> for Qualifier {
+    fn from(version: Option<VersionNumber>) -> Self {
+        version.map_or(Self::Unnamed, Self::Version)
+    }
+}
+
+impl fmt::Display for Qualifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unnamed => Ok(()),
+            Self::Version(version) => version.fmt(f),
+            Self::Alias(alias) => f.write_str(alias),
+        }
     }
 }
 

@@ -73,7 +73,7 @@ fn invocation(inputs: usize) -> Invocation {
     };
     Invocation {
         function: FunctionName::new("slow").unwrap(),
-        version: None,
+        qualifier: penstock_domain::Qualifier::Unnamed,
         id: String::new(),
         parameters: Vec::new(),
         inputs: vec![tensor; inputs],

@@ -152,7 +152,7 @@ pub(crate) mod tests {
         let tensor = Tensor { name: "in".into(), datatype, shape: vec![rows, 1].into(), data };
         Invocation {
             function: FunctionName::new("f").unwrap(),
-            version: None,
+            qualifier: penstock_domain::Qualifier::Unnamed,
             id: String::new(),
             parameters: Vec::new(),
             inputs: vec![tensor],

@@ -12,7 +12,8 @@ pub use parameters::{RequestOptions, classification_count, parameter_from_wire, 
 pub use weigh::weigh;
 
 use penstock_domain::{
-    Answer, Datatype, ErrorCode, FunctionName, Invocation, Refusal, RequestedOutput, Shape, Tensor, VersionNumber,
+    Answer, Datatype, ErrorCode, FunctionName, Invocation, Qualifier, Refusal, RequestedOutput, Shape, Tensor,
+    VersionNumber,
 };
 use penstock_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use penstock_proto::inference::model_infer_response::InferOutputTensor;
@@ -23,9 +24,9 @@ use std::time::Instant;
 pub const SHARED_MEMORY_PARAMETERS: [&str; 3] =
     ["shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"];
 
-/// The function and version a request names. `name:qualifier` takes digits as a version; `version` (OIP's
-/// `model_version`) is digits or empty, and must not contradict the qualifier.
-pub fn function_and_version(name: &str, version: &str) -> Result<(FunctionName, Option<VersionNumber>), Refusal> {
+/// The function a request names, and which version of it. `name:qualifier` takes a version's digits, an alias or
+/// `$LATEST.PUBLISHED`; `version` (OIP's `model_version`) is digits or empty, and must not contradict the qualifier.
+pub fn function_and_version(name: &str, version: &str) -> Result<(FunctionName, Qualifier), Refusal> {
     let (base, qualifier) = match name.split_once(':') {
         Some((base, qualifier)) => (base, Some(qualifier)),
         None => (name, None),
@@ -33,28 +34,31 @@ pub fn function_and_version(name: &str, version: &str) -> Result<(FunctionName, 
     let function =
         FunctionName::new(base).map_err(|error| Refusal::invalid(format!("model_name '{name}': {error}")))?;
     let version = (!version.is_empty()).then(|| version_number(base, version)).transpose()?;
-    let Some(qualifier) = qualifier else { return Ok((function, version)) };
-    if !qualifier.bytes().all(|byte| byte.is_ascii_digit()) || qualifier.is_empty() {
-        return Err(Refusal::new(
-            ErrorCode::NotFound,
-            format!("model '{base}' has no alias '{qualifier}': only version numbers can be named, as '{base}:1'"),
-        ));
-    }
-    let qualified = version_number(base, qualifier)?;
+    let Some(qualifier) = qualifier else { return Ok((function, version.into())) };
+    let qualified = match qualifier {
+        "$LATEST" => {
+            let text = format!("'{name}': $LATEST never serves; publish a version and name its number or an alias");
+            return Err(Refusal::invalid(text));
+        }
+        text if text.is_empty() || text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Qualifier::Version(version_number(base, text)?)
+        }
+        text => VersionNumber::parse(text).map_or_else(|| Qualifier::Alias(text.into()), Qualifier::Version),
+    };
     match version {
-        Some(version) if version != qualified => Err(Refusal::invalid(format!(
+        Some(version) if qualified != Qualifier::Version(version) => Err(Refusal::invalid(format!(
             "model_version '{version}' contradicts the qualifier in model_name '{name}': give one of them"
         ))),
-        _ => Ok((function, Some(qualified))),
+        _ => Ok((function, qualified)),
     }
 }
 
 /// A version's number: decimal digits only.
 fn version_number(model: &str, text: &str) -> Result<VersionNumber, Refusal> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits).map(VersionNumber).ok_or_else(|| {
+    VersionNumber::parse(text).filter(|_| digits).ok_or_else(|| {
         Refusal::invalid(format!(
-            "model_version '{text}' of model '{model}' must be decimal digits, such as '1', or empty"
+            "model_version '{text}' of model '{model}' must be decimal digits from 1, such as '1', or empty"
         ))
     })
 }
@@ -66,14 +70,14 @@ pub fn invocation_from_request(
     received: Instant,
     deadline: Option<Instant>,
 ) -> Result<Invocation, Refusal> {
-    let (function, version) = function_and_version(&request.model_name, &request.model_version)?;
+    let (function, qualifier) = function_and_version(&request.model_name, &request.model_version)?;
     let parameters = request.parameters.into_iter().map(|(key, value)| parameter_from_wire(key, value));
     let options = read_parameters(parameters, received, deadline)?;
     let inputs = tensors(request.inputs, request.raw_input_contents, function.as_str())?;
     let outputs = request.outputs.into_iter().map(requested_output).collect::<Result<_, _>>()?;
     Ok(Invocation {
         function,
-        version,
+        qualifier,
         id: request.id,
         parameters: options.parameters,
         inputs,

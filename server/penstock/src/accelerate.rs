@@ -10,7 +10,7 @@ use penstock_capacity::Placement;
 use penstock_domain::CONTEXT_BYTES;
 use penstock_environment::Accelerator;
 use penstock_inventory::Gpu;
-use penstock_registry::{Engine, RuntimeSource, VersionSettings, VersionSource, WorkerDevice};
+use penstock_repository::{Engine, RuntimeSource, VersionSettings, VersionSource, WorkerDevice};
 use std::path::{Path, PathBuf};
 
 /// What a graph's work is taken to need at least. A guess: it was not measured.

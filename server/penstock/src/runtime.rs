@@ -7,7 +7,7 @@ use penstock_environment::{
     BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, QueueTimeout, Specification, TimeoutAction,
 };
 use penstock_identity::{DelayKind, IdentityOptions};
-use penstock_registry::{Engine, FunctionSource, RuntimeSource, VersionSource};
+use penstock_repository::{Engine, FunctionSource, RuntimeSource, VersionSource};
 use penstock_runtimes::{Declared, Runtime};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,8 +53,8 @@ pub(crate) fn specify(
                 execute_delay_us: delays.execute_delay_us,
                 execute_delay_us_per_item: delays.execute_delay_us_per_item,
                 delay_kind: match delays.kind {
-                    penstock_registry::DelayKind::Sleep => DelayKind::Sleep,
-                    penstock_registry::DelayKind::Spin => DelayKind::Spin,
+                    penstock_repository::DelayKind::Sleep => DelayKind::Sleep,
+                    penstock_repository::DelayKind::Spin => DelayKind::Spin,
                 },
                 max_batch_size: settings.max_batch_size.unwrap_or_default(),
                 crash_on_first_byte: delays.crash_on_first_byte,
@@ -128,8 +128,8 @@ pub(crate) fn specify(
             timeout: queue.default_timeout_us.map(|after_us| QueueTimeout {
                 after_us,
                 action: match queue.timeout_action {
-                    penstock_registry::TimeoutAction::Reject => TimeoutAction::Refuse,
-                    penstock_registry::TimeoutAction::Delay => TimeoutAction::SendBehind,
+                    penstock_repository::TimeoutAction::Reject => TimeoutAction::Refuse,
+                    penstock_repository::TimeoutAction::Delay => TimeoutAction::SendBehind,
                 },
             }),
         },

@@ -4,8 +4,10 @@
 //! Called by the dispatch room with the environments of one version. Never talks to one, never waits.
 
 mod breaker;
+mod route;
 
 pub use breaker::Breaker;
+pub use route::Route;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -9,7 +9,7 @@ use penstock_admission::ByteBudget;
 use penstock_dispatch::{Balance, ControlMode, House, HouseOptions, Reply, ServedVersion};
 use penstock_domain::{CallerId, Datatype, FunctionName, Invocation, Refusal, ShedReason, Tensor, VersionNumber};
 use penstock_environment::{BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, Specification};
-use penstock_registry::{ContentRevision, FunctionSource, IdentityDelays, RuntimeSource, VersionSource};
+use penstock_repository::{ContentRevision, FunctionSource, IdentityDelays, RuntimeSource, VersionSource};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -92,7 +92,7 @@ async fn happen(script: &Script, plant: Option<Plant>) -> Run {
     let stage = Stage::new(script, plant == Some(Plant::LostCancels));
     let budget = ByteBudget::new(BUDGET_BYTES);
     let house = open(script, &stage, &budget).await;
-    let version = house.resolve(FUNCTION, None).expect("the house was opened with it");
+    let version = house.resolve(FUNCTION, &penstock_domain::Qualifier::Unnamed).expect("the house was opened with it");
     if plant == Some(Plant::LeakedSlot) {
         version.environments().iter().for_each(|environment| std::mem::forget(environment.slots().try_take()));
     }
@@ -187,7 +187,7 @@ fn invocation(number: u64, request: &Request, now: Instant) -> Invocation {
     };
     Invocation {
         function: FunctionName::new(FUNCTION).expect("a plain name"),
-        version: None,
+        qualifier: penstock_domain::Qualifier::Unnamed,
         id: String::new(),
         parameters: Vec::new(),
         inputs: vec![tensor],
@@ -248,10 +248,12 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         runtime: RuntimeSource::Identity { delays: IdentityDelays::default() },
         settings: Arc::default(),
         revision: ContentRevision(1),
+        config: None,
         linked_paths: Vec::new(),
     };
     let function = FunctionSource {
         name: FunctionName::new(FUNCTION).expect("a plain name"),
+        origin: penstock_repository::Origin::Repository,
         directory: "/nowhere".into(),
         config: Arc::default(),
         versions: vec![version],

@@ -2,7 +2,7 @@
 //! batch when the test says so; they are lost when the test cuts their links.
 
 use super::{VersionNumber, invoke};
-use crate::function::{Concurrency, Placed, ServedVersion, Shared, VersionState};
+use crate::function::{Cause, Concurrency, Placed, ServedVersion, Shared, VersionState};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use penstock_domain::{
@@ -10,7 +10,7 @@ use penstock_domain::{
 };
 use penstock_environment::{BatchingPolicy, EnvironmentHandle, IsolationPolicy, QueueLimits, Specification};
 use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartInput, Prepared, Work};
-use penstock_registry::{ContentRevision, IdentityDelays, RuntimeSource, VersionSource};
+use penstock_repository::{ContentRevision, IdentityDelays, RuntimeSource, VersionSource};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -124,6 +124,7 @@ fn version_with(number: u64, concurrency: Concurrency, environments: &[&Environm
         runtime: RuntimeSource::Identity { delays: IdentityDelays::default() },
         settings: Arc::default(),
         revision: ContentRevision(number),
+        config: None,
         linked_paths: Vec::new(),
     };
     let name = FunctionName::new("f").unwrap();
@@ -145,7 +146,7 @@ fn request(number: u8, deadline: Option<Duration>) -> Invocation {
     let data = Bytes::copy_from_slice(&[number]);
     Invocation {
         function: FunctionName::new("f").unwrap(),
-        version: None,
+        qualifier: penstock_domain::Qualifier::Unnamed,
         id: String::new(),
         parameters: Vec::new(),
         inputs: vec![Tensor { name: "x".into(), datatype: Datatype::Uint8, shape, data }],
@@ -378,7 +379,7 @@ async fn a_version_replaced_in_that_instant_is_looked_up_once_more() {
     assert_eq!(shed(begun).await, draining);
     assert_eq!(*new_environment.log.lock(), [[4]]);
     // Long after: the old one is gone altogether.
-    old.state.send_replace(VersionState::Unavailable("unloaded".into()));
+    old.state.send_replace(Cause::Unloaded.because("unloaded"));
     has(&old, &[]);
     new_environment.open.send(()).unwrap();
     let renamed = send_renamed(&old, &new, request(5, None)).await;

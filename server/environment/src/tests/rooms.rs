@@ -156,7 +156,7 @@ pub(super) fn invocation(rows: &[u8]) -> Invocation {
     };
     Invocation {
         function: FunctionName::new("f").unwrap(),
-        version: None,
+        qualifier: penstock_domain::Qualifier::Unnamed,
         id: String::new(),
         parameters: vec![],
         inputs: vec![tensor],

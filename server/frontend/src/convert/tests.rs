@@ -41,7 +41,7 @@ fn raw_bytes_are_not_copied() {
     let raw = Bytes::from(vec![7u8; 16]);
     let invocation = convert(request(vec![input("FP32", &[2, 2], None)], vec![raw.clone()])).unwrap();
     assert_eq!(invocation.inputs[0].data.as_ptr(), raw.as_ptr());
-    assert_eq!((invocation.version, invocation.deadline, invocation.splittable), (None, None, false));
+    assert_eq!((invocation.qualifier, invocation.deadline, invocation.splittable), (Qualifier::Unnamed, None, false));
 }
 
 #[test]
@@ -84,17 +84,21 @@ fn raw_and_typed_do_not_mix_and_counts_agree() {
 #[test]
 fn versions_are_digits_and_qualifiers_agree() {
     let named = |name: &str, version: &str| {
-        let (function, version) = function_and_version(name, version).map_err(|refusal| refusal.code)?;
-        Ok((function.as_str().to_owned(), version.map(|number| number.0)))
+        let (function, qualifier) = function_and_version(name, version).map_err(|refusal| refusal.code)?;
+        assert_eq!(function.as_str(), "m");
+        Ok(qualifier)
     };
-    assert_eq!(named("m", ""), Ok(("m".into(), None)));
-    assert_eq!(named("m", "12"), Ok(("m".into(), Some(12))));
-    assert_eq!(named("m:3", ""), Ok(("m".into(), Some(3))));
-    assert_eq!(named("m:3", "3"), Ok(("m".into(), Some(3))));
-    assert_eq!(named("m:3", "4"), Err(ErrorCode::InvalidArgument));
-    assert_eq!(named("m:live", ""), Err(ErrorCode::NotFound));
-    assert_eq!(named("m:", ""), Err(ErrorCode::NotFound));
-    for version in ["abc", "+1", "-1", "1.0", " 1", "99999999999999999999"] {
+    let numbered = |number| Ok(Qualifier::Version(VersionNumber(number)));
+    assert_eq!(named("m", ""), Ok(Qualifier::Unnamed));
+    assert_eq!(named("m", "12"), numbered(12));
+    assert_eq!(named("m:3", ""), numbered(3));
+    assert_eq!(named("m:3", "3"), numbered(3));
+    assert_eq!(named("m:live", ""), Ok(Qualifier::Alias("live".into())));
+    assert_eq!(named("m:$LATEST.PUBLISHED", ""), Ok(Qualifier::Version(VersionNumber::LATEST_PUBLISHED)));
+    for bad in [("m:3", "4"), ("m:live", "4"), ("m:", ""), ("m:0", ""), ("m:$LATEST", "")] {
+        assert_eq!(named(bad.0, bad.1), Err(ErrorCode::InvalidArgument), "{bad:?}");
+    }
+    for version in ["abc", "0", "+1", "-1", "1.0", " 1", "99999999999999999999"] {
         assert_eq!(named("m", version), Err(ErrorCode::InvalidArgument), "{version}");
     }
     assert_eq!(named("", ""), Err(ErrorCode::InvalidArgument));

@@ -6,7 +6,7 @@ use crate::convert::{invocation_from_request, response_from_answer};
 use crate::limits::too_large;
 use penstock_admission::ByteShare;
 use penstock_dispatch::{House, Reply};
-use penstock_domain::{Answer, FunctionName, Refusal, RequestedOutput, StageTimes};
+use penstock_domain::{Answer, FunctionName, Qualifier, Refusal, RequestedOutput, StageTimes};
 use penstock_proto::inference::{ModelInferRequest, ModelInferResponse};
 use tokio::time::Instant;
 
@@ -49,7 +49,7 @@ fn put_classes(
     answer: &mut Answer,
     wanted: &[RequestedOutput],
 ) -> Result<(), Refusal> {
-    let signature = house.resolve(function.as_str(), Some(answer.version.0))?.signature();
+    let signature = house.resolve(function.as_str(), &Qualifier::Version(answer.version))?.signature();
     let batched = signature.as_ref().is_some_and(|signature| signature.max_batch_size > 0);
     for output in wanted.iter().filter(|output| output.classification > 0) {
         let spec = signature.as_ref().and_then(|s| s.outputs.iter().find(|spec| spec.name == output.name));

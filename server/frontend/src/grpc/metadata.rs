@@ -3,7 +3,7 @@
 
 use crate::convert::function_and_version;
 use penstock_dispatch::{House, ServedFunction, ServedVersion, StatisticDuration as Took, VersionState};
-use penstock_domain::{ErrorCode, Refusal, Signature, TensorSpec};
+use penstock_domain::{ErrorCode, Qualifier, Refusal, Signature, TensorSpec};
 use penstock_proto::inference::model_metadata_response::TensorMetadata;
 use penstock_proto::inference::{
     InferBatchStatistics, InferStatistics, ModelConfigResponse, ModelMetadataResponse, ModelReadyResponse,
@@ -29,8 +29,8 @@ pub(super) fn server() -> ServerMetadataResponse {
 
 /// The version a name and a version text mean.
 fn resolve(house: &House, name: &str, version: &str) -> Result<Arc<ServedVersion>, Refusal> {
-    let (function, version) = function_and_version(name, version)?;
-    house.resolve(function.as_str(), version.map(|version| version.0))
+    let (function, qualifier) = function_and_version(name, version)?;
+    house.resolve(function.as_str(), &qualifier)
 }
 
 /// Whether it can be asked. What nobody knows is not ready, which is an answer, not an error.
@@ -98,7 +98,9 @@ pub(super) fn config(house: &House, name: &str, version: &str) -> Result<ModelCo
     let function = functions.get(served.function.as_str()).ok_or_else(|| {
         Refusal::new(ErrorCode::NotFound, format!("model '{}' was unloaded just now", served.function))
     })?;
-    Ok(ModelConfigResponse { config: Some(penstock_registry::with_signature(&function.source.config, &signature)) })
+    Ok(ModelConfigResponse {
+        config: Some(penstock_repository::with_signature(function.config_of(served.number), &signature)),
+    })
 }
 
 /// The numbers of one version, of all versions of a function, or of everything.
@@ -107,10 +109,12 @@ pub(super) fn statistics(house: &House, name: &str, version: &str) -> Result<Mod
     let model_stats = if name.is_empty() {
         functions.values().flat_map(|function| function.versions.values()).map(|version| numbers(version)).collect()
     } else {
-        let (function, number) = function_and_version(name, version)?;
-        let served = house.resolve(function.as_str(), number.map(|number| number.0))?;
-        match (number, functions.get(function.as_str())) {
-            (None, Some(function)) => function.versions.values().map(|version| numbers(version)).collect(),
+        let (function, qualifier) = function_and_version(name, version)?;
+        let served = house.resolve(function.as_str(), &qualifier)?;
+        match (qualifier, functions.get(function.as_str())) {
+            (Qualifier::Unnamed, Some(function)) => {
+                function.versions.values().map(|version| numbers(version)).collect()
+            }
             _ => vec![numbers(&served)],
         }
     };

@@ -1,6 +1,6 @@
 //! Rooms 1 and 8: the model repository extension: what there is, load, unload.
 
-use penstock_dispatch::{House, LoadOverride, ServedFunction, VersionState};
+use penstock_dispatch::{Cause, House, LoadOverride, ServedFunction, Unavailable, VersionState};
 use penstock_domain::{ErrorCode, Refusal};
 use penstock_proto::inference::model_repository_parameter::ParameterChoice;
 use penstock_proto::inference::repository_index_response::ModelIndex;
@@ -18,6 +18,10 @@ pub(crate) async fn index(house: &House, request: &RepositoryIndexRequest) -> Re
     Ok(RepositoryIndexResponse { models })
 }
 
+fn unavailable(reason: &str) -> VersionState {
+    VersionState::Unavailable(Unavailable { cause: Cause::Configuration, reason: reason.to_owned() })
+}
+
 /// One entry for each version; one without a version if there is none at all.
 fn entries(function: &ServedFunction) -> Vec<ModelIndex> {
     let entry = |version: String, state: &VersionState| ModelIndex {
@@ -30,12 +34,12 @@ fn entries(function: &ServedFunction) -> Vec<ModelIndex> {
         function.versions.values().map(|version| entry(version.number.to_string(), &version.state())).collect();
     for version in &function.source.unavailable_versions {
         if !function.versions.contains_key(&version.number) {
-            entries.push(entry(version.number.to_string(), &VersionState::Unavailable(version.reason.clone())));
+            entries.push(entry(version.number.to_string(), &unavailable(&version.reason)));
         }
     }
     if entries.is_empty() {
         let reason = function.source.unavailable.clone().unwrap_or_else(|| "unloaded".to_owned());
-        entries.push(entry(String::new(), &VersionState::Unavailable(reason)));
+        entries.push(entry(String::new(), &unavailable(&reason)));
     }
     entries
 }

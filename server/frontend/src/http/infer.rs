@@ -16,7 +16,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use penstock_dispatch::Reply;
-use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, ParameterValue, Refusal};
+use penstock_domain::{Answer, ErrorCode, FunctionName, Invocation, ParameterValue, Qualifier, Refusal};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -69,7 +69,7 @@ async fn read(
 ) -> Result<(Invocation, Wishes, Share), Failure> {
     let upload = Upload::new(headers, body);
     let target = Target::of_route(params)?;
-    let version = door.house.resolve(target.function.as_str(), target.number())?;
+    let version = door.house.resolve(target.function.as_str(), &target.qualifier)?;
     let header_length = header_length(headers)?;
     let deadline = deadline_of(headers, received)?;
     let mut share = Share::new(&door.options.budget);
@@ -129,7 +129,7 @@ fn invocation(
     let options = read_parameters(parameters, received.into_std(), deadline.map(Instant::into_std))?;
     let invocation = Invocation {
         function: target.function,
-        version: target.version,
+        qualifier: target.qualifier,
         id: id.clone().unwrap_or_default(),
         parameters: options.parameters,
         inputs,
@@ -146,7 +146,7 @@ fn invocation(
 fn put_classes(door: &Door, function: &FunctionName, answer: &mut Answer, wishes: &Wishes) -> Result<(), Refusal> {
     let mut wanted = wishes.outputs.iter().map(|wanted| &wanted.output).filter(|output| output.classification > 0);
     let Some(first) = wanted.next() else { return Ok(()) };
-    let signature = door.house.resolve(function.as_str(), Some(answer.version.0))?.signature();
+    let signature = door.house.resolve(function.as_str(), &Qualifier::Version(answer.version))?.signature();
     let batched = signature.as_ref().is_some_and(|signature| signature.max_batch_size > 0);
     for output in std::iter::once(first).chain(wanted) {
         let spec = signature.as_ref().and_then(|s| s.outputs.iter().find(|spec| spec.name == output.name));

@@ -6,7 +6,7 @@ use axum::extract::{RawPathParams, State};
 use axum::response::Response;
 use http::StatusCode;
 use penstock_dispatch::{ServedVersion, StatisticDuration, VersionState, VersionStatistics};
-use penstock_domain::{ErrorCode, Refusal, Signature, TensorSpec};
+use penstock_domain::{ErrorCode, Qualifier, Refusal, Signature, TensorSpec};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -67,17 +67,19 @@ pub(crate) async fn config(State(door): State<Arc<Door>>, params: RawPathParams)
     let function = functions.get(version.function.as_str()).ok_or_else(|| {
         Refusal::new(ErrorCode::NotFound, format!("model '{}' was taken away just now", version.function))
     })?;
-    let config = penstock_registry::with_signature(&function.source.config, &signature);
-    Ok(json_response(StatusCode::OK, &penstock_registry::config_json(&config)))
+    let config = penstock_repository::with_signature(function.config_of(version.number), &signature);
+    Ok(json_response(StatusCode::OK, &penstock_repository::config_json(&config)))
 }
 
 /// `GET /v2/models/{model}[/versions/{version}]/stats`
 pub(crate) async fn statistics(State(door): State<Arc<Door>>, params: RawPathParams) -> Result<Response, Failure> {
     let target = Target::of_route(&params)?;
-    let resolved = door.house.resolve(target.function.as_str(), target.number())?;
+    let resolved = door.house.resolve(target.function.as_str(), &target.qualifier)?;
     let functions = door.house.functions();
-    let stats = match (target.version, functions.get(target.function.as_str())) {
-        (None, Some(function)) => function.versions.values().map(|version| version_statistics(version)).collect(),
+    let stats = match (&target.qualifier, functions.get(target.function.as_str())) {
+        (Qualifier::Unnamed, Some(function)) => {
+            function.versions.values().map(|version| version_statistics(version)).collect()
+        }
         _ => vec![version_statistics(&resolved)],
     };
     Ok(json_response(StatusCode::OK, &json!({ "model_stats": stats })))
@@ -97,7 +99,7 @@ fn status_of(ready: bool) -> StatusCode {
 
 fn resolve(door: &Door, params: &RawPathParams) -> Result<Arc<ServedVersion>, Refusal> {
     let target = Target::of_route(params)?;
-    door.house.resolve(target.function.as_str(), target.number())
+    door.house.resolve(target.function.as_str(), &target.qualifier)
 }
 
 fn signature(version: &ServedVersion) -> Result<Arc<Signature>, Refusal> {

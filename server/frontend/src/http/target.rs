@@ -4,15 +4,15 @@
 
 use crate::convert::function_and_version;
 use axum::extract::RawPathParams;
-use penstock_domain::{FunctionName, Refusal, VersionNumber};
+use penstock_domain::{FunctionName, Qualifier, Refusal};
 
-/// A function and, if asked for, a version.
+/// A function, and which version of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The function.
     pub(crate) function: FunctionName,
-    /// By number; `None` means the function's default.
-    pub(crate) version: Option<VersionNumber>,
+    /// Which version of it.
+    pub(crate) qualifier: Qualifier,
 }
 
 impl Target {
@@ -24,12 +24,7 @@ impl Target {
 
     /// From `name` or `name:qualifier`, and a version beside it, empty if there is none.
     pub(crate) fn parse(model: &str, version: &str) -> Result<Self, Refusal> {
-        let (function, version) = function_and_version(model, version)?;
-        Ok(Self { function, version })
-    }
-
-    /// The version's number, as the house takes it.
-    pub(crate) fn number(&self) -> Option<u64> {
-        self.version.map(|version| version.0)
+        let (function, qualifier) = function_and_version(model, version)?;
+        Ok(Self { function, qualifier })
     }
 }

@@ -72,7 +72,7 @@ async fn read(door: &Door, request: Request, received: Instant) -> Result<Asked,
     let request = off_thread(body.len(), move || read_embeddings(&body)).await??;
 
     let target = Target::parse(&request.model, "").map_err(|_| model_not_found(&request.model))?;
-    let version = door.house.resolve(target.function.as_str(), target.number()).map_err(|refusal| {
+    let version = door.house.resolve(target.function.as_str(), &target.qualifier).map_err(|refusal| {
         if refusal.code == ErrorCode::NotFound { model_not_found(&request.model) } else { refusal.into() }
     })?;
     if let Some(signature) = version.signature() {
@@ -85,7 +85,7 @@ async fn read(door: &Door, request: Request, received: Instant) -> Result<Asked,
     let EmbeddingsRequest { model, inputs, base64, truncate, .. } = request;
     let invocation = Invocation {
         function: target.function,
-        version: target.version,
+        qualifier: target.qualifier,
         id: String::new(),
         parameters: truncate
             .map(|truncate| ("truncate".to_owned(), ParameterValue::Bool(truncate)))

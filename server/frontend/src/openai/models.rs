@@ -5,7 +5,7 @@ use axum::extract::{RawPathParams, State};
 use axum::response::Response;
 use http::StatusCode;
 use penstock_dispatch::{ServedFunction, VersionState};
-use penstock_domain::{ErrorCode, Refusal};
+use penstock_domain::{ErrorCode, Qualifier, Refusal};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) async fn list(State(door): State<Arc<Door>>) -> Response {
 pub(crate) async fn one(State(door): State<Arc<Door>>, params: RawPathParams) -> Result<Response, Failure> {
     let asked = params.iter().find(|(key, _)| *key == "model").map_or("", |(_, value)| value);
     let version = Target::parse(asked, "")
-        .and_then(|target| door.house.resolve(target.function.as_str(), target.number()))
+        .and_then(|target| door.house.resolve(target.function.as_str(), &target.qualifier))
         .map_err(|_| model_not_found(asked))?;
     if version.state() != VersionState::Ready {
         return Err(model_not_found(asked));
@@ -36,7 +36,7 @@ pub(crate) fn model_not_found(model: &str) -> Failure {
 }
 
 fn is_ready(function: &ServedFunction) -> bool {
-    function.default_version().is_some_and(|version| version.state() == VersionState::Ready)
+    function.version(&Qualifier::Unnamed, u64::MAX).is_some_and(|version| version.state() == VersionState::Ready)
 }
 
 fn model(id: &str, door: &Door) -> Value {

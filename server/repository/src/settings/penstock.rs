@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 pub struct PenstockSettings {
     /// What runs the model.
     pub engine: Engine,
+    /// Environments of each version.
+    pub environments: Option<u32>,
     /// Most tokens in one batch.
     pub max_batch_tokens: Option<u32>,
     /// Host threads of the environment, shared by its runtime workers.
@@ -48,8 +50,9 @@ pub enum Engine {
 }
 
 const PREFIX: &str = "penstock.";
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "penstock.engine",
+    "penstock.environments",
     "penstock.max_batch_tokens",
     "penstock.threads",
     "penstock.max_concurrency",
@@ -89,6 +92,7 @@ impl PenstockSettings {
         };
         Ok(Self {
             engine,
+            environments: small("penstock.environments", 64)?,
             max_batch_tokens: small("penstock.max_batch_tokens", 1 << 24)?,
             threads: small("penstock.threads", 1024)?,
             max_concurrency: small("penstock.max_concurrency", 1 << 20)?,

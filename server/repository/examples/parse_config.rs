@@ -3,7 +3,7 @@
 //!
 //! Called by tests/repository, which compares with another reader of the same formats.
 
-use penstock_registry::{config_json, json::parse_config_json, text_format};
+use penstock_repository::{config_json, json::parse_config_json, text_format};
 use prost::Message;
 use std::fmt::Write;
 

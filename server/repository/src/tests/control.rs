@@ -23,6 +23,7 @@ fn function(text: &str, versions: Option<&Versions>) -> FunctionSource {
     let bad = bad.map(|(number, _)| UnavailableVersion { number: VersionNumber(*number), reason: "broken".into() });
     FunctionSource {
         name: name(text),
+        origin: crate::Origin::Repository,
         directory: text.into(),
         config: Default::default(),
         unavailable: good.is_empty().then(|| "broken".into()),
@@ -38,6 +39,7 @@ fn version(number: u64, revision: u64) -> VersionSource {
         runtime: RuntimeSource::Identity { delays: IdentityDelays::default() },
         settings: Default::default(),
         revision: ContentRevision(revision),
+        config: None,
         linked_paths: Vec::new(),
     }
 }

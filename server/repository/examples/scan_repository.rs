@@ -1,12 +1,12 @@
 //! Reads model repositories and prints what would be served, and why the rest would not.
 //!
-//! Called by hand: `cargo run -p penstock-registry --example scan_repository -- DIR…`
+//! Called by hand: `cargo run -p penstock-repository --example scan_repository -- DIR…`
 
 use std::path::PathBuf;
 
 fn main() {
     let repositories: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let scan = match penstock_registry::scan(&repositories) {
+    let scan = match penstock_repository::scan(&repositories) {
         Ok(scan) => scan,
         Err(error) => {
             eprintln!("{error}");

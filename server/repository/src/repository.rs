@@ -4,7 +4,7 @@
 //! `config.json`; never a model. Only a repository that cannot be listed is an error, so that a file system that is
 //! away for a moment does not look like one where every function was deleted. Links are followed, as Triton does.
 
-use crate::function::{FunctionSource, UnavailableVersion, VersionSource};
+use crate::function::{FunctionSource, Origin, UnavailableVersion, VersionSource};
 use crate::json::{JsonError, parse_config_json};
 use crate::normalise::{fill_runtime, normalise};
 use crate::revision::fingerprint;
@@ -167,6 +167,7 @@ fn unavailable(name: FunctionName, directory: &Path, mut config: ModelConfig, re
     config.name = name.to_string();
     FunctionSource {
         name,
+        origin: Origin::Repository,
         directory: directory.to_owned(),
         config: Arc::new(config),
         versions: Vec::new(),
@@ -215,6 +216,7 @@ fn judge(directory: &Path, name: &FunctionName, document: Document) -> FunctionS
             };
             FunctionSource {
                 name: name.clone(),
+                origin: Origin::Repository,
                 directory: directory.to_owned(),
                 config: Arc::new(config),
                 versions,
@@ -250,6 +252,7 @@ fn versions_of(directory: &Path, document: &Document) -> Result<Versions, String
                 runtime,
                 settings: settings.clone(),
                 revision: found.revision,
+                config: None,
                 linked_paths: found.linked_paths,
             })
         });

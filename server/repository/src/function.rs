@@ -11,12 +11,24 @@ use penstock_proto::inference::ModelConfig;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A function of a model repository. The directory owns it: it changes only when its files do.
+/// Who says what a function is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// A model repository: it changes only when its files do.
+    #[default]
+    Repository,
+    /// The control plane.
+    Deployed,
+}
+
+/// A function and what is served of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FunctionSource {
     /// The directory's name.
     pub name: FunctionName,
-    /// `DIR/<name>`.
+    /// Who says so.
+    pub origin: Origin,
+    /// `DIR/<name>`; empty for one that was deployed.
     pub directory: PathBuf,
     /// As written, with what can be told without loading filled in: name, backend, platform, version policy.
     pub config: Arc<ModelConfig>,
@@ -42,6 +54,8 @@ pub struct VersionSource {
     pub settings: Arc<VersionSettings>,
     /// Changes when its files or its configuration do.
     pub revision: ContentRevision,
+    /// Its own configuration, where its versions have different ones; else the function's holds.
+    pub config: Option<Arc<ModelConfig>>,
     /// Real paths of linked files and directories outside `directory`, which the environment must be able to read.
     pub linked_paths: Vec<PathBuf>,
 }

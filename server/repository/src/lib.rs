@@ -15,6 +15,7 @@
 //! | key | meaning |
 //! |---|---|
 //! | `penstock.engine` | what runs the model: `auto` (default), `candle`, `onnxruntime` |
+//! | `penstock.environments` | environments of each of its versions |
 //! | `penstock.max_batch_tokens` | most tokens in one batch, for models that count tokens |
 //! | `penstock.threads` | host threads of the environment, shared by its runtime workers; half as many tokenize |
 //! | `penstock.max_concurrency` | requests in flight in one environment |
@@ -55,7 +56,7 @@ mod warmup;
 
 pub use control::{Change, ControlMode, plan, settle};
 pub use encoder::ENCODER_MODEL_TYPES;
-pub use function::{FunctionSource, RuntimeSource, UnavailableVersion, VersionSource};
+pub use function::{FunctionSource, Origin, RuntimeSource, UnavailableVersion, VersionSource};
 pub use identity::{DelayKind, IdentityDelays};
 pub use json::config_json;
 pub use normalise::with_signature;
@@ -65,6 +66,9 @@ pub use settings::{
     Engine, PenstockSettings, QueuePolicy, SettingsError, TimeoutAction, VersionSettings, WorkerDevice,
 };
 pub use warmup::{WarmupContent, WarmupInput, WarmupRequest};
+
+/// A model configuration as Triton's clients know it.
+pub use penstock_proto::inference::ModelConfig;
 
 #[cfg(test)]
 mod tests;
