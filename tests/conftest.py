@@ -6,6 +6,7 @@ import queue
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 
 import pytest
@@ -25,7 +26,9 @@ class Server:
             command += ["--set", f"listen.{door}=127.0.0.1:0"]
         command += [str(argument) for argument in arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
-        environment |= {"PENSTOCK_CACHE_DIR": str(CACHE), "PENSTOCK_LOG_FORMAT": "json"} | (env or {})
+        self.data = tempfile.TemporaryDirectory(prefix="penstock-data-")
+        environment |= {"PENSTOCK_CACHE_DIR": str(CACHE), "PENSTOCK_LOG_FORMAT": "json", "PENSTOCK_DATA_DIR": self.data.name}
+        environment |= env or {}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )

@@ -2,7 +2,7 @@
 //!
 //! Called by the house under its control lock; never inside a request. A request sees one snapshot or the next.
 
-use crate::function::{Cause, Concurrency, ServedFunction, ServedVersion, VersionState};
+use crate::function::{Cause, Concurrency, ServedFunction, ServedVersion, Shared, VersionState};
 use crate::house::House;
 use crate::supervisor::Supervisor;
 use penstock_domain::{FunctionName, VersionNumber};
@@ -90,6 +90,9 @@ impl House {
             let served = ServedFunction { name: source.name.clone(), source: source.clone(), versions, aliases };
             functions.insert(source.name.as_str().to_owned(), Arc::new(served));
         }
+        for version in versions.values() {
+            version.shared.store(self.pool(version));
+        }
         self.functions.store(Arc::new(functions));
         *control = settled;
         self.changed.send_modify(|count| *count += 1);
@@ -100,6 +103,7 @@ impl House {
     fn reserve(&self, wanted: &[FunctionSource]) {
         let of = |version: &VersionSource| version.settings.penstock.reserved_concurrency;
         let each = wanted.iter().flat_map(|function| &function.versions).filter_map(of);
+        let each = each.chain(wanted.iter().filter_map(|function| function.reserved_concurrency));
         let (reserved, concurrency) = (each.fold(0u32, u32::saturating_add), self.options.concurrency);
         if reserved >= concurrency {
             tracing::warn!(
@@ -110,6 +114,24 @@ impl House {
             );
         }
         self.unreserved.slots.set_limit(concurrency.saturating_sub(reserved));
+        let mut pools = self.reserved.lock();
+        pools.retain(|name, _| wanted.iter().any(|function| function.name == *name));
+        for function in wanted {
+            match function.reserved_concurrency {
+                None => drop(pools.remove(&function.name)),
+                Some(slots) => {
+                    let pool = || Shared::new(slots, Some(function.name.clone()));
+                    pools.entry(function.name.clone()).or_insert_with(pool).slots.set_limit(slots);
+                }
+            }
+        }
+    }
+
+    /// The slots that a version shares with others; `None` where its own are reserved.
+    fn pool(&self, version: &ServedVersion) -> Option<Arc<Shared>> {
+        let own = version.source.settings.penstock.reserved_concurrency;
+        let reserved = self.reserved.lock().get(&version.function).cloned();
+        reserved.or_else(|| own.is_none().then(|| self.unreserved.clone()))
     }
 
     /// Starts a version's environments.
@@ -118,10 +140,11 @@ impl House {
         let reserved = version.settings.penstock.reserved_concurrency;
         let concurrency = Concurrency {
             slots: reserved.unwrap_or(self.options.function_concurrency),
-            shared: reserved.is_none().then(|| self.unreserved.clone()),
+            shared: None,
             caller: self.options.caller_concurrency,
         };
         let served = Arc::new(ServedVersion::new(function.name.clone(), version, concurrency, self.stop.child_token()));
+        served.shared.store(self.pool(&served));
         let specification = match specification {
             Ok(specification) => specification,
             Err(reason) => {

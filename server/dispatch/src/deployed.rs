@@ -20,6 +20,11 @@ pub struct Deployment {
 }
 
 impl Deployment {
+    /// Waits until all its versions are ready, or known not to be.
+    pub async fn all_settled(self) {
+        settled(&self.opened).await;
+    }
+
     /// Waits until a version of it is ready, or it is known why not. A version that it did not touch is ready.
     pub async fn ready(self, number: VersionNumber) -> Result<(), Unavailable> {
         let opened = self.opened.into_iter().find(|version| version.number == number);
@@ -92,6 +97,16 @@ impl House {
             }
             functions
         });
+    }
+
+    /// Waits until a version that is stopped has ended; one that is not there has.
+    pub async fn ended(&self, function: &FunctionName, number: VersionNumber) {
+        let served = self.functions.load().get(function.as_str()).cloned();
+        if let Some(version) = served.and_then(|served| served.versions.get(&number).cloned())
+            && version.stop.is_cancelled()
+        {
+            version.ended().await;
+        }
     }
 
     /// Keeps so many environments of a version from now on. Errors: there is no such version.

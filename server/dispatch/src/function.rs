@@ -140,7 +140,7 @@ pub struct ServedVersion {
     pub(crate) environments: ArcSwap<Vec<Arc<Placed>>>,
     pub(crate) slots: Slots,
     /// Where a slot is taken, too, of those that all share; `None` where its own are reserved.
-    pub(crate) shared: Option<Arc<Shared>>,
+    pub(crate) shared: ArcSwapOption<Shared>,
     /// Of each caller, where they are told apart.
     pub(crate) callers: Callers,
     pub(crate) drain_rate: Mutex<DrainRate>,
@@ -159,16 +159,19 @@ pub struct ServedVersion {
     pub(crate) supervisors: AtomicU32,
 }
 
-/// Slots that all versions without reserved ones share, and how fast they come back.
+/// Slots that several versions share, and how fast they come back: all those of the server without reserved ones, or those
+/// of one function that has.
 pub(crate) struct Shared {
+    /// The function that they are reserved for.
+    pub(crate) function: Option<FunctionName>,
     pub(crate) slots: Slots,
     pub(crate) drain_rate: Mutex<DrainRate>,
 }
 
 impl Shared {
-    pub(crate) fn new(slots: u32) -> Arc<Self> {
+    pub(crate) fn new(slots: u32, function: Option<FunctionName>) -> Arc<Self> {
         let now = tokio::time::Instant::now().into_std();
-        Arc::new(Self { slots: Slots::new(slots), drain_rate: Mutex::new(DrainRate::new(now)) })
+        Arc::new(Self { function, slots: Slots::new(slots), drain_rate: Mutex::new(DrainRate::new(now)) })
     }
 }
 
@@ -201,7 +204,7 @@ impl ServedVersion {
             signature: ArcSwapOption::empty(),
             environments: ArcSwap::default(),
             slots: Slots::new(slots),
-            shared,
+            shared: ArcSwapOption::new(shared),
             callers: Callers::new(caller, now),
             drain_rate: Mutex::new(DrainRate::new(now)),
             statistics: StatisticsCell::default(),

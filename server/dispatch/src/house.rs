@@ -103,6 +103,8 @@ pub struct House {
     in_flight: InFlight,
     /// Slots of those that have none reserved.
     pub(crate) unreserved: Arc<Shared>,
+    /// Slots reserved for functions, over all their versions.
+    pub(crate) reserved: Mutex<BTreeMap<FunctionName, Arc<Shared>>>,
     draining: AtomicBool,
     started: AtomicBool,
     random: AtomicU64,
@@ -120,7 +122,8 @@ impl House {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             random: AtomicU64::new(options.seed),
-            unreserved: Shared::new(options.concurrency),
+            unreserved: Shared::new(options.concurrency, None),
+            reserved: Mutex::default(),
             options,
             functions: ArcSwap::default(),
             control: tokio::sync::Mutex::default(),

@@ -2,7 +2,7 @@
 //!
 //! Called by the house with an invocation whose version is known.
 
-use crate::function::{Placed, ServedVersion, Unavailable, VersionState};
+use crate::function::{Placed, ServedVersion, Shared, Unavailable, VersionState};
 use penstock_admission::{CallerFull, CallerSlot, Foretold, usable};
 use penstock_domain::{CallerId, ErrorCode, Invocation, Refusal, ShedReason, StageTimes, VersionNumber};
 use penstock_environment::{CallAnswer, CallEnd, OUT_OF_HOST_MEMORY};
@@ -76,16 +76,10 @@ async fn invoke_version(
         let text = format!("function '{}' has all its {limit} requests in flight", version.function);
         return Err(Refusal::shed(ShedReason::FunctionConcurrency, text, Some(wait)).into());
     };
-    let _shared = match &version.shared {
+    let shared = version.shared.load_full();
+    let _shared = match &shared {
         None => None,
-        Some(shared) => Some(shared.slots.try_take().ok_or_else(|| {
-            let text = format!(
-                "the server has {} requests in flight (limits.concurrency, less what other functions reserve)",
-                shared.slots.limit()
-            );
-            let wait = shared.drain_rate.lock().wait(1);
-            Refusal::shed(ShedReason::ServerConcurrency, text, Some(wait))
-        })?),
+        Some(shared) => Some(shared.slots.try_take().ok_or_else(|| none_left(shared))?),
     };
     let _place = invocation.caller.map(|caller| place(version, caller)).transpose()?;
     let work = run(version, invocation, random);
@@ -100,11 +94,28 @@ async fn invoke_version(
     if !result.as_ref().is_err_and(|unanswered| unanswered.refusal.shed.is_some()) {
         let now = Instant::now().into_std();
         version.drain_rate.lock().finished(now, version.slots.taken() > 1);
-        if let Some(shared) = &version.shared {
+        if let Some(shared) = &shared {
             shared.drain_rate.lock().finished(now, shared.slots.taken() > 1);
         }
     }
     result
+}
+
+/// The refusal of one for which a pool of slots has none left.
+fn none_left(shared: &Shared) -> Refusal {
+    let (limit, wait) = (shared.slots.limit(), shared.drain_rate.lock().wait(1));
+    match &shared.function {
+        Some(function) => {
+            let text = format!("function '{function}' has all of its {limit} reserved requests in flight");
+            Refusal::shed(ShedReason::FunctionConcurrency, text, Some(wait))
+        }
+        None => {
+            let text = format!(
+                "the server has {limit} requests in flight (limits.concurrency, less what other functions reserve)"
+            );
+            Refusal::shed(ShedReason::ServerConcurrency, text, Some(wait))
+        }
+    }
 }
 
 async fn run(
@@ -387,7 +398,8 @@ fn full(version: &ServedVersion) -> Refusal {
 /// A place among the caller's own.
 fn place(version: &ServedVersion, caller: CallerId) -> Result<CallerSlot<'_>, Refusal> {
     // Of the slots that bound it first; this request's own is taken already.
-    let shared = version.shared.as_ref().map(|shared| &shared.slots).filter(|shared| shared.limit() < version.limit());
+    let shared = version.shared.load();
+    let shared = shared.as_ref().map(|shared| &shared.slots).filter(|shared| shared.limit() < version.limit());
     let (taken, limit) = shared.map_or((version.slots.taken(), version.limit()), |s| (s.taken(), s.limit()));
     let taken = taken.saturating_sub(1);
     version.callers.try_take(caller, taken, limit, Instant::now().into_std()).map_err(|full| {

@@ -9,6 +9,7 @@ pub mod convert;
 pub mod grpc;
 pub mod host;
 pub mod http;
+pub mod lambda;
 pub mod limits;
 pub mod metrics;
 pub mod openai;

@@ -3,7 +3,8 @@
 //! Called by every door. Never decides anything: the code, the reason and the wait come from the rooms behind.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use penstock_domain::{ErrorCode, Refusal};
+use penstock_control::ErrorKind;
+use penstock_domain::{ErrorCode, Refusal, ShedReason};
 use std::collections::HashMap;
 use std::time::Duration;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
@@ -120,6 +121,53 @@ pub fn refusal_to_status(refusal: &Refusal, overload: OverloadCodes) -> tonic::S
         return tonic::Status::new(code, refusal.message.clone());
     }
     tonic::Status::with_error_details_and_metadata(code, refusal.message.clone(), details, metadata)
+}
+
+/// A status of this table's.
+pub(crate) fn status_code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).expect("every status of the table has three digits")
+}
+
+/// Lambda's kind of error for a refusal that is no error of the function.
+pub(crate) fn lambda_kind(refusal: &Refusal) -> ErrorKind {
+    match (refusal.shed, refusal.code) {
+        (Some(ShedReason::NoCapacity | ShedReason::Draining), _) => ErrorKind::ResourceNotReady,
+        (Some(_), _) | (None, ErrorCode::Exhausted) => ErrorKind::TooManyRequests,
+        (None, ErrorCode::InvalidArgument | ErrorCode::Unsupported) => ErrorKind::InvalidParameterValue,
+        (None, ErrorCode::NotFound) => ErrorKind::ResourceNotFound,
+        (None, ErrorCode::Conflict) => ErrorKind::ResourceConflict,
+        (None, ErrorCode::TooLarge) => ErrorKind::RequestTooLarge,
+        (None, ErrorCode::Unavailable) => ErrorKind::ResourceNotReady,
+        (None, ErrorCode::DeadlineExceeded | ErrorCode::Cancelled | ErrorCode::Internal) => ErrorKind::Service,
+    }
+}
+
+/// The table of Lambda's errors: name and status.
+pub(crate) const fn lambda_row(kind: ErrorKind) -> (&'static str, u16) {
+    match kind {
+        ErrorKind::AccessDenied => ("AccessDeniedException", 403),
+        ErrorKind::AliasLimitExceeded => ("AliasLimitExceededException", 400),
+        ErrorKind::CapacityProviderLimitExceeded => ("CapacityProviderLimitExceededException", 400),
+        ErrorKind::CodeStorageExceeded => ("CodeStorageExceededException", 400),
+        ErrorKind::FunctionVersionsPerCapacityProviderLimitExceeded => {
+            ("FunctionVersionsPerCapacityProviderLimitExceededException", 400)
+        }
+        ErrorKind::InvalidParameterValue => ("InvalidParameterValueException", 400),
+        ErrorKind::InvalidRequestContent => ("InvalidRequestContentException", 400),
+        ErrorKind::NoPublishedVersion => ("NoPublishedVersionException", 400),
+        ErrorKind::PreconditionFailed => ("PreconditionFailedException", 412),
+        ErrorKind::RequestEntityTooLarge => ("RequestEntityTooLargeException", 413),
+        ErrorKind::RequestTooLarge => ("RequestTooLargeException", 413),
+        ErrorKind::ResourceConflict => ("ResourceConflictException", 409),
+        ErrorKind::ResourceNotFound => ("ResourceNotFoundException", 404),
+        ErrorKind::ResourceNotReady => ("ResourceNotReadyException", 502),
+        ErrorKind::Serialization => ("SerializationException", 400),
+        ErrorKind::Service => ("ServiceException", 500),
+        ErrorKind::TooManyRequests => ("TooManyRequestsException", 429),
+        ErrorKind::UnknownOperation => ("UnknownOperationException", 404),
+        ErrorKind::UnsupportedMediaType => ("UnsupportedMediaTypeException", 415),
+        ErrorKind::Validation => ("ValidationException", 400),
+    }
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub(crate) const FIELDS: &[Field] = &[
         kind: Kind::Address,
         default: "127.0.0.1:8000",
         unit: "host:port",
-        meaning: "HTTP: Open Inference Protocol REST and the OpenAI API. Port 0 takes a free one.",
+        meaning: "HTTP: Open Inference Protocol REST, the OpenAI API and Lambda's API. Port 0 takes a free one.",
     },
     Field {
         key: "listen.grpc",
@@ -70,7 +70,7 @@ pub(crate) const FIELDS: &[Field] = &[
         kind: Kind::Path,
         default: "~/.local/share/penstock",
         unit: "path",
-        meaning: "What must survive a restart. Nothing yet: functions come from the model repository.",
+        meaning: "What must survive a restart: functions deployed over Lambda's API, their versions and packages. One server has it.",
     },
     Field {
         key: "cache_dir",
@@ -265,6 +265,30 @@ pub(crate) const FIELDS: &[Field] = &[
         default: "0",
         unit: "milliseconds",
         meaning: "Deadline of a request that brings none, from its arrival. 0: none, it waits as long as its caller does.",
+    },
+    Field {
+        key: "lambda.region",
+        variable: "PENSTOCK_LAMBDA_REGION",
+        kind: Kind::Text,
+        default: "us-east-1",
+        unit: "region",
+        meaning: "The region in ARNs. Clients may be set to any.",
+    },
+    Field {
+        key: "lambda.account",
+        variable: "PENSTOCK_LAMBDA_ACCOUNT",
+        kind: Kind::Text,
+        default: "000000000000",
+        unit: "twelve digits",
+        meaning: "The account in ARNs.",
+    },
+    Field {
+        key: "lambda.package_bytes",
+        variable: "PENSTOCK_LAMBDA_PACKAGE_BYTES",
+        kind: Kind::Integer(1 << 20, 1 << 44),
+        default: "68719476736",
+        unit: "bytes",
+        meaning: "Largest package of a function, all its files together.",
     },
     Field {
         key: "callers.header",

@@ -4,6 +4,7 @@
 
 mod accelerate;
 mod config;
+mod control;
 mod devices;
 mod fields;
 mod gpus;

@@ -3,13 +3,14 @@
 use crate::accelerate::Accelerators;
 use crate::config::Config;
 use crate::gpus::Gpus;
-use crate::{EXIT_FAILED, runtime};
+use crate::{EXIT_FAILED, control, runtime};
 use penstock_admission::ByteBudget;
 use penstock_dispatch::{ControlMode, House, HouseOptions};
 use penstock_environment::Launcher;
 use penstock_frontend::grpc_service;
 use penstock_frontend::host::{self, HostLimits};
 use penstock_frontend::http::{HttpOptions, http_router};
+use penstock_frontend::lambda::Lambda;
 use penstock_frontend::metrics::metrics_router;
 use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES, header_name};
 use penstock_frontend::request_id::RequestIds;
@@ -41,6 +42,10 @@ enum ServeError {
     Telemetry(#[from] penstock_telemetry::TelemetryError),
     #[error("{0}")]
     Load(#[from] penstock_domain::Refusal),
+    #[error("{0}")]
+    ControlPlane(#[from] control::ControlPlaneError),
+    #[error("{0}")]
+    Control(#[from] penstock_control::ControlError),
 }
 
 /// Serves until a signal; the exit code is 0 after a drain.
@@ -99,10 +104,18 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     };
     let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
     let house = House::new(house_options(config.clone(), budget.clone(), accelerators)?);
-    let doors = Doors::open(&config, &house, &scrape, budget, http, grpc, metrics);
+    let control = {
+        let (config, house) = (config.clone(), house.clone());
+        tokio::task::spawn_blocking(move || control::open(&config, house)).await.map_err(io::Error::other)??
+    };
+    let lambda = Lambda::new(control.clone());
+    let doors = Doors::open(&config, &house, &scrape, budget, lambda, (http, grpc, metrics));
     let mut stop = Stop::new()?;
     tokio::select! {
-        started = house.start() => started?,
+        started = async { tokio::join!(house.start(), control.restore()) } => {
+            started.0?;
+            started.1?;
+        }
         () = stop.requested() => {
             say(&mut io::stderr(), "penstock: stopped while loading");
             house.drain().await;
@@ -118,7 +131,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let in_flight = house.in_flight();
     say(&mut io::stderr(), &format!("penstock: draining {in_flight} requests; interrupt again to stop at once"));
     tokio::select! {
-        () = async { house.drain().await; doors.close().await; } => {}
+        closed = async { house.drain().await; doors.close().await; control.close().await } => closed?,
         () = stop.requested() => say(&mut io::stderr(), "penstock: stopped at once"),
     }
     Ok(())
@@ -180,9 +193,8 @@ impl Doors {
         house: &Arc<House>,
         scrape: &Arc<Scrape>,
         budget: ByteBudget,
-        http: TcpListener,
-        grpc: TcpListener,
-        metrics: TcpListener,
+        lambda: Lambda,
+        (http, grpc, metrics): (TcpListener, TcpListener, TcpListener),
     ) -> Self {
         let codes = match config.text("overload_codes") {
             "triton" => OverloadCodes::Triton,
@@ -211,7 +223,7 @@ impl Doors {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let answer_stall = Duration::from_secs(config.integer("limits.answer_stall_s"));
         let limits = HostLimits { write_stall_timeout: answer_stall, ..HostLimits::default() };
-        let http_door = http_router(house.clone(), http_options);
+        let http_door = http_router(house.clone(), http_options, Some(lambda));
         let grpc_door = grpc_service(house.clone(), grpc_options);
         let metrics_door = metrics_router(scrape.clone());
         tasks.spawn(host::serve(http, http_door, limits.clone(), shutdown.clone()));

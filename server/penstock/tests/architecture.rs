@@ -37,6 +37,20 @@ fn imports_point_one_way() {
         ("penstock-kernels", &["penstock-device"]),
         ("penstock-telemetry", &["penstock-domain"]),
         ("penstock-repository", &["penstock-domain", "penstock-proto"]),
+        ("penstock-registry", &["penstock-domain"]),
+        ("penstock-packages", &["penstock-domain"]),
+        ("penstock-authority", &[]),
+        (
+            "penstock-control",
+            &[
+                "penstock-domain",
+                "penstock-registry",
+                "penstock-packages",
+                "penstock-repository",
+                "penstock-dispatch",
+                "penstock-router",
+            ],
+        ),
         ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),
         ("penstock-capacity", &["penstock-domain"]),
         (
@@ -60,6 +74,8 @@ fn imports_point_one_way() {
                 "penstock-dispatch",
                 "penstock-repository",
                 "penstock-telemetry",
+                "penstock-control",
+                "penstock-authority",
             ],
         ),
         ("penstock-identity", &["penstock-domain", "penstock-executor", "penstock-device"]),
@@ -95,6 +111,9 @@ fn heavy_libraries_stay_in_their_crates() {
         ("tokenizers", &["penstock-bert"]),
         ("seccompiler", &["penstock-environment"]),
         ("landlock", &["penstock-environment"]),
+        ("redb", &["penstock-registry"]),
+        ("zip", &["penstock-packages"]),
+        ("hmac", &["penstock-authority"]),
         ("clap", &["penstock", "penstock-loadtest", "penstock-sim"]),
     ]);
     for (name, dependencies) in dependencies() {

@@ -28,6 +28,9 @@ pub struct FunctionSource {
     pub name: FunctionName,
     /// Who says so.
     pub origin: Origin,
+    /// Requests in flight of all its versions together, kept for it; of one that was deployed. (Those of a repository
+    /// reserve by version.)
+    pub reserved_concurrency: Option<u32>,
     /// `DIR/<name>`; empty for one that was deployed.
     pub directory: PathBuf,
     /// As written, with what can be told without loading filled in: name, backend, platform, version policy.

@@ -60,7 +60,9 @@ pub use function::{FunctionSource, Origin, RuntimeSource, UnavailableVersion, Ve
 pub use identity::{DelayKind, IdentityDelays};
 pub use json::config_json;
 pub use normalise::with_signature;
-pub use repository::{Rejected, RepositoryError, Scan, find_function, scan, scan_function, with_config_json};
+pub use repository::{
+    Rejected, RepositoryError, Scan, find_function, read_package, scan, scan_function, with_config_json,
+};
 pub use revision::ContentRevision;
 pub use settings::{
     Engine, PenstockSettings, QueuePolicy, SettingsError, TimeoutAction, VersionSettings, WorkerDevice,

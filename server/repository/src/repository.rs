@@ -168,6 +168,7 @@ fn unavailable(name: FunctionName, directory: &Path, mut config: ModelConfig, re
     FunctionSource {
         name,
         origin: Origin::Repository,
+        reserved_concurrency: None,
         directory: directory.to_owned(),
         config: Arc::new(config),
         versions: Vec::new(),
@@ -217,6 +218,7 @@ fn judge(directory: &Path, name: &FunctionName, document: Document) -> FunctionS
             FunctionSource {
                 name: name.clone(),
                 origin: Origin::Repository,
+                reserved_concurrency: None,
                 directory: directory.to_owned(),
                 config: Arc::new(config),
                 versions,
@@ -262,6 +264,24 @@ fn versions_of(directory: &Path, document: &Document) -> Result<Versions, String
         }
     }
     Ok((config.clone(), versions, unavailable))
+}
+
+/// Reads the one version in a package's folder, which is laid out as a function's in a repository: a model, or a numbered
+/// folder with one (of several the highest), and perhaps a `config.pbtxt`, whose name counts for nothing. Errors: what is
+/// wrong with it.
+pub fn read_package(folder: &Path, number: VersionNumber) -> Result<VersionSource, String> {
+    let inside = |reason: String| {
+        reason.replace(&format!("{}/", folder.display()), "").replace(&folder.display().to_string(), "the package")
+    };
+    let mut document = read_config(folder).map_err(inside)?;
+    document.config.name.clear();
+    let (mut config, mut versions, unavailable) = versions_of(folder, &document).map_err(inside)?;
+    let Some(source) = versions.pop() else {
+        let reasons: Vec<String> = unavailable.into_iter().map(|version| version.reason).collect();
+        return Err(inside(reasons.join("; ")));
+    };
+    fill_runtime(&mut config, &source.runtime);
+    Ok(VersionSource { number, config: Some(Arc::new(config)), ..source })
 }
 
 /// Numbered directories, ascending. Names that do not start with 1 to 9 or are not all digits are passed over, as

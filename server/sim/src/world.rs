@@ -254,6 +254,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
     let function = FunctionSource {
         name: FunctionName::new(FUNCTION).expect("a plain name"),
         origin: penstock_repository::Origin::Repository,
+        reserved_concurrency: None,
         directory: "/nowhere".into(),
         config: Arc::default(),
         versions: vec![version],

@@ -216,7 +216,7 @@ async fn without_a_slot_a_request_is_shed_with_the_reason_and_a_wait() {
 #[tokio::test]
 async fn what_all_versions_share_is_refused_when_it_is_taken_and_what_is_reserved_is_not() {
     let environment = environment(9).await;
-    let shared = Shared::new(1);
+    let shared = Shared::new(1, None);
     let sharing = || Concurrency { slots: 9, shared: Some(shared.clone()), caller: 0 };
     let (one, other) = (version_with(1, sharing(), &[&environment]), version_with(2, sharing(), &[&environment]));
     let reserved = version(3, 1, &[&environment]);

@@ -24,15 +24,22 @@ pub(crate) struct Failure {
     pub(crate) param: Option<&'static str>,
     /// OpenAI's `code`, where it has one of its own.
     pub(crate) code: Option<&'static str>,
+    /// It names no route.
+    no_route: bool,
 }
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, status: None, param: None, code: None }
+        Self { refusal, status: None, param: None, code: None, no_route: false }
     }
 }
 
 impl Failure {
+    /// There is no such route, or not by this method.
+    pub(crate) fn is_no_route(&self) -> bool {
+        self.no_route
+    }
+
     /// With a status only HTTP knows.
     pub(crate) fn http(status: StatusCode, refusal: Refusal) -> Self {
         Self { status: Some(status), ..Self::from(refusal) }
@@ -58,6 +65,7 @@ impl Failure {
         let body = match api {
             Api::OpenInference => serde_json::json!({ "error": self.refusal.message }),
             Api::OpenAi => crate::openai::error_body(self, status),
+            Api::Lambda => return crate::lambda::error_response(self),
         };
         let mut response = Response::new(Body::from(body.to_string()));
         *response.status_mut() = status;
@@ -83,10 +91,12 @@ impl IntoResponse for Failure {
 /// Which API a path belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Api {
-    /// Everything but `/v1`.
+    /// Everything else.
     OpenInference,
     /// `/v1`.
     OpenAi,
+    /// What begins with a date.
+    Lambda,
 }
 
 impl Api {
@@ -94,6 +104,7 @@ impl Api {
     pub(crate) fn of(path: &str) -> Self {
         match path.strip_prefix("/v1") {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => Api::OpenAi,
+            _ if crate::lambda::is_lambda(path) => Api::Lambda,
             _ => Api::OpenInference,
         }
     }
@@ -101,11 +112,12 @@ impl Api {
 
 /// The route of no handler.
 pub(crate) async fn unknown_route(method: http::Method, uri: http::Uri) -> Failure {
-    Refusal::new(ErrorCode::NotFound, format!("there is no route {method} {}", uri.path())).into()
+    let refusal = Refusal::new(ErrorCode::NotFound, format!("there is no route {method} {}", uri.path()));
+    Failure { no_route: true, ..refusal.into() }
 }
 
 /// A route, but not by this method.
 pub(crate) async fn wrong_method(method: http::Method, uri: http::Uri) -> Failure {
     let message = format!("{} does not take the method {method}", uri.path());
-    Failure::http(StatusCode::METHOD_NOT_ALLOWED, Refusal::invalid(message))
+    Failure { no_route: true, ..Failure::http(StatusCode::METHOD_NOT_ALLOWED, Refusal::invalid(message)) }
 }

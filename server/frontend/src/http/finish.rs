@@ -36,6 +36,9 @@ pub(crate) async fn finish(State(door): State<Arc<Door>>, mut request: Request, 
         }
     }
     let headers = response.headers_mut();
+    if api == Api::Lambda {
+        headers.insert(crate::lambda::REQUEST_ID, id.clone());
+    }
     headers.insert(REQUEST_ID, id);
     headers.entry(SERVER_TIMING).or_insert_with(|| total_value(received.elapsed()));
     response

@@ -26,20 +26,22 @@ mod target;
 mod unoffered;
 
 pub(crate) use answer::{HeldBody, json_response};
-pub(crate) use body::{Share, Upload, within};
+pub(crate) use body::{BodyLimits, Share, Upload, within};
 pub(crate) use deadline::deadline_of;
 pub(crate) use failure::{Api, Failure};
 pub(crate) use finish::Received;
 pub(crate) use infer::{PRINTED_BYTES_PER_BYTE, off_thread};
+pub(crate) use infer_request::{InferRequest, read_request};
+pub(crate) use infer_response::print_answer;
 pub(crate) use json::{Cursor, JsonError, ReadError, utf8};
-pub(crate) use json_tensor::{float, number};
+pub(crate) use json_tensor::{float, number, write_elements};
 pub(crate) use target::Target;
 
+use crate::lambda::Lambda;
 use crate::request_id::RequestIds;
 use crate::status::OverloadCodes;
 use axum::Router;
 use axum::routing::{any, get, post};
-use body::BodyLimits;
 use http::HeaderName;
 use penstock_admission::ByteBudget;
 use penstock_dispatch::House;
@@ -101,11 +103,12 @@ impl HttpOptions {
 pub(crate) struct Door {
     pub(crate) house: Arc<House>,
     pub(crate) options: HttpOptions,
+    pub(crate) lambda: Option<Lambda>,
 }
 
-/// Everything served over HTTP/1.1 and HTTP/2 on the HTTP port.
-pub fn http_router(house: Arc<House>, options: HttpOptions) -> Router {
-    let door = Arc::new(Door { house, options });
+/// Everything served over HTTP/1.1 and HTTP/2 on the HTTP port; without `lambda` no control plane.
+pub fn http_router(house: Arc<House>, options: HttpOptions, lambda: Option<Lambda>) -> Router {
+    let door = Arc::new(Door { house, options, lambda });
     Router::new()
         .route("/v2", get(metadata::server))
         .route("/v2/health/live", get(metadata::live))
@@ -125,6 +128,7 @@ pub fn http_router(house: Arc<House>, options: HttpOptions) -> Router {
         .route("/v2/models/{model}/trace/setting", any(unoffered::trace))
         .route("/v2/logging", any(unoffered::logging))
         .merge(crate::openai::routes())
+        .merge(crate::lambda::routes())
         .fallback(failure::unknown_route)
         .method_not_allowed_fallback(failure::wrong_method)
         .layer(axum::middleware::from_fn_with_state(door.clone(), finish::finish))

@@ -30,7 +30,7 @@ fn router() -> Router {
     });
     let budget = ByteBudget::new(1 << 20);
     let options = HttpOptions { body_bytes_max: 1000, ..HttpOptions::new(budget, Arc::new(RequestIds::new(7)), 1) };
-    http_router(house, options)
+    http_router(house, options, None)
 }
 
 async fn call(method: &str, uri: &str, body: impl Into<Body>) -> (StatusCode, HeaderMap, Value) {

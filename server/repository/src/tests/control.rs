@@ -24,6 +24,7 @@ fn function(text: &str, versions: Option<&Versions>) -> FunctionSource {
     FunctionSource {
         name: name(text),
         origin: crate::Origin::Repository,
+        reserved_concurrency: None,
         directory: text.into(),
         config: Default::default(),
         unavailable: good.is_empty().then(|| "broken".into()),

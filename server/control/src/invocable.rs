@@ -1,0 +1,87 @@
+//! Which version an invocation over Lambda's API means, and why there is none.
+//!
+//! Called by the front end for each invocation: what can be invoked is told from the house's snapshot alone; the records
+//! are read only to say why not.
+
+use crate::error::{ControlError, ErrorKind};
+use crate::names::{FunctionRef, Which};
+use crate::plane::ControlPlane;
+use penstock_dispatch::VersionState;
+use penstock_domain::{FunctionName, Qualifier, VersionNumber};
+use penstock_registry::State;
+
+impl ControlPlane {
+    /// What the house is to be asked for. Errors: in Lambda's words, why it cannot be invoked.
+    pub async fn invocable(&self, named: &FunctionRef) -> Result<(FunctionName, Qualifier), ControlError> {
+        let qualifier = match named.which() {
+            Some(Which::Latest) => return Err(self.latest(named).await),
+            Some(Which::Published(qualifier)) => qualifier,
+            // A repository's function has no $LATEST.PUBLISHED: its highest version is what it publishes.
+            None if self.house.is_of_repository(&named.name) => Qualifier::Unnamed,
+            None => VersionNumber::LATEST_PUBLISHED.into(),
+        };
+        let served = self.house.functions();
+        let known = served.get(&named.name).filter(|served| {
+            let version = served.version(&qualifier, u64::MAX);
+            version.is_some_and(|version| !matches!(version.state(), VersionState::Unavailable(_)))
+        });
+        match known {
+            Some(served) => Ok((served.name.clone(), qualifier)),
+            None => Err(self.why_not(named, &qualifier).await),
+        }
+    }
+
+    async fn latest(&self, named: &FunctionRef) -> ControlError {
+        if self.function(&named.name).await.is_err() && !self.house.is_of_repository(&named.name) {
+            return self.function_not_found(&named.name, Some("$LATEST"));
+        }
+        ControlError::invalid(
+            "Functions configured with capacity provider configuration can't be invoked with $LATEST qualifier. To invoke this \
+             function, specify a published version qualifier or $LATEST.PUBLISHED.",
+        )
+    }
+
+    async fn why_not(&self, named: &FunctionRef, qualifier: &Qualifier) -> ControlError {
+        let unknown = || self.function_not_found(&named.name, named.qualifier.as_deref());
+        if self.house.is_of_repository(&named.name) {
+            return match self.house.resolve(&named.name, qualifier) {
+                Ok(version) => {
+                    let text = format!("The function is not available: {}", version.state().reason());
+                    ControlError::new(ErrorKind::ResourceNotReady, text)
+                }
+                Err(_) => unknown(),
+            };
+        }
+        if self.function(&named.name).await.is_err() {
+            return unknown();
+        }
+        let number = match qualifier {
+            Qualifier::Version(number) => Some(*number),
+            Qualifier::Alias(alias) => match self.alias(&named.name, alias).await {
+                Ok(Some((alias, _))) => VersionNumber::parse(&alias.version),
+                _ => None,
+            },
+            Qualifier::Unnamed => None,
+        };
+        let version = match number {
+            None => None,
+            Some(number) => self.version(&named.name, number.0).await.ok().flatten(),
+        };
+        match version {
+            Some((version, _)) if version.standing.state == State::Active => {
+                let text = "The version has no execution environment at the moment; one is being started.";
+                ControlError::new(ErrorKind::ResourceNotReady, text)
+            }
+            Some((version, _)) => ControlError::conflict(format!(
+                "The operation cannot be performed at this time. The function is currently in the following state: {}",
+                version.standing.state.name()
+            )),
+            None if named.qualifier.is_none() => ControlError::new(
+                ErrorKind::NoPublishedVersion,
+                "The function can't be invoked because no published version exists. For functions with capacity provider \
+                 configuration, either publish a version to $LATEST.PUBLISHED, or specify a published version qualifier.",
+            ),
+            None => unknown(),
+        }
+    }
+}

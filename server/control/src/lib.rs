@@ -1,0 +1,27 @@
+//! The control plane: carries operations on functions out, and keeps what is served in step.
+//!
+//! Called by the front end's Lambda door, whose words it speaks in types: an operation reads records, judges, writes them
+//! durably, and tells the house what is to be served. Never on an invocation's way, never parses HTTP.
+//!
+//! What belongs to a model repository can be looked at here and not changed. `$LATEST` of a function never serves:
+//! only what was published does.
+
+mod aliases;
+mod check;
+mod error;
+mod events;
+mod functions;
+mod invocable;
+pub mod names;
+mod plane;
+mod providers;
+mod repositories;
+pub mod requests;
+mod scaling;
+mod serving;
+mod tags;
+mod versions;
+mod view;
+
+pub use error::{ControlError, ErrorKind};
+pub use plane::{ControlOptions, ControlPlane};

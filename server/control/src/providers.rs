@@ -1,0 +1,272 @@
+//! Operations on capacity providers, as objects: the rules by which instances are to come and go.
+//!
+//! Called by the front end. `local`, this machine, is always there.
+
+use crate::check::{LOCAL_PROVIDER, between};
+use crate::error::{ControlError, ErrorKind};
+use crate::names::provider_name;
+use crate::plane::{ControlPlane, Known, Writing};
+use crate::requests::Page;
+use crate::versions::serves;
+use crate::view;
+use penstock_domain::VersionNumber;
+use penstock_registry::store::Commit;
+use penstock_registry::{FunctionRecord, ProviderRecord, State, VersionRecord, keys};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// Lambda's own.
+const PROVIDERS_MAX: usize = 1000;
+const PAGE_MAX: usize = 50;
+/// Most virtual cores of a provider's instances, if nothing is said.
+const VCPU_DEFAULT: u64 = 400;
+/// Members that Create takes, and those that Update takes.
+const CREATE: [&str; 7] = [
+    "VpcConfig",
+    "PermissionsConfig",
+    "InstanceRequirements",
+    "CapacityProviderScalingConfig",
+    "KmsKeyArn",
+    "PropagateTags",
+    "TelemetryConfig",
+];
+const UPDATE: [&str; 3] = ["CapacityProviderScalingConfig", "PropagateTags", "TelemetryConfig"];
+
+impl ControlPlane {
+    /// A provider. Errors: there is none of this name.
+    pub(crate) async fn provider(&self, name: &str) -> Result<Known<ProviderRecord>, ControlError> {
+        if let Some(known) = self.read(&keys::provider(name)).await? {
+            return Ok(known);
+        }
+        if name == LOCAL_PROVIDER {
+            return Ok((self.local_provider(), 0));
+        }
+        let arn = self.options.account.provider_arn(name);
+        Err(ControlError::not_found(format!("Capacity provider not found: {arn}")))
+    }
+
+    /// What runs on this machine.
+    fn local_provider(&self) -> ProviderRecord {
+        let role = format!("arn:aws:iam::{}:role/local", self.options.account.id);
+        let settings = json!({
+            "VpcConfig": { "SubnetIds": ["subnet-local"], "SecurityGroupIds": [] },
+            "PermissionsConfig": { "CapacityProviderOperatorRoleArn": role },
+        });
+        ProviderRecord {
+            name: LOCAL_PROVIDER.into(),
+            settings: settings.as_object().cloned().unwrap_or_default(),
+            state: State::Active,
+            last_modified: self.now_text(),
+            tags: BTreeMap::new(),
+        }
+    }
+
+    /// CreateCapacityProvider.
+    pub async fn create_provider(&self, request: Map<String, Value>) -> Result<Value, ControlError> {
+        let name = request.get("CapacityProviderName").and_then(Value::as_str).unwrap_or_default();
+        let name = provider_name(name)?.to_owned();
+        let _writes = self.writes.lock().await;
+        let all = self.read_all::<ProviderRecord>(keys::PROVIDERS).await?;
+        if name == LOCAL_PROVIDER || all.iter().any(|(other, _)| other.name == name) {
+            return Err(ControlError::conflict(format!("Capacity provider already exists: {name}")));
+        }
+        if all.len() >= PROVIDERS_MAX {
+            let text =
+                format!("There are {PROVIDERS_MAX} capacity providers, the most: delete one that is not needed.");
+            return Err(ControlError::new(ErrorKind::CapacityProviderLimitExceeded, text));
+        }
+        let mut settings: Map<String, Value> =
+            request.iter().filter(|(key, value)| CREATE.contains(&key.as_str()) && !value.is_null()).map(own).collect();
+        check(&mut settings)?;
+        let tags = tags_of(&request)?;
+        let record = ProviderRecord { name, settings, state: State::Active, last_modified: self.now_text(), tags };
+        self.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
+        Ok(self.told(&record))
+    }
+
+    /// GetCapacityProvider.
+    pub async fn get_provider(&self, name: &str) -> Result<Value, ControlError> {
+        Ok(self.told(&self.provider(provider_name(name)?).await?.0))
+    }
+
+    /// UpdateCapacityProvider: scaling, tags to pass on and telemetry; the rest never changes.
+    pub async fn update_provider(&self, name: &str, request: &Map<String, Value>) -> Result<Value, ControlError> {
+        let name = provider_name(name)?;
+        if let Some(fixed) = CREATE.iter().find(|key| !UPDATE.contains(key) && request.contains_key(**key)) {
+            return Err(ControlError::invalid(format!(
+                "{fixed} of a capacity provider never changes: create another."
+            )));
+        }
+        let _writes = self.writes.lock().await;
+        let (mut record, revision) = self.provider(name).await?;
+        let changes = request.iter().filter(|(key, value)| UPDATE.contains(&key.as_str()) && !value.is_null());
+        record.settings.extend(changes.map(own));
+        check(&mut record.settings)?;
+        record.last_modified = self.now_text();
+        let commit = match revision {
+            0 => Commit::new().create(keys::provider(name), &record)?,
+            revision => Commit::new().replace(keys::provider(name), &record, revision)?,
+        };
+        self.commit(commit).await?;
+        Ok(self.told(&record))
+    }
+
+    /// DeleteCapacityProvider: one that no function uses.
+    pub async fn delete_provider(&self, name: &str) -> Result<Value, ControlError> {
+        let name = provider_name(name)?;
+        let _writes = self.writes.lock().await;
+        let (mut record, _) = self.provider(name).await?;
+        if name == LOCAL_PROVIDER {
+            return Err(ControlError::conflict("Capacity provider local is this machine, which is always there."));
+        }
+        let mut users: Vec<String> = Vec::new();
+        for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
+            let used = uses(&function.latest.configuration, name)
+                || self.versions(&function.name).await?.iter().any(|(v, _)| uses(&v.content.configuration, name));
+            users.extend(used.then_some(function.name));
+        }
+        if !users.is_empty() {
+            let text = format!("Capacity provider {name} is in use by functions: {}", users.join(", "));
+            return Err(ControlError::conflict(text));
+        }
+        self.commit(Commit::new().delete(keys::provider(name))).await?;
+        record.state = State::Deleting;
+        Ok(self.told(&record))
+    }
+
+    /// ListCapacityProviders, perhaps of one state.
+    pub async fn list_providers(&self, state: Option<&str>, page: &Page) -> Result<Value, ControlError> {
+        let mut all: Vec<ProviderRecord> =
+            self.read_all::<ProviderRecord>(keys::PROVIDERS).await?.into_iter().map(|(provider, _)| provider).collect();
+        if all.iter().all(|provider| provider.name != LOCAL_PROVIDER) {
+            all.push(self.local_provider());
+        }
+        all.retain(|provider| state.is_none_or(|state| provider.state.name() == state));
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        let (items, next) = view::page(all, |provider| provider.name.clone(), page, PAGE_MAX);
+        Ok(view::listed("CapacityProviders", items.iter().map(|provider| self.inner(provider)).collect(), next))
+    }
+
+    /// ListFunctionVersionsByCapacityProvider.
+    pub async fn versions_by_provider(&self, name: &str, page: &Page) -> Result<Value, ControlError> {
+        let (provider, _) = self.provider(provider_name(name)?).await?;
+        let mut all = Vec::new();
+        for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
+            for (version, _) in self.versions(&function.name).await? {
+                if uses(&version.content.configuration, &provider.name) && serves_or_may(&function, &version) {
+                    all.push(version);
+                }
+            }
+        }
+        let arn = |version: &VersionRecord| {
+            self.options.account.qualified_arn(&version.function, &VersionNumber(version.number).to_string())
+        };
+        let marker = |version: &VersionRecord| format!("{}/{:020}", version.function, version.number);
+        let (items, next) = view::page(all, marker, page, PAGE_MAX);
+        let items = items.iter().map(|v| json!({ "FunctionArn": arn(v), "State": v.standing.state.name() })).collect();
+        let mut told = view::listed("FunctionVersions", items, next);
+        told["CapacityProviderArn"] = self.options.account.provider_arn(&provider.name).into();
+        Ok(told)
+    }
+
+    fn told(&self, provider: &ProviderRecord) -> Value {
+        json!({ "CapacityProvider": self.inner(provider) })
+    }
+
+    fn inner(&self, provider: &ProviderRecord) -> Value {
+        let mut told = provider.settings.clone();
+        told.insert("CapacityProviderArn".into(), self.options.account.provider_arn(&provider.name).into());
+        told.insert("State".into(), provider.state.name().into());
+        told.insert("LastModified".into(), provider.last_modified.clone().into());
+        Value::Object(told)
+    }
+}
+
+fn own((key, value): (&String, &Value)) -> (String, Value) {
+    (key.clone(), value.clone())
+}
+
+/// Versions that are on a provider, whether they serve now or were put to rest.
+fn serves_or_may(function: &FunctionRecord, version: &VersionRecord) -> bool {
+    serves(function, version) || version.standing.state != State::Deleting
+}
+
+fn uses(configuration: &penstock_registry::Configuration, provider: &str) -> bool {
+    let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
+    provider_name(&instances.capacity_provider_arn).is_ok_and(|name| name == provider)
+}
+
+fn tags_of(request: &Map<String, Value>) -> Result<BTreeMap<String, String>, ControlError> {
+    let Some(tags) = request.get("Tags").filter(|tags| !tags.is_null()) else { return Ok(BTreeMap::new()) };
+    let tags: BTreeMap<String, String> = serde_json::from_value(tags.clone())
+        .map_err(|_| ControlError::validation(tags, "tags", "Member must be a map of strings"))?;
+    crate::tags::check(&tags)?;
+    Ok(tags)
+}
+
+/// Judges settings and fills in what is left out.
+fn check(settings: &mut Map<String, Value>) -> Result<(), ControlError> {
+    let strings = |value: &Value, member: &str, most: usize| match value.as_array() {
+        Some(items) if items.len() <= most && items.iter().all(Value::is_string) => Ok(items.clone()),
+        _ => Err(ControlError::validation(value, member, format!("Member must be a list of at most {most} strings"))),
+    };
+    let vpc = settings.get("VpcConfig").cloned().unwrap_or_default();
+    let subnets = strings(&vpc["SubnetIds"], "vpcConfig.subnetIds", 16)?;
+    let named = |item: &Value, prefix: &str| item.as_str().is_some_and(|text| text.starts_with(prefix));
+    if subnets.is_empty() || !subnets.iter().all(|subnet| named(subnet, "subnet-")) {
+        let constraint = "Member must have length 1 to 16 and match subnet-[0-9a-z]*";
+        return Err(ControlError::validation(&vpc["SubnetIds"], "vpcConfig.subnetIds", constraint));
+    }
+    strings(&vpc["SecurityGroupIds"], "vpcConfig.securityGroupIds", 5)?;
+    let role = &settings.get("PermissionsConfig").cloned().unwrap_or_default()["CapacityProviderOperatorRoleArn"];
+    if !role.as_str().is_some_and(|role| role.starts_with("arn:aws")) {
+        let member = "permissionsConfig.capacityProviderOperatorRoleArn";
+        return Err(ControlError::validation(role, member, "Member must be the ARN of a role"));
+    }
+    if let Some(requirements) = settings.get("InstanceRequirements") {
+        let given = |key: &str| requirements.get(key).filter(|value| !value.is_null());
+        for (key, member) in [("AllowedInstanceTypes", "allowed"), ("ExcludedInstanceTypes", "excluded")] {
+            for item in given(key).map(|value| strings(value, member, 400)).transpose()?.unwrap_or_default() {
+                let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '*' | '-');
+                if !item.as_str().is_some_and(|text| (1..=30).contains(&text.len()) && text.chars().all(word)) {
+                    return Err(ControlError::validation(item, member, "Member must match [a-zA-Z0-9\\.\\*\\-]{1,30}"));
+                }
+            }
+        }
+        if given("AllowedInstanceTypes").is_some() && given("ExcludedInstanceTypes").is_some() {
+            let text = "AllowedInstanceTypes and ExcludedInstanceTypes exclude each other: give one of them.";
+            return Err(ControlError::invalid(text));
+        }
+    }
+    let scaling = settings.entry("CapacityProviderScalingConfig").or_insert_with(|| json!({}));
+    let Some(scaling) = scaling.as_object_mut() else {
+        let constraint = "Member must be an object";
+        return Err(ControlError::validation("", "capacityProviderScalingConfig", constraint));
+    };
+    let most = scaling.entry("MaxVCpuCount").or_insert_with(|| VCPU_DEFAULT.into());
+    between("capacityProviderScalingConfig.maxVCpuCount", most.as_i64().unwrap_or(-1), 2, 15_000)?;
+    let mode = scaling.entry("ScalingMode").or_insert_with(|| "Auto".into()).clone();
+    if !matches!(mode.as_str(), Some("Auto" | "Manual")) {
+        let constraint = "Member must satisfy enum value set: [Auto, Manual]";
+        return Err(ControlError::validation(mode, "capacityProviderScalingConfig.scalingMode", constraint));
+    }
+    check_policies(scaling.get("ScalingPolicies"))
+}
+
+fn check_policies(policies: Option<&Value>) -> Result<(), ControlError> {
+    const METRICS: [&str; 2] =
+        ["LambdaCapacityProviderAverageCPUUtilization", "LambdaCapacityProviderAverageGPUUtilization"];
+    let member = "capacityProviderScalingConfig.scalingPolicies";
+    for policy in policies.and_then(Value::as_array).into_iter().flatten() {
+        let metric = policy["PredefinedMetricType"].as_str().unwrap_or_default();
+        if !METRICS.contains(&metric) {
+            let constraint = format!("Member must satisfy enum value set: [{}]", METRICS.join(", "));
+            return Err(ControlError::validation(metric, &format!("{member}.predefinedMetricType"), constraint));
+        }
+        if !policy["TargetValue"].as_f64().is_some_and(|target| (0.0..=100.0).contains(&target)) {
+            let constraint = "Member must have value between 0 and 100";
+            return Err(ControlError::validation(&policy["TargetValue"], &format!("{member}.targetValue"), constraint));
+        }
+    }
+    Ok(())
+}

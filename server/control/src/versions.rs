@@ -1,0 +1,294 @@
+//! Operations on versions: publish, list, delete; and how a published version comes up.
+//!
+//! Called by the front end, and at start for what was not finished. A version that does not come up never disturbs one
+//! that serves.
+
+use crate::error::{ControlError, ErrorKind};
+use crate::functions::{PAGE_MAX, check_revision};
+use crate::names::provider_name;
+use crate::plane::{ControlPlane, Writing};
+use crate::requests::{Page, Publish};
+use crate::view::{self, Object};
+use penstock_dispatch::{Cause, Unavailable};
+use penstock_domain::VersionNumber;
+use penstock_registry::store::Commit;
+use penstock_registry::{Content, FunctionRecord, Reason, Scaling, Standing, State, UpdateStatus, VersionRecord, keys};
+use serde_json::Value;
+
+/// Lambda's own: versions of functions on one capacity provider.
+const VERSIONS_PER_PROVIDER_MAX: usize = 100;
+const LATEST_PUBLISHED: u64 = VersionNumber::LATEST_PUBLISHED.0;
+
+impl ControlPlane {
+    /// PublishVersion: a new number, or `$LATEST.PUBLISHED`. What has not changed since the last number is not published
+    /// again. Answers at once; the version comes up after.
+    pub async fn publish_version(&self, name: &str, request: Publish) -> Result<Object, ControlError> {
+        let account = &self.options.account;
+        let to_latest = match request.publish_to.as_deref() {
+            None => false,
+            Some("LATEST_PUBLISHED") => true,
+            Some(other) => {
+                let constraint = "Member must satisfy enum value set: [LATEST_PUBLISHED]";
+                return Err(ControlError::validation(other, "publishTo", constraint));
+            }
+        };
+        let _writes = self.writes.lock().await;
+        let (mut function, revision) = self.own_function(name).await?;
+        check_revision(request.revision_id.as_deref(), &function.standing.revision_id)?;
+        if function.standing.state != State::ActiveNonInvocable {
+            return Err(ControlError::conflict(format!(
+                "The operation cannot be performed at this time. The function is currently in the following state: {}",
+                function.standing.state.name()
+            )));
+        }
+        let found = &function.latest.code.code_sha256;
+        if let Some(given) = request.code_sha256.filter(|given| given != found) {
+            return Err(ControlError::invalid(format!(
+                "CodeSHA256 ({given}) is different from current CodeSHA256 in $LATEST ({found}). Please try again with the \
+                 CodeSHA256 in $LATEST."
+            )));
+        }
+        let mut content = function.latest.clone();
+        if let Some(description) = request.description {
+            crate::check::check_description(&description)?;
+            content.configuration.description = description;
+        }
+        let versions = self.versions(name).await?;
+        let number = if to_latest { LATEST_PUBLISHED } else { function.last_number + 1 };
+        if !to_latest
+            && let Some((last, _)) = versions.last().filter(|(last, _)| last.number == function.last_number)
+            && same(&last.content, &content)
+        {
+            return view::of_version(last, account);
+        }
+        let before = versions.into_iter().find(|(version, _)| version.number == number);
+        if before.is_none() {
+            self.check_room(&content).await?;
+        }
+        let fresh = self.fresh_standing(name, &VersionNumber(number).to_string(), &content);
+        let (record, before) = match before {
+            None => (self.new_version(name, number, content, fresh), None),
+            Some((old, revision)) => (replaced(old, content, fresh)?, Some(revision)),
+        };
+        let key = keys::version(name, number);
+        let mut commit = match before {
+            None => Commit::new().create(key, &record)?,
+            Some(revision) => Commit::new().replace(key, &record, revision)?,
+        };
+        if !to_latest {
+            function.last_number = number;
+            commit = commit.replace(keys::function(name), &function, revision)?;
+        }
+        self.commit(commit).await?;
+        tracing::info!(function = name, version = %VersionNumber(number), "a version was published");
+        self.spawn_bring_up(name.to_owned(), number);
+        view::of_version(&record, account)
+    }
+
+    fn new_version(&self, name: &str, number: u64, content: Content, standing: Standing) -> VersionRecord {
+        VersionRecord {
+            function: name.to_owned(),
+            number,
+            content,
+            serving: None,
+            standing,
+            requested_scaling: Scaling::default(),
+            applied_scaling: None,
+        }
+    }
+
+    async fn check_room(&self, content: &Content) -> Result<(), ControlError> {
+        let provider = |content: &Content| {
+            let instances =
+                &content.configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
+            provider_name(&instances.capacity_provider_arn).unwrap_or_default().to_owned()
+        };
+        let (own, versions) = (provider(content), self.read_all::<VersionRecord>("version/").await?);
+        if versions.iter().filter(|(version, _)| provider(&version.content) == own).count() < VERSIONS_PER_PROVIDER_MAX
+        {
+            return Ok(());
+        }
+        let text = format!(
+            "Capacity provider {own} has {VERSIONS_PER_PROVIDER_MAX} function versions, the most: delete versions that are not \
+             needed, or use another provider."
+        );
+        Err(ControlError::new(ErrorKind::FunctionVersionsPerCapacityProviderLimitExceeded, text))
+    }
+
+    /// ListVersionsByFunction: `$LATEST` first, then by number.
+    pub async fn list_versions(&self, name: &str, page: &Page) -> Result<Value, ControlError> {
+        let account = &self.options.account;
+        let mut all: Vec<(String, Value)> = Vec::new();
+        if self.house.is_of_repository(name) {
+            for (key, told) in self.repository_versions(name)? {
+                all.push((key, view::in_list(told)));
+            }
+        } else {
+            let (function, _) = self.function(name).await?;
+            all.push(("".into(), view::in_list(view::of_function(&function, account, true)?)));
+            for (version, _) in self.versions(name).await? {
+                all.push((format!("{:020}", version.number), view::in_list(view::of_version(&version, account)?)));
+            }
+        }
+        let (items, next) = view::page(all, |(key, _)| key.clone(), page, PAGE_MAX);
+        Ok(view::listed("Versions", items.into_iter().map(|(_, told)| told).collect(), next))
+    }
+
+    /// Deletes one version that no alias leads to.
+    pub(crate) async fn delete_version(&self, name: &str, number: VersionNumber) -> Result<(), ControlError> {
+        {
+            let _writes = self.writes.lock().await;
+            let text = number.to_string();
+            let Some((mut version, revision)) = self.version(name, number.0).await? else { return Ok(()) };
+            let aliases = self.aliases(name).await?;
+            let leads = |version: &str, extra: &Option<(String, f64)>| {
+                version == text || extra.as_ref().is_some_and(|(extra, _)| *extra == text)
+            };
+            if let Some((alias, _)) = aliases.iter().find(|(alias, _)| leads(&alias.version, &alias.extra)) {
+                return Err(ControlError::conflict(format!(
+                    "Version {text} of function {name} cannot be deleted: alias '{}' points to it.",
+                    alias.name
+                )));
+            }
+            version.standing.state = State::Deleting;
+            let key = keys::version(name, number.0);
+            self.commit(Commit::new().replace(key, &version, revision)?).await?;
+        }
+        let Some(plane) = self.this.upgrade() else { return Ok(()) };
+        let name = name.to_owned();
+        self.tasks.spawn(async move {
+            let done = async {
+                drop(plane.serve_function(&name).await?);
+                plane.commit(Commit::new().delete(keys::version(&name, number.0))).await?;
+                plane.forget_unused_content().await
+            };
+            if let Err(error) = done.await {
+                tracing::error!(function = name, version = %number, %error, "a version could not be deleted");
+            }
+        });
+        Ok(())
+    }
+
+    /// Brings a version up, in the background.
+    pub(crate) fn spawn_bring_up(&self, name: String, number: u64) {
+        let Some(plane) = self.this.upgrade() else { return };
+        self.tasks.spawn(async move {
+            if let Err(error) = plane.bring_up(&name, number).await {
+                tracing::error!(function = name, version = %VersionNumber(number), %error, "bringing a version up");
+            }
+        });
+    }
+
+    /// Starts the version's environments and writes down whether they came up.
+    pub(crate) async fn bring_up(&self, name: &str, number: u64) -> Result<(), ControlError> {
+        let published = match self.version(name, number).await? {
+            Some((version, _)) => version.content,
+            None => return Ok(()),
+        };
+        let outcome = match self.serve_function(name).await {
+            Ok(deployment) => deployment.ready(VersionNumber(number)).await,
+            Err(error) => Err(Unavailable { cause: Cause::Configuration, reason: error.message }),
+        };
+        let failed = {
+            let _writes = self.writes.lock().await;
+            let Some((mut version, revision)) = self.version(name, number).await? else { return Ok(()) };
+            if version.standing.state == State::Deleting || version.content != published {
+                // Deleted or published again meanwhile: then it is another's to write down.
+                return Ok(());
+            }
+            let failed = outcome.is_err();
+            settle(&mut version, outcome);
+            let key = keys::version(name, number);
+            self.commit(Commit::new().replace(key, &version, revision)?).await?;
+            failed
+        };
+        if failed {
+            // Out of the house, so that nothing tries again what was told to have failed.
+            drop(self.serve_function(name).await?);
+        }
+        Ok(())
+    }
+}
+
+/// Nothing that runs is different.
+fn same(one: &Content, other: &Content) -> bool {
+    one == other
+}
+
+/// `$LATEST.PUBLISHED` with new content: what serves goes on until the new does.
+fn replaced(mut old: VersionRecord, content: Content, fresh: Standing) -> Result<VersionRecord, ControlError> {
+    match old.standing.state {
+        State::Deleting | State::Deactivating => {
+            return Err(ControlError::conflict(format!(
+                "The operation cannot be performed at this time. The function is currently in the following state: {}",
+                old.standing.state.name()
+            )));
+        }
+        _ if old.standing.update == Some(UpdateStatus::InProgress) => {
+            let text = "The operation cannot be performed at this time. An update is in progress for resource: ";
+            return Err(ControlError::conflict(format!("{text}{}", old.function)));
+        }
+        State::Active => {
+            old.serving = Some(std::mem::replace(&mut old.content, content));
+            old.standing.update = Some(UpdateStatus::InProgress);
+            old.standing.update_reason = Some(Reason::creating());
+        }
+        _ => {
+            old.content = content;
+            old.standing.state = State::Pending;
+            old.standing.reason = Some(Reason::creating());
+            old.standing.update = None;
+        }
+    }
+    old.standing.last_modified = fresh.last_modified;
+    old.standing.revision_id = fresh.revision_id;
+    Ok(old)
+}
+
+/// Writes down how a version came up.
+fn settle(version: &mut VersionRecord, outcome: Result<(), Unavailable>) {
+    let was_serving = version.serving.take();
+    let standing = &mut version.standing;
+    match outcome {
+        Ok(()) => {
+            if standing.state.may_become(State::Active) {
+                standing.state = State::Active;
+            }
+            standing.reason = None;
+            standing.update = Some(UpdateStatus::Successful);
+            standing.update_reason = None;
+            version.applied_scaling = Some(version.requested_scaling);
+        }
+        Err(why) => {
+            let reason = Reason::new(reason_code(why.cause), why.reason);
+            standing.update = Some(UpdateStatus::Failed);
+            standing.update_reason = Some(reason.clone());
+            match was_serving {
+                // What served goes on.
+                Some(serving) => version.content = serving,
+                None => {
+                    standing.state = State::Failed;
+                    standing.reason = Some(reason);
+                }
+            }
+        }
+    }
+}
+
+/// Lambda's code for a reason of the house.
+fn reason_code(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Configuration => "InvalidConfiguration",
+        Cause::Load => "FunctionError.RuntimeInitError",
+        Cause::LoadTimeout => "FunctionError.InitTimeout",
+        Cause::Ended => "FunctionError.InitResourceExhausted",
+        Cause::NoRoom => "InsufficientCapacity",
+        Cause::NoDevice => "IncompatibleAcceleratorInstanceTypes",
+        Cause::Unloaded => "InternalError",
+    }
+}
+
+/// A function on its way out has no versions that serve.
+pub(crate) fn serves(function: &FunctionRecord, version: &VersionRecord) -> bool {
+    function.standing.state != State::Deleting && matches!(version.standing.state, State::Pending | State::Active)
+}

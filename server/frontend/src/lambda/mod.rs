@@ -1,0 +1,117 @@
+//! Rooms 1 and 8, Lambda door: the control plane's operations and Invoke, on the paths and in the shapes of Lambda's API.
+//!
+//! Called by the HTTP door, which merges these routes. A handler reads a body, has the control plane or the house do it, and
+//! prints what comes back. Paths carry the date of the API that they belong to, and no two have the same.
+
+mod event_stream;
+mod failure;
+mod function_error;
+mod invoke;
+mod operations;
+mod payload;
+mod query;
+mod retries;
+mod stream;
+
+pub(crate) use failure::{REQUEST_ID, error_response};
+
+use crate::http::Door;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{delete, get, post, put};
+use penstock_control::ControlPlane;
+use std::sync::Arc;
+
+/// What the Lambda door knows beside what every HTTP door does.
+pub struct Lambda {
+    /// The control plane.
+    pub control: Arc<ControlPlane>,
+    pub(crate) attempts: retries::Attempts,
+}
+
+impl Lambda {
+    /// A door to this control plane.
+    pub fn new(control: Arc<ControlPlane>) -> Self {
+        Self { control, attempts: retries::Attempts::default() }
+    }
+}
+
+/// Whether a path belongs to Lambda's API: it begins with a date.
+pub(crate) fn is_lambda(path: &str) -> bool {
+    let Some(date) = path.get(1..11).filter(|_| path.as_bytes().get(11).is_none_or(|byte| *byte == b'/')) else {
+        return false;
+    };
+    path.starts_with('/')
+        && date
+            .bytes()
+            .enumerate()
+            .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() })
+}
+
+/// All routes of Lambda's API that are served.
+pub(crate) fn routes() -> Router<Arc<Door>> {
+    let functions = "/2015-03-31/functions";
+    let function = |rest: &str| format!("{functions}/{{name}}{rest}");
+    let events = "/2019-09-25/functions/{name}/event-invoke-config";
+    let providers = "/2025-11-30/capacity-providers";
+    let provider = |rest: &str| format!("{providers}/{{name}}{rest}");
+    Router::new()
+        .route(functions, post(operations::create_function).get(operations::list_functions))
+        .route("/2015-03-31/functions/", post(operations::create_function).get(operations::list_functions))
+        .route(&function(""), get(operations::get_function).delete(operations::delete_function))
+        .route(&function("/configuration"), get(operations::get_configuration).put(operations::update_configuration))
+        .route(&function("/code"), put(operations::update_code).get(operations::get_code))
+        .route(&function("/versions"), post(operations::publish_version).get(operations::list_versions))
+        .route(&function("/aliases"), post(operations::create_alias).get(operations::list_aliases))
+        .route(
+            &function("/aliases/{alias}"),
+            get(operations::get_alias).put(operations::update_alias).delete(operations::delete_alias),
+        )
+        .route(&function("/invocations"), post(invoke::invoke))
+        .route("/2021-11-15/functions/{name}/response-streaming-invocations", post(stream::invoke))
+        .route(
+            "/2017-10-31/functions/{name}/concurrency",
+            put(operations::put_concurrency).delete(operations::delete_concurrency),
+        )
+        .route("/2019-09-30/functions/{name}/concurrency", get(operations::get_concurrency))
+        .route(
+            "/2025-11-30/functions/{name}/function-scaling-config",
+            get(operations::get_scaling).put(operations::put_scaling),
+        )
+        .route(
+            events,
+            put(operations::put_event_invoke)
+                .post(operations::update_event_invoke)
+                .get(operations::get_event_invoke)
+                .delete(operations::delete_event_invoke),
+        )
+        .route(&format!("{events}/list"), get(operations::list_event_invoke))
+        .route(providers, post(operations::create_provider).get(operations::list_providers))
+        .route(
+            &provider(""),
+            get(operations::get_provider).put(operations::update_provider).delete(operations::delete_provider),
+        )
+        .route(&provider("/function-versions"), get(operations::versions_by_provider))
+        .route(
+            "/2017-03-31/tags/{arn}",
+            get(operations::list_tags).post(operations::tag).merge(delete(operations::untag)),
+        )
+        .route("/2016-08-19/account-settings", get(operations::account_settings))
+        .route("/2016-08-19/account-settings/", get(operations::account_settings))
+        .layer(DefaultBodyLimit::disable())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_lambda;
+
+    #[test]
+    fn a_path_of_lambda_begins_with_a_date() {
+        for path in ["/2015-03-31/functions", "/2015-03-31", "/2021-11-15/x/y"] {
+            assert!(is_lambda(path), "{path}");
+        }
+        for path in ["/v2/models", "/", "", "/2015-03-3x/functions", "/2015-03-31x", "/201503-311/f", "2015-03-31/x"] {
+            assert!(!is_lambda(path), "{path}");
+        }
+    }
+}

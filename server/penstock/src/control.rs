@@ -1,0 +1,44 @@
+//! The control plane of `penstock serve`: its store and its packages, in the data directory.
+//!
+//! Called by `serve` at start.
+
+use crate::config::Config;
+use penstock_control::names::Account;
+use penstock_control::{ControlOptions, ControlPlane};
+use penstock_dispatch::House;
+use penstock_packages::{ContentStore, PackageError, PackageLimits};
+use penstock_registry::store::{LocalStore, LocalStoreOptions, OpenError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Why there is no control plane.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlPlaneError {
+    /// The store.
+    #[error("data_dir: {0}")]
+    Store(#[from] OpenError),
+    /// The packages.
+    #[error("data_dir: {0}")]
+    Packages(#[from] PackageError),
+}
+
+/// Opens what the data directory holds. Blocks.
+pub(crate) fn open(config: &Config, house: Arc<House>) -> Result<Arc<ControlPlane>, ControlPlaneError> {
+    let folder = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
+    let store = LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?;
+    let content = ContentStore::open(folder.join("packages"))?;
+    let options = ControlOptions {
+        account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
+        limits: PackageLimits::large(config.integer("lambda.package_bytes")),
+        environment_concurrency: config.integer_u32("environments.concurrency"),
+        concurrency: config.integer_u32("limits.concurrency"),
+        clock: now,
+    };
+    Ok(ControlPlane::new(options, Arc::new(store), Arc::new(content), house))
+}
+
+#[allow(clippy::disallowed_methods)]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
