@@ -2,7 +2,7 @@
 
 The files are in server/repository/tests/configs: those in `accept` must be read by both, to the same message; those in
 `reject` must be refused by both. The same messages then go through JSON, in both spellings and both directions. Files
-are run through the example `parse_config` of the registry crate, which prints one line a file.
+are run through the example `parse_config` of the repository crate, which prints one line a file.
 """
 
 import re
@@ -15,7 +15,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "server" / "registry" / "tests" / "configs"
+CONFIGS = ROOT / "server" / "repository" / "tests" / "configs"
 ACCEPT = sorted((CONFIGS / "accept").glob("*.pbtxt"))
 REJECT = sorted((CONFIGS / "reject").glob("*.pbtxt"))
 CATALOG = sorted((ROOT / "models" / "catalog" / "repository").glob("*/config.pbtxt"))

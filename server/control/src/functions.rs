@@ -11,7 +11,7 @@ use crate::view::{self, Object};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_domain::{FunctionName, Qualifier, VersionNumber};
-use penstock_packages::{Manifest, Package};
+use penstock_packages::{Manifest, Package, PackageLimits};
 use penstock_registry::store::Commit;
 use penstock_registry::{Code, Configuration, Content, FunctionRecord, Reason, Standing, State, UpdateStatus, keys};
 use serde_json::{Value, json};
@@ -345,7 +345,7 @@ impl ControlPlane {
                     let bytes = STANDARD.decode(encoded.as_bytes()).map_err(|error| {
                         ControlError::validation("(blob)", "code.zipFile", format!("Member must be base64: {error}"))
                     })?;
-                    content.ingest_zip(Cursor::new(bytes), &limits).map_err(ControlError::from)
+                    content.ingest_zip(Cursor::new(bytes), &PackageLimits::lambda()).map_err(ControlError::from)
                 })
                 .await?
             }

@@ -25,7 +25,7 @@ const PAGE: usize = 512;
 pub struct ControlOptions {
     /// What ARNs say.
     pub account: Account,
-    /// Of an uploaded archive.
+    /// Of a package that comes file by file; an uploaded ZIP has Lambda's own.
     pub limits: PackageLimits,
     /// Invocations in flight in one environment, where nothing is said.
     pub environment_concurrency: u32,

@@ -8,6 +8,7 @@ use crate::names::{FunctionRef, Which};
 use crate::plane::{ControlPlane, Writing};
 use crate::serving::environments;
 use penstock_domain::{FunctionName, Qualifier, VersionNumber};
+use penstock_packages::PackageLimits;
 use penstock_registry::store::Commit;
 use penstock_registry::{FunctionRecord, Reason, Scaling, State, VersionRecord, keys};
 use serde_json::{Value, json};
@@ -176,7 +177,7 @@ impl ControlPlane {
             size += version.content.code.code_size;
         }
         let concurrency = self.options.concurrency;
-        let limits = &self.options.limits;
+        let limits = PackageLimits::lambda();
         Ok(json!({
             "AccountLimit": {
                 "TotalCodeSize": u64::MAX >> 11,

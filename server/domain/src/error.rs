@@ -25,6 +25,10 @@ pub enum ErrorCode {
     Cancelled,
     /// Our fault, or the model's.
     Internal,
+    /// Nobody knows who asks.
+    Unauthenticated,
+    /// Who asks may not.
+    Forbidden,
 }
 
 /// Why a request was deliberately and early refused. Never a word for a failure.
@@ -54,7 +58,7 @@ pub enum ShedReason {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [ErrorCode; 10] = [
+    pub const ALL: [ErrorCode; 12] = [
         ErrorCode::Internal,
         ErrorCode::InvalidArgument,
         ErrorCode::NotFound,
@@ -65,6 +69,8 @@ impl ErrorCode {
         ErrorCode::Unavailable,
         ErrorCode::DeadlineExceeded,
         ErrorCode::Cancelled,
+        ErrorCode::Unauthenticated,
+        ErrorCode::Forbidden,
     ];
 
     /// Its place in [`ErrorCode::ALL`].
@@ -80,6 +86,8 @@ impl ErrorCode {
             ErrorCode::Unavailable => 7,
             ErrorCode::DeadlineExceeded => 8,
             ErrorCode::Cancelled => 9,
+            ErrorCode::Unauthenticated => 10,
+            ErrorCode::Forbidden => 11,
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod classification;
 pub mod convert;
 pub mod grpc;
+pub mod guard;
 pub mod host;
 pub mod http;
 pub mod lambda;

@@ -1,5 +1,6 @@
 //! What the composition root decides for the doors, each with its meaning and unit.
 
+use crate::guard::Guard;
 use crate::status::OverloadCodes;
 use http::{HeaderMap, HeaderName};
 use penstock_admission::ByteBudget;
@@ -29,6 +30,8 @@ pub struct FrontendOptions {
     pub message_stall_timeout: Duration,
     /// Slowest average of a message, in bytes per second, once that time has passed.
     pub message_bytes_per_second_min: u64,
+    /// Asked before every call; `None` where there are no keys.
+    pub guard: Option<Guard>,
     /// Tells this process's request ids from those of others.
     pub request_id_seed: u32,
 }
@@ -44,6 +47,7 @@ impl FrontendOptions {
             caller_header: None,
             message_stall_timeout: Duration::from_secs(30),
             message_bytes_per_second_min: 16 << 10,
+            guard: None,
             request_id_seed: 0,
         }
     }

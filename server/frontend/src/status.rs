@@ -49,6 +49,8 @@ const fn row(code: ErrorCode, overload: OverloadCodes) -> (tonic::Code, u16) {
         (ErrorCode::DeadlineExceeded, _) => (tonic::Code::DeadlineExceeded, 504),
         (ErrorCode::Cancelled, _) => (tonic::Code::Cancelled, 499),
         (ErrorCode::Internal, _) => (tonic::Code::Internal, 500),
+        (ErrorCode::Unauthenticated, _) => (tonic::Code::Unauthenticated, 401),
+        (ErrorCode::Forbidden, _) => (tonic::Code::PermissionDenied, 403),
     }
 }
 
@@ -138,6 +140,7 @@ pub(crate) fn lambda_kind(refusal: &Refusal) -> ErrorKind {
         (None, ErrorCode::Conflict) => ErrorKind::ResourceConflict,
         (None, ErrorCode::TooLarge) => ErrorKind::RequestTooLarge,
         (None, ErrorCode::Unavailable) => ErrorKind::ResourceNotReady,
+        (None, ErrorCode::Unauthenticated | ErrorCode::Forbidden) => ErrorKind::AccessDenied,
         (None, ErrorCode::DeadlineExceeded | ErrorCode::Cancelled | ErrorCode::Internal) => ErrorKind::Service,
     }
 }

@@ -59,9 +59,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         store.retain(BTreeSet::new)?;
     }
 
-    for (what, method) in [("stored", CompressionMethod::Stored), ("deflated", CompressionMethod::Deflated)] {
+    let methods = [("stored", CompressionMethod::Stored, None), ("deflated", CompressionMethod::Deflated, Some(1))];
+    for (what, method, level) in methods {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-        let options = SimpleFileOptions::default().compression_method(method).compression_level(Some(1));
+        let options = SimpleFileOptions::default().compression_method(method).compression_level(level);
         writer.start_file("model.safetensors", options.large_file(true))?;
         writer.write_all(&content)?;
         let zip = writer.finish()?;

@@ -75,7 +75,7 @@ impl ContentStore {
     pub fn put_blob(&self, sha256: ContentSha256, mut reader: impl Read, bytes: u64) -> Result<(), PackageError> {
         let hold = self.holds.hold();
         if hold.add([sha256], || self.has(sha256, bytes)) {
-            return self.put(sha256);
+            return self.settle(sha256);
         }
         let mismatch = |found| PackageError::ContentMismatch { wanted: sha256, wanted_bytes: bytes, found };
         let staged = self.incoming.stage()?;
@@ -92,11 +92,11 @@ impl ContentStore {
         }
         flush(&path)?;
         rename(&path, &self.blob(sha256))?;
-        self.put(sha256)
+        self.settle(sha256)
     }
 
     /// The content is here for certain; noted before the caller's hold ends.
-    fn put(&self, sha256: ContentSha256) -> Result<(), PackageError> {
+    fn settle(&self, sha256: ContentSha256) -> Result<(), PackageError> {
         self.holds.lock().recent.insert(sha256);
         flush(&self.prefix(sha256))
     }

@@ -267,6 +267,22 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "Deadline of a request that brings none, from its arrival. 0: none, it waits as long as its caller does.",
     },
     Field {
+        key: "auth.keys_file",
+        variable: "PENSTOCK_KEYS_FILE",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "A TOML file of [[keys]]: secret, scope (invoke or operate), and id for those that sign as AWS does. With keys,                   Lambda's routes need a signature and all others a bearer token; probes of health need none.",
+    },
+    Field {
+        key: "auth.allow_unauthenticated",
+        variable: "PENSTOCK_ALLOW_UNAUTHENTICATED",
+        kind: Kind::Choice(&["false", "true"]),
+        default: "false",
+        unit: "word",
+        meaning: "Whether a server without keys may listen beyond loopback.",
+    },
+    Field {
         key: "lambda.region",
         variable: "PENSTOCK_LAMBDA_REGION",
         kind: Kind::Text,
@@ -280,7 +296,7 @@ pub(crate) const FIELDS: &[Field] = &[
         kind: Kind::Text,
         default: "000000000000",
         unit: "twelve digits",
-        meaning: "The account in ARNs.",
+        meaning: "The account in ARNs, which nobody is asked for.",
     },
     Field {
         key: "lambda.package_bytes",

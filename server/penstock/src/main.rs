@@ -8,6 +8,7 @@ mod control;
 mod devices;
 mod fields;
 mod gpus;
+mod keys;
 mod runtime;
 mod serve;
 

@@ -3,11 +3,12 @@
 use crate::accelerate::Accelerators;
 use crate::config::Config;
 use crate::gpus::Gpus;
-use crate::{EXIT_FAILED, control, runtime};
+use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, runtime};
 use penstock_admission::ByteBudget;
 use penstock_dispatch::{ControlMode, House, HouseOptions};
 use penstock_environment::Launcher;
 use penstock_frontend::grpc_service;
+use penstock_frontend::guard::Guard;
 use penstock_frontend::host::{self, HostLimits};
 use penstock_frontend::http::{HttpOptions, http_router};
 use penstock_frontend::lambda::Lambda;
@@ -55,12 +56,20 @@ pub(crate) fn run(config: Config) -> ExitCode {
         "json" => LogFormat::Json,
         _ => LogFormat::Auto,
     };
+    let authoriser = match keys::authoriser(&config) {
+        Ok(authoriser) => authoriser,
+        Err(error) => {
+            say(&mut io::stderr(), &format!("penstock: configuration: {error}"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let guard = authoriser.map(|authoriser| Guard::new(authoriser, epoch));
     penstock_telemetry::init_logs(format, config.text("log.filter"));
     let served = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(ServeError::from)
-        .and_then(|runtime| runtime.block_on(serve(config)));
+        .and_then(|runtime| runtime.block_on(serve(config, guard)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -80,7 +89,7 @@ pub(crate) fn launcher() -> io::Result<Launcher> {
     Ok(Launcher { program: std::env::current_exe()?, accelerated: None, arguments: vec!["environment".into()] })
 }
 
-async fn serve(config: Config) -> Result<(), ServeError> {
+async fn serve(config: Config, guard: Option<Guard>) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let scrape = Arc::new(penstock_telemetry::install()?);
     let http = listen(&config, "listen.http").await?;
@@ -109,7 +118,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         tokio::task::spawn_blocking(move || control::open(&config, house)).await.map_err(io::Error::other)??
     };
     let lambda = Lambda::new(control.clone());
-    let doors = Doors::open(&config, &house, &scrape, budget, lambda, (http, grpc, metrics));
+    let doors = Doors::open(&config, &house, &scrape, budget, (lambda, guard), (http, grpc, metrics));
     let mut stop = Stop::new()?;
     tokio::select! {
         started = async { tokio::join!(house.start(), control.restore()) } => {
@@ -193,7 +202,7 @@ impl Doors {
         house: &Arc<House>,
         scrape: &Arc<Scrape>,
         budget: ByteBudget,
-        lambda: Lambda,
+        (lambda, guard): (Lambda, Option<Guard>),
         (http, grpc, metrics): (TcpListener, TcpListener, TcpListener),
     ) -> Self {
         let codes = match config.text("overload_codes") {
@@ -210,6 +219,7 @@ impl Doors {
             body_bytes_max: message_bytes,
             body_stall_max: body_stall,
             caller_header: caller_header.clone(),
+            guard: guard.clone(),
             ..HttpOptions::new(budget.clone(), request_ids, epoch_seconds())
         };
         let grpc_options = FrontendOptions {
@@ -218,6 +228,7 @@ impl Doors {
             message_stall_timeout: body_stall,
             request_id_seed: seed,
             caller_header,
+            guard: guard.clone(),
             ..FrontendOptions::new(budget)
         };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
@@ -225,7 +236,7 @@ impl Doors {
         let limits = HostLimits { write_stall_timeout: answer_stall, ..HostLimits::default() };
         let http_door = http_router(house.clone(), http_options, Some(lambda));
         let grpc_door = grpc_service(house.clone(), grpc_options);
-        let metrics_door = metrics_router(scrape.clone());
+        let metrics_door = metrics_router(scrape.clone(), guard);
         tasks.spawn(host::serve(http, http_door, limits.clone(), shutdown.clone()));
         tasks.spawn(host::serve(grpc, grpc_door, limits.clone(), shutdown.clone()));
         tasks.spawn(host::serve(metrics, metrics_door, limits, shutdown.clone()));
@@ -262,6 +273,11 @@ async fn follow(house: Arc<House>, interval: Duration) {
 #[allow(clippy::disallowed_methods)]
 fn epoch_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The same, signed, as signatures are held against it.
+fn epoch() -> i64 {
+    i64::try_from(epoch_seconds()).unwrap_or(i64::MAX)
 }
 
 /// Interrupt or terminate.

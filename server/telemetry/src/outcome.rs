@@ -8,7 +8,7 @@ use penstock_domain::{ErrorCode, Outcome, ShedReason};
 use std::sync::OnceLock;
 
 /// Error codes in the order of their counters, with the text of the label `reason`.
-const CODES: [(ErrorCode, &str); 10] = [
+const CODES: [(ErrorCode, &str); 12] = [
     (ErrorCode::InvalidArgument, "invalid_argument"),
     (ErrorCode::NotFound, "not_found"),
     (ErrorCode::Conflict, "conflict"),
@@ -19,6 +19,8 @@ const CODES: [(ErrorCode, &str); 10] = [
     (ErrorCode::DeadlineExceeded, "deadline_exceeded"),
     (ErrorCode::Cancelled, "cancelled"),
     (ErrorCode::Internal, "internal"),
+    (ErrorCode::Unauthenticated, "unauthenticated"),
+    (ErrorCode::Forbidden, "forbidden"),
 ];
 
 /// The counters `penstock_requests_received_total` and `penstock_requests_total` of one function and version.
@@ -77,6 +79,8 @@ pub(crate) const fn code_index(code: ErrorCode) -> usize {
         ErrorCode::DeadlineExceeded => 7,
         ErrorCode::Cancelled => 8,
         ErrorCode::Internal => 9,
+        ErrorCode::Unauthenticated => 10,
+        ErrorCode::Forbidden => 11,
     }
 }
 

@@ -7,6 +7,7 @@ use super::answer::AnswerBody;
 use super::context::CallContext;
 use super::deadline::grpc_timeout;
 use super::trailers::{TimedBody, add_trailers};
+use crate::guard::{Guard, grpc_scope, refusal};
 use crate::limits::{LimitedBody, MessageLimits};
 use crate::options::caller_of;
 use crate::request_id::RequestIds;
@@ -31,12 +32,19 @@ pub struct CallService<S> {
     limits: MessageLimits,
     ids: Arc<RequestIds>,
     caller_header: Option<HeaderName>,
+    guard: Option<Guard>,
 }
 
 impl<S> CallService<S> {
     /// Puts the door's duties around `inner`.
-    pub fn new(inner: S, limits: MessageLimits, request_id_seed: u32, caller_header: Option<HeaderName>) -> Self {
-        Self { inner, limits, ids: Arc::new(RequestIds::new(request_id_seed)), caller_header }
+    pub fn new(
+        inner: S,
+        limits: MessageLimits,
+        request_id_seed: u32,
+        caller_header: Option<HeaderName>,
+        guard: Option<Guard>,
+    ) -> Self {
+        Self { inner, limits, ids: Arc::new(RequestIds::new(request_id_seed)), caller_header, guard }
     }
 }
 
@@ -64,7 +72,13 @@ where
         let deadline = timeout.as_ref().ok().copied().flatten().and_then(|t| received.into_std().checked_add(t));
         let caller = caller_of(&parts.headers, self.caller_header.as_ref());
         let context = Arc::new(CallContext::new(received, deadline, caller, request_id));
-        if let Err(refusal) = timeout {
+        let may = match (&self.guard, grpc_scope(parts.uri.path())) {
+            (Some(guard), Some(scope)) => {
+                guard.bearer(&parts.headers, scope).map(drop).map_err(|denied| refusal(&denied))
+            }
+            _ => Ok(()),
+        };
+        if let Err(refusal) = may.and(timeout.map(drop)) {
             let status = refusal_to_status(&refusal, self.limits.overload_codes);
             return CallFuture::Refused(Some(finish(
                 status.into_http::<tonic::body::Body>().map(AnswerBody::from),

@@ -42,7 +42,7 @@ where
             Ok(answered.map(AnswerBody::from))
         }
     });
-    CallService::new(BoxService::new(inner), limits, 1, None)
+    CallService::new(BoxService::new(inner), limits, 1, None, None)
 }
 
 fn call(headers: &[(&str, &str)]) -> Request<Full<Bytes>> {

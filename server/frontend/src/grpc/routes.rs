@@ -38,6 +38,7 @@ pub fn grpc_service(house: Arc<House>, options: FrontendOptions) -> CallService<
         overload_codes: options.overload_codes,
     };
     let (seed, caller_header) = (options.request_id_seed, options.caller_header.clone());
+    let guard = options.guard.clone();
     let bytes_max = options.message_limit();
     let health = HealthServer::new(HealthService::new(house.clone()));
     let options = Arc::new(options);
@@ -48,7 +49,7 @@ pub fn grpc_service(house: Arc<House>, options: FrontendOptions) -> CallService<
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
     let others = Routes::new(health).add_service(reflection::v1()).add_service(reflection::v1alpha()).prepare();
-    CallService::new(Routed { inference, management, others }, limits, seed, caller_header)
+    CallService::new(Routed { inference, management, others }, limits, seed, caller_header, guard)
 }
 
 /// The services of the gRPC port.

@@ -37,6 +37,7 @@ pub(crate) use json::{Cursor, JsonError, ReadError, utf8};
 pub(crate) use json_tensor::{float, number, write_elements};
 pub(crate) use target::Target;
 
+use crate::guard::Guard;
 use crate::lambda::Lambda;
 use crate::request_id::RequestIds;
 use crate::status::OverloadCodes;
@@ -69,6 +70,8 @@ pub struct HttpOptions {
     pub caller_header: Option<HeaderName>,
     /// Answers of at least this many bytes are compressed for clients that accept it.
     pub compress_bytes_min: usize,
+    /// Asked before every request; `None` where there are no keys.
+    pub guard: Option<Guard>,
     /// When the server started, in seconds since the epoch: OpenAI's `created`.
     pub started_unix_s: u64,
 }
@@ -86,6 +89,7 @@ impl HttpOptions {
             body_bytes_per_second_min: 16 << 10,
             caller_header: None,
             compress_bytes_min: 1 << 10,
+            guard: None,
             started_unix_s,
         }
     }
@@ -131,6 +135,7 @@ pub fn http_router(house: Arc<House>, options: HttpOptions, lambda: Option<Lambd
         .merge(crate::lambda::routes())
         .fallback(failure::unknown_route)
         .method_not_allowed_fallback(failure::wrong_method)
+        .layer(axum::middleware::from_fn_with_state(door.clone(), crate::guard::http))
         .layer(axum::middleware::from_fn_with_state(door.clone(), finish::finish))
         .with_state(door)
 }

@@ -5,7 +5,7 @@
 use crate::status::{lambda_kind, lambda_row, refusal_headers};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use penstock_control::{ControlError, ErrorKind};
 use penstock_domain::{Refusal, ShedReason};
 use serde_json::json;
@@ -79,6 +79,17 @@ impl IntoResponse for LambdaError {
         }
         response
     }
+}
+
+/// What the authoriser found wrong.
+pub(crate) fn denied(name: &'static str, status: StatusCode, message: &str) -> Response {
+    let body = json!({ "Type": "User", "message": message, "Message": message });
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ERROR_TYPE, HeaderValue::from_static(name));
+    response
 }
 
 /// What the HTTP door found wrong before a handler was reached, in Lambda's shape.

@@ -13,7 +13,7 @@ mod query;
 mod retries;
 mod stream;
 
-pub(crate) use failure::{REQUEST_ID, error_response};
+pub(crate) use failure::{REQUEST_ID, denied, error_response};
 
 use crate::http::Door;
 use axum::Router;
