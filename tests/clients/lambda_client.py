@@ -11,6 +11,7 @@ import zipfile
 import boto3
 import botocore.config
 import botocore.exceptions
+import onnx
 import pytest
 from scraped import until
 
@@ -69,14 +70,24 @@ def zipped(files, compression=zipfile.ZIP_DEFLATED):
     return archive.getvalue()
 
 
-def identity(output="OUTPUT0", **parameters):
-    """A package whose function echoes INPUT0 as `output`; parameters as in an identity's config.pbtxt."""
-    text = 'backend: "identity"\nmax_batch_size: 8\n'
+def identity(mark="", **parameters):
+    """A package whose function echoes INPUT0; parameters as in an identity's config.pbtxt. Marks tell contents apart."""
+    text = f'# {mark}\nbackend: "identity"\nmax_batch_size: 8\n'
     text += 'input [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ -1 ] } ]\n'
-    text += f'output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ -1 ] }} ]\n'
+    text += 'output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ -1 ] } ]\n'
     for key, value in parameters.items():
         text += f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}\n'
     return zipped({"config.pbtxt": text})
+
+
+def adding(number):
+    """A package with an ONNX model of one node, whose answers tell it from others: OUTPUT0 is INPUT0 plus a number."""
+    node = onnx.helper.make_node("Add", ["INPUT0", "number"], ["OUTPUT0"])
+    row = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", "n"]) for name in ("INPUT0", "OUTPUT0")]
+    constant = onnx.helper.make_tensor("number", onnx.TensorProto.FLOAT, [1], [number])
+    graph = onnx.helper.make_graph([node], "adding", row[:1], row[1:], [constant])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return zipped({"config.pbtxt": 'backend: "onnxruntime"\nmax_batch_size: 8\n', "1/model.onnx": model.SerializeToString()})
 
 
 def magika(model=None):

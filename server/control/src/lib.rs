@@ -15,6 +15,7 @@ mod invocable;
 pub mod names;
 mod plane;
 mod providers;
+mod queue;
 mod repositories;
 pub mod requests;
 mod scaling;
@@ -25,3 +26,4 @@ mod view;
 
 pub use error::{ControlError, ErrorKind};
 pub use plane::{ControlOptions, ControlPlane};
+pub use queue::EventEnd;

@@ -4,6 +4,7 @@
 
 use crate::error::{ControlError, ErrorKind};
 use crate::names::Account;
+use crate::queue::Due;
 use penstock_dispatch::House;
 use penstock_packages::{ContentStore, PackageLimits};
 use penstock_registry::store::{Commit, Entry, Expect, Store};
@@ -49,6 +50,8 @@ pub struct ControlPlane {
     pub(crate) serving: tokio::sync::Mutex<()>,
     /// Folders of packages whose contents were verified since the start, by manifest.
     pub(crate) verified: parking_lot::Mutex<HashMap<String, PathBuf>>,
+    /// Asynchronous invocations that wait.
+    pub(crate) due: Due,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -72,6 +75,7 @@ impl ControlPlane {
             writes: tokio::sync::Mutex::default(),
             serving: tokio::sync::Mutex::default(),
             verified: parking_lot::Mutex::default(),
+            due: Due::default(),
             tasks: TaskTracker::new(),
         })
     }

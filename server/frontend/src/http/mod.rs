@@ -113,6 +113,7 @@ pub(crate) struct Door {
 /// Everything served over HTTP/1.1 and HTTP/2 on the HTTP port; without `lambda` no control plane.
 pub fn http_router(house: Arc<House>, options: HttpOptions, lambda: Option<Lambda>) -> Router {
     let door = Arc::new(Door { house, options, lambda });
+    crate::lambda::run_events(&door);
     Router::new()
         .route("/v2", get(metadata::server))
         .route("/v2/health/live", get(metadata::live))

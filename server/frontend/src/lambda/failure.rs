@@ -25,6 +25,13 @@ pub(crate) struct LambdaError {
     refusal: Option<Box<Refusal>>,
 }
 
+impl LambdaError {
+    /// In words.
+    pub(crate) fn message(&self) -> &str {
+        &self.error.message
+    }
+}
+
 impl From<ControlError> for LambdaError {
     fn from(error: ControlError) -> Self {
         Self { error, reason: None, refusal: None }

@@ -19,9 +19,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use penstock_control::names::FunctionRef;
-use penstock_control::{ControlError, ErrorKind};
+use penstock_control::{ControlError, ErrorKind, EventEnd};
 use penstock_dispatch::Reply;
-use penstock_domain::{FunctionName, Invocation, ParameterValue, Qualifier, Refusal, StageTimes, VersionNumber};
+use penstock_domain::{
+    CallerId, FunctionName, Invocation, ParameterValue, Qualifier, Refusal, StageTimes, VersionNumber,
+};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -94,10 +96,7 @@ pub(super) async fn invoke(
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        Kind::Event => {
-            let text = "Invocation type Event is not supported here yet: use RequestResponse.";
-            return Err(ControlError::new(ErrorKind::InvalidParameterValue, text).into());
-        }
+        Kind::Event => return enqueue(&door, &head.headers, upload, &named).await,
     }
     let id = door.options.request_ids.of(&head.headers);
     let id = id.to_str().unwrap_or_default().to_owned();
@@ -135,6 +134,18 @@ pub(super) async fn read(
     let mut share = Share::new(&door.options.budget);
     let deadline = deadline_of(headers, received)?;
     let body = upload.read(headers, door.options.body_limits(), &mut share).await?;
+    let caller = caller_of(headers, door.options.caller_header.as_ref());
+    made(door, (function, qualifier), (body, share), (received, deadline), caller).await
+}
+
+/// An invocation of a body that is here.
+async fn made(
+    door: &Door,
+    (function, qualifier): (FunctionName, Qualifier),
+    (body, mut share): (Bytes, Share),
+    (received, deadline): (Instant, Option<Instant>),
+    caller: Option<CallerId>,
+) -> Result<Result<Asked, Refusal>, LambdaError> {
     let signature = door.house.resolve(function.as_str(), &qualifier)?.signature();
     let bytes_max = door.options.tensor_bytes_max;
     let reading = off_thread(body.len(), move || {
@@ -150,7 +161,7 @@ pub(super) async fn read(
     };
     Ok(match made {
         Ok(mut asked) => {
-            asked.invocation.caller = caller_of(headers, door.options.caller_header.as_ref());
+            asked.invocation.caller = caller;
             Ok(asked)
         }
         Err(refusal) => {
@@ -158,6 +169,51 @@ pub(super) async fn read(
             Err(refusal)
         }
     })
+}
+
+/// Keeps an event, and answers that it is kept.
+async fn enqueue(
+    door: &Door,
+    headers: &HeaderMap,
+    upload: Upload,
+    named: &FunctionRef,
+) -> Result<Response, LambdaError> {
+    let mut share = Share::new(&door.options.budget);
+    let body = upload.read(headers, door.options.body_limits(), &mut share).await?;
+    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(if body.is_empty() { b"{}" } else { &body }) {
+        let words = format!("Could not parse request body into json: Could not parse payload into json: {error}");
+        return Err(ControlError::new(ErrorKind::InvalidRequestContent, words).into());
+    }
+    let id = door.options.request_ids.of(headers);
+    control(door)?.enqueue(named, &body, id.to_str().unwrap_or_default()).await?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    Ok(response)
+}
+
+/// Runs one event, as its queue asks.
+pub(crate) async fn event(door: Arc<Door>, named: FunctionRef, payload: Vec<u8>, id: String) -> EventEnd {
+    let received = Instant::now();
+    let asked = async {
+        let target = control(&door)?.invocable(&named).await?;
+        let mut share = Share::new(&door.options.budget);
+        share.take(payload.len() as u64)?;
+        made(&door, target, (payload.into(), share), (received, None), None).await
+    };
+    let done = match asked.await {
+        Ok(Ok(asked)) => run(door.clone(), asked, id.clone(), received).await,
+        Ok(Err(refusal)) => failed(&refusal, &id, received),
+        Err(error) => return EventEnd::Throttled { message: error.message().to_owned() },
+    };
+    let text = |payload: &Bytes| String::from_utf8_lossy(payload).into_owned();
+    match done {
+        Done::Answered { payload, failed: false, version, .. } => {
+            let version = version.map_or_else(String::new, |version| version.to_string());
+            EventEnd::Done { payload: text(&payload), version }
+        }
+        Done::Answered { payload, .. } => EventEnd::Failed { payload: text(&payload) },
+        Done::Refused(refusal) => EventEnd::Throttled { message: refusal.message },
+    }
 }
 
 fn invocation(

@@ -36,6 +36,18 @@ impl Lambda {
     }
 }
 
+/// Runs asynchronous invocations, in the background, for as long as the server lives.
+pub(crate) fn run_events(door: &Arc<Door>) {
+    let Some(control) = door.lambda.as_ref().map(|lambda| lambda.control.clone()) else { return };
+    let door = door.clone();
+    tokio::spawn(async move {
+        let ran = control.run_events(move |named, payload, id| invoke::event(door.clone(), named, payload, id));
+        if let Err(error) = ran.await {
+            tracing::error!(%error, "asynchronous invocations are not run");
+        }
+    });
+}
+
 /// Whether a path belongs to Lambda's API: it begins with a date.
 pub(crate) fn is_lambda(path: &str) -> bool {
     let Some(date) = path.get(1..11).filter(|_| path.as_bytes().get(11).is_none_or(|byte| *byte == b'/')) else {
