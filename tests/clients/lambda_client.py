@@ -60,6 +60,7 @@ def name(client, request):
     yield own
     with contextlib.suppress(client.exceptions.ResourceNotFoundException):
         client.delete_function(FunctionName=own)
+    gone(client, own)
 
 
 def zipped(files, compression=zipfile.ZIP_DEFLATED):
@@ -112,7 +113,7 @@ def payload(*values, rows=1):
 
 def create(client, name, code=None, **more):
     """CreateFunction with what each needs; `more` are other members."""
-    members = {"FunctionName": name, "Role": ROLE, "Runtime": "onnx", "Code": {"ZipFile": code or identity()}}
+    members = {"FunctionName": name, "Role": ROLE, "Runtime": "onnx", "Code": {"ZipFile": identity() if code is None else code}}
     return client.create_function(**members | more)
 
 

@@ -66,9 +66,12 @@ impl ControlPlane {
 
     /// GetFunctionEventInvokeConfig.
     pub async fn get_event_invoke(&self, named: &FunctionRef) -> Result<Value, ControlError> {
-        let (function, _) = self.own_function(&named.name).await?;
+        let function = self.readable_function(&named.name).await?;
         let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
-        let config = function.event_invoke.get(qualifier).ok_or_else(|| self.no_event_invoke(named))?;
+        let config = function
+            .as_ref()
+            .and_then(|function| function.event_invoke.get(qualifier))
+            .ok_or_else(|| self.no_event_invoke(named))?;
         Ok(self.event_invoke_told(&named.name, qualifier, config))
     }
 
@@ -85,8 +88,9 @@ impl ControlPlane {
 
     /// ListFunctionEventInvokeConfigs.
     pub async fn list_event_invoke(&self, name: &str, page: &Page) -> Result<Value, ControlError> {
-        let (function, _) = self.own_function(name).await?;
-        let all: Vec<(String, EventInvoke)> = function.event_invoke.into_iter().collect();
+        let function = self.readable_function(name).await?;
+        let all: Vec<(String, EventInvoke)> =
+            function.map(|function| function.event_invoke.into_iter().collect()).unwrap_or_default();
         let (items, next) = view::page(all, |(qualifier, _)| qualifier.clone(), page, PAGE_MAX);
         let items = items.iter().map(|(qualifier, config)| self.event_invoke_told(name, qualifier, config)).collect();
         Ok(view::listed("FunctionEventInvokeConfigs", items, next))

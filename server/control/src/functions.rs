@@ -7,6 +7,7 @@ use crate::error::{ControlError, ErrorKind};
 use crate::names::{FunctionRef, Which, check_new_name, provider_name};
 use crate::plane::{ControlPlane, Known, Writing, revision_id};
 use crate::requests::{CodeSource, CreateFunction, Page, Publish, UpdateCode, UpdateConfiguration};
+use crate::versions::check_publish_to;
 use crate::view::{self, Object};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,6 +22,9 @@ use std::io::Cursor;
 /// Largest package that is sent back, in bytes of what was uploaded: it is made in memory.
 const EXPORTED_BYTES_MAX: u64 = 256 << 20;
 
+/// Of an uploaded ZIP: Lambda's own, with as many files as a model's folder is looked through for.
+const ZIP_LIMITS: PackageLimits = PackageLimits { files: PackageLimits::DEFAULT_FILES, ..PackageLimits::lambda() };
+
 /// Most entries of one page of functions, versions or aliases.
 pub(crate) const PAGE_MAX: usize = 50;
 
@@ -30,6 +34,7 @@ impl ControlPlane {
         let name = FunctionRef::parse(&request.function_name, None)?.unqualified()?;
         check_new_name(&name)?;
         package_type(request.package_type.as_deref())?;
+        check_publish_to(request.publish_to.as_deref())?;
         if request.code_signing_config_arn.is_some() {
             return Err(ControlError::invalid("Not supported here: CodeSigningConfigArn."));
         }
@@ -171,6 +176,7 @@ impl ControlPlane {
 
     /// UpdateFunctionCode.
     pub async fn update_code(&self, name: &str, request: UpdateCode) -> Result<Object, ControlError> {
+        check_publish_to(request.publish_to.as_deref())?;
         let (function, _) = self.own_function(name).await?;
         if request.code.image_uri.is_some() {
             return Err(ControlError::invalid("ImageUri is not supported here: functions are packages of type Zip."));
@@ -345,7 +351,7 @@ impl ControlPlane {
                     let bytes = STANDARD.decode(encoded.as_bytes()).map_err(|error| {
                         ControlError::validation("(blob)", "code.zipFile", format!("Member must be base64: {error}"))
                     })?;
-                    content.ingest_zip(Cursor::new(bytes), &PackageLimits::lambda()).map_err(ControlError::from)
+                    content.ingest_zip(Cursor::new(bytes), &ZIP_LIMITS).map_err(ControlError::from)
                 })
                 .await?
             }
@@ -364,9 +370,11 @@ impl ControlPlane {
             Code { code_sha256: package.code_sha256_base64.clone(), code_size: package.code_size, manifest_sha256 };
         // What cannot be served at all is told now, not when it is published.
         let content = Content { configuration: configuration.clone(), code: code.clone() };
-        self.version_source(&content, VersionNumber(1)).await.map_err(|reason| {
-            ControlError::invalid(format!("The package holds nothing that can be served: {reason}"))
-        })?;
+        if let Err(reason) = self.version_source(&content, VersionNumber(1)).await {
+            drop(package);
+            self.forget_unused_content().await?;
+            return Err(ControlError::invalid(format!("The package holds nothing that can be served: {reason}")));
+        }
         Ok((code, package))
     }
 }

@@ -23,7 +23,9 @@ impl ControlPlane {
         let served = self.house.functions();
         let known = served.get(&named.name).filter(|served| {
             let version = served.version(&qualifier, u64::MAX);
-            version.is_some_and(|version| !matches!(version.state(), VersionState::Unavailable(_)))
+            version.is_some_and(|version| {
+                !matches!(version.state(), VersionState::Unavailable(_) | VersionState::Unloading)
+            })
         });
         match known {
             Some(served) => Ok((served.name.clone(), qualifier)),
@@ -68,6 +70,7 @@ impl ControlPlane {
             Some(number) => self.version(&named.name, number.0).await.ok().flatten(),
         };
         match version {
+            Some((version, _)) if version.standing.state == State::Deleting => unknown(),
             Some((version, _)) if version.standing.state == State::Active => {
                 let text = "The version has no execution environment at the moment; one is being started.";
                 ControlError::new(ErrorKind::ResourceNotReady, text)

@@ -141,6 +141,15 @@ impl ControlPlane {
         }
     }
 
+    /// The record of a function that can be looked at; `None` of one that a model repository has. Errors: there is none.
+    pub(crate) async fn readable_function(&self, name: &str) -> Result<Option<FunctionRecord>, ControlError> {
+        match self.read(&keys::function(name)).await? {
+            Some((record, _)) => Ok(Some(record)),
+            None if self.house.is_of_repository(name) => Ok(None),
+            None => Err(self.function_not_found(name, None)),
+        }
+    }
+
     pub(crate) fn of_repository(&self, name: &str) -> ControlError {
         ControlError::conflict(format!(
             "Function '{name}' belongs to a model repository: it changes only when its files do."

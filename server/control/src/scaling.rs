@@ -161,8 +161,10 @@ impl ControlPlane {
 
     /// GetFunctionConcurrency.
     pub async fn get_concurrency(&self, name: &str) -> Result<Value, ControlError> {
-        let (function, _) = self.own_function(name).await?;
-        Ok(function.reserved_concurrency.map_or(json!({}), |n| json!({ "ReservedConcurrentExecutions": n })))
+        let function = self.readable_function(name).await?;
+        Ok(function
+            .and_then(|function| function.reserved_concurrency)
+            .map_or(json!({}), |n| json!({ "ReservedConcurrentExecutions": n })))
     }
 
     /// GetAccountSettings.

@@ -22,6 +22,11 @@ enum Tagged {
 impl ControlPlane {
     /// ListTags.
     pub async fn list_tags(&self, arn: &str) -> Result<Value, ControlError> {
+        if FunctionRef::parse(arn, None)
+            .is_ok_and(|named| named.qualifier.is_none() && self.house.is_of_repository(&named.name))
+        {
+            return Ok(json!({ "Tags": {} }));
+        }
         let tags = match self.tagged(arn).await? {
             Tagged::Function(function, _) => function.tags,
             Tagged::Provider(provider, _) => provider.tags,

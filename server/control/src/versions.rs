@@ -24,14 +24,8 @@ impl ControlPlane {
     /// again. Answers at once; the version comes up after.
     pub async fn publish_version(&self, name: &str, request: Publish) -> Result<Object, ControlError> {
         let account = &self.options.account;
-        let to_latest = match request.publish_to.as_deref() {
-            None => false,
-            Some("LATEST_PUBLISHED") => true,
-            Some(other) => {
-                let constraint = "Member must satisfy enum value set: [LATEST_PUBLISHED]";
-                return Err(ControlError::validation(other, "publishTo", constraint));
-            }
-        };
+        check_publish_to(request.publish_to.as_deref())?;
+        let to_latest = request.publish_to.is_some();
         let _writes = self.writes.lock().await;
         let (mut function, revision) = self.own_function(name).await?;
         check_revision(request.revision_id.as_deref(), &function.standing.revision_id)?;
@@ -68,7 +62,10 @@ impl ControlPlane {
         let fresh = self.fresh_standing(name, &VersionNumber(number).to_string(), &content);
         let (record, before) = match before {
             None => (self.new_version(name, number, content, fresh), None),
-            Some((old, revision)) => (replaced(old, content, fresh)?, Some(revision)),
+            Some((old, revision)) => {
+                let arn = account.qualified_arn(name, &VersionNumber(number).to_string());
+                (replaced(old, content, fresh, &arn)?, Some(revision))
+            }
         };
         let key = keys::version(name, number);
         let mut commit = match before {
@@ -81,7 +78,9 @@ impl ControlPlane {
         }
         self.commit(commit).await?;
         tracing::info!(function = name, version = %VersionNumber(number), "a version was published");
-        self.spawn_bring_up(name.to_owned(), number);
+        if record.standing.state != State::Deactivated {
+            self.spawn_bring_up(name.to_owned(), number);
+        }
         view::of_version(&record, account)
     }
 
@@ -125,7 +124,7 @@ impl ControlPlane {
             }
         } else {
             let (function, _) = self.function(name).await?;
-            all.push(("".into(), view::in_list(view::of_function(&function, account, true)?)));
+            all.push(("$LATEST".into(), view::in_list(view::of_function(&function, account, true)?)));
             for (version, _) in self.versions(name).await? {
                 all.push((format!("{:020}", version.number), view::in_list(view::of_version(&version, account)?)));
             }
@@ -210,13 +209,29 @@ impl ControlPlane {
     }
 }
 
+/// Where a version may be published to.
+pub(crate) fn check_publish_to(given: Option<&str>) -> Result<(), ControlError> {
+    match given {
+        None | Some("LATEST_PUBLISHED") => Ok(()),
+        Some(other) => {
+            let constraint = "Member must satisfy enum value set: [LATEST_PUBLISHED]";
+            Err(ControlError::validation(other, "publishTo", constraint))
+        }
+    }
+}
+
 /// Nothing that runs is different.
 fn same(one: &Content, other: &Content) -> bool {
     one == other
 }
 
 /// `$LATEST.PUBLISHED` with new content: what serves goes on until the new does.
-fn replaced(mut old: VersionRecord, content: Content, fresh: Standing) -> Result<VersionRecord, ControlError> {
+fn replaced(
+    mut old: VersionRecord,
+    content: Content,
+    fresh: Standing,
+    arn: &str,
+) -> Result<VersionRecord, ControlError> {
     match old.standing.state {
         State::Deleting | State::Deactivating => {
             return Err(ControlError::conflict(format!(
@@ -226,12 +241,17 @@ fn replaced(mut old: VersionRecord, content: Content, fresh: Standing) -> Result
         }
         _ if old.standing.update == Some(UpdateStatus::InProgress) => {
             let text = "The operation cannot be performed at this time. An update is in progress for resource: ";
-            return Err(ControlError::conflict(format!("{text}{}", old.function)));
+            return Err(ControlError::conflict(format!("{text}{arn}")));
         }
         State::Active => {
             old.serving = Some(std::mem::replace(&mut old.content, content));
             old.standing.update = Some(UpdateStatus::InProgress);
             old.standing.update_reason = Some(Reason::creating());
+        }
+        // It stays at rest until its scaling says otherwise.
+        State::Deactivated => {
+            old.content = content;
+            old.standing.update = Some(UpdateStatus::Successful);
         }
         _ => {
             old.content = content;

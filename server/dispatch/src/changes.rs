@@ -2,7 +2,7 @@
 //!
 //! Called by the house under its control lock; never inside a request. A request sees one snapshot or the next.
 
-use crate::function::{Cause, Concurrency, ServedFunction, ServedVersion, Shared, VersionState};
+use crate::function::{Cause, Concurrency, ServedFunction, ServedVersion, Shared, Unavailable, VersionState};
 use crate::house::House;
 use crate::supervisor::Supervisor;
 use penstock_domain::{FunctionName, VersionNumber};
@@ -19,7 +19,7 @@ pub(crate) struct Changed {
     /// Versions whose environments were started; they are loading.
     pub(crate) opened: Vec<Arc<ServedVersion>>,
     /// Tasks that put new content in the place of old once it is ready.
-    pub(crate) switches: Vec<(VersionNumber, JoinHandle<Result<(), String>>)>,
+    pub(crate) switches: Vec<(VersionNumber, JoinHandle<Result<(), Unavailable>>)>,
 }
 
 /// Waits until none of these is loading any more; bounded by the load timeout of each.
@@ -192,7 +192,7 @@ impl House {
     }
 
     /// Serves with what there is until `new` is ready; the reason if it never is.
-    async fn switch(self: Arc<Self>, new: Arc<ServedVersion>) -> Result<(), String> {
+    async fn switch(self: Arc<Self>, new: Arc<ServedVersion>) -> Result<(), Unavailable> {
         settled(std::slice::from_ref(&new)).await;
         let control = self.control.lock().await;
         let of_version =
@@ -202,7 +202,8 @@ impl House {
             _ if !wanted.any(|source| source.versions.iter().any(of_version)) => {
                 tracing::info!(function = %new.function, "new content was unloaded or replaced before it was ready");
                 new.stop.cancel();
-                Err("it was unloaded or replaced before it was ready".to_owned())
+                let reason = "it was unloaded or replaced before it was ready".to_owned();
+                Err(Unavailable { cause: Cause::Unloaded, reason })
             }
             VersionState::Ready => {
                 let old = self.functions.load().get(new.function.as_str()).cloned();
@@ -216,7 +217,10 @@ impl House {
             state => {
                 tracing::warn!(function = %new.function, reason = state.reason(), "new content is not served");
                 new.stop.cancel();
-                Err(state.reason().to_owned())
+                Err(match state {
+                    VersionState::Unavailable(why) => why,
+                    other => Unavailable { cause: Cause::Load, reason: other.reason().to_owned() },
+                })
             }
         };
         self.changed.send_modify(|count| *count += 1);

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 #[derive(Default)]
 pub struct Deployment {
     opened: Vec<Arc<ServedVersion>>,
-    switches: Vec<(VersionNumber, JoinHandle<Result<(), String>>)>,
+    switches: Vec<(VersionNumber, JoinHandle<Result<(), Unavailable>>)>,
 }
 
 impl Deployment {
@@ -30,12 +30,11 @@ impl Deployment {
         let opened = self.opened.into_iter().find(|version| version.number == number);
         let Some(version) = opened else { return Ok(()) };
         settled(std::slice::from_ref(&version)).await;
-        let state = version.state();
         for (_, switch) in self.switches.into_iter().filter(|(of, _)| *of == number) {
-            // The switch only says in words what the state says; a task that was cancelled means that the server ends.
-            let _ = switch.await;
+            // It knows why: it stops what is not served. A task that was cancelled means that the server ends.
+            return switch.await.unwrap_or(Ok(()));
         }
-        match state {
+        match version.state() {
             VersionState::Unavailable(why) => Err(why),
             _ => Ok(()),
         }

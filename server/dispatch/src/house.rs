@@ -348,7 +348,7 @@ impl House {
         settled(&changed.opened).await;
         for (number, switch) in changed.switches {
             // Now the new content answers, or it is known why not; a task that was cancelled means that the server ends.
-            if let Ok(Err(reason)) = switch.await {
+            if let Ok(Err(Unavailable { reason, .. })) = switch.await {
                 let text = format!("failed to load '{function}' version {number}: {reason}; the old content goes on");
                 return Err(Refusal::new(ErrorCode::Unavailable, text));
             }

@@ -295,7 +295,7 @@ pub(crate) const FIELDS: &[Field] = &[
         variable: "PENSTOCK_LAMBDA_ACCOUNT",
         kind: Kind::Text,
         default: "000000000000",
-        unit: "twelve digits",
+        unit: "digits",
         meaning: "The account in ARNs, which nobody is asked for.",
     },
     Field {

@@ -6,7 +6,7 @@
 //! unavailable stays as it was, so that a half-copied model never takes down a good one. Only what is gone, or no
 //! longer chosen by the version policy, is unloaded.
 
-use crate::function::{FunctionSource, VersionSource};
+use crate::function::{FunctionSource, Origin, VersionSource};
 use crate::revision::ContentRevision;
 use penstock_domain::{FunctionName, VersionNumber};
 use std::collections::BTreeMap;
@@ -120,7 +120,9 @@ pub fn settle(previous: &[FunctionSource], next: &[FunctionSource]) -> Vec<Funct
     let served: BTreeMap<&FunctionName, &FunctionSource> = previous.iter().map(|f| (&f.name, f)).collect();
     next.iter()
         .map(|function| match served.get(&function.name) {
-            Some(old) => keep_served(old, function),
+            // What is deployed is as it is said to be.
+            Some(old) if function.origin == Origin::Repository => keep_served(old, function),
+            Some(_) => function.clone(),
             None => function.clone(),
         })
         .collect()

@@ -14,12 +14,17 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received(pub(crate) Instant);
 
+/// The id that the answer will carry.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) http::HeaderValue);
+
 /// Wraps every handler, the fallbacks included.
 pub(crate) async fn finish(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
     let received = Instant::now();
     let id = door.options.request_ids.of(request.headers());
     let api = Api::of(request.uri().path());
     request.extensions_mut().insert(Received(received));
+    request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = next.run(request).await;
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         tracing::debug!(

@@ -29,7 +29,7 @@ pub(crate) use answer::{HeldBody, json_response};
 pub(crate) use body::{BodyLimits, Share, Upload, within};
 pub(crate) use deadline::deadline_of;
 pub(crate) use failure::{Api, Failure};
-pub(crate) use finish::Received;
+pub(crate) use finish::{Received, RequestId};
 pub(crate) use infer::{PRINTED_BYTES_PER_BYTE, off_thread};
 pub(crate) use infer_request::{InferRequest, read_request};
 pub(crate) use infer_response::print_answer;

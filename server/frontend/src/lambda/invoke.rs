@@ -7,8 +7,9 @@ use super::failure::LambdaError;
 use super::function_error::function_error;
 use super::operations::{control, function};
 use super::payload::{self, Payload, PayloadError};
+use super::retries::End;
 use crate::convert::read_parameters;
-use crate::http::{Door, PRINTED_BYTES_PER_BYTE, Received, Share, Upload, deadline_of, off_thread};
+use crate::http::{Door, PRINTED_BYTES_PER_BYTE, Received, RequestId, Share, Upload, deadline_of, off_thread};
 use crate::options::caller_of;
 use crate::timing::{SERVER_TIMING, timing_value};
 use axum::body::Body;
@@ -56,6 +57,12 @@ pub(crate) enum Done {
     Refused(Refusal),
 }
 
+impl End for Done {
+    fn is_kept(&self) -> bool {
+        matches!(self, Done::Answered { .. })
+    }
+}
+
 /// What Invoke is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -82,6 +89,7 @@ impl Kind {
 pub(super) async fn invoke(
     State(door): State<Arc<Door>>,
     Extension(Received(received)): Extension<Received>,
+    Extension(RequestId(id)): Extension<RequestId>,
     params: RawPathParams,
     request: Request,
 ) -> Result<Response, LambdaError> {
@@ -96,13 +104,14 @@ pub(super) async fn invoke(
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        Kind::Event => return enqueue(&door, &head.headers, upload, &named).await,
+        Kind::Event => return enqueue(&door, &head.headers, upload, &named, &id).await,
     }
-    let id = door.options.request_ids.of(&head.headers);
     let id = id.to_str().unwrap_or_default().to_owned();
     let asked = match read(&door, &head.headers, upload, &named, received).await? {
         Ok(asked) => asked,
-        Err(refusal) => return answer(&head.headers, &id, &failed(&refusal, &id, received), received),
+        Err(refusal) => {
+            return answer(&head.headers, &id, &failed(&refusal, &id, received, version_of(&named)), received);
+        }
     };
     let work = run(door.clone(), asked, id.clone(), received);
     let done = match (&door.lambda, attempts_key(&head.headers)) {
@@ -177,6 +186,7 @@ async fn enqueue(
     headers: &HeaderMap,
     upload: Upload,
     named: &FunctionRef,
+    id: &HeaderValue,
 ) -> Result<Response, LambdaError> {
     let mut share = Share::new(&door.options.budget);
     let body = upload.read(headers, door.options.body_limits(), &mut share).await?;
@@ -184,7 +194,6 @@ async fn enqueue(
         let words = format!("Could not parse request body into json: Could not parse payload into json: {error}");
         return Err(ControlError::new(ErrorKind::InvalidRequestContent, words).into());
     }
-    let id = door.options.request_ids.of(headers);
     control(door)?.enqueue(named, &body, id.to_str().unwrap_or_default()).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::ACCEPTED;
@@ -202,7 +211,7 @@ pub(crate) async fn event(door: Arc<Door>, named: FunctionRef, payload: Vec<u8>,
     };
     let done = match asked.await {
         Ok(Ok(asked)) => run(door.clone(), asked, id.clone(), received).await,
-        Ok(Err(refusal)) => failed(&refusal, &id, received),
+        Ok(Err(refusal)) => failed(&refusal, &id, received, None),
         Err(error) => return EventEnd::Throttled { message: error.message().to_owned() },
     };
     let text = |payload: &Bytes| String::from_utf8_lossy(payload).into_owned();
@@ -243,6 +252,10 @@ fn invocation(
 pub(super) async fn run(door: Arc<Door>, asked: Asked, id: String, received: Instant) -> Done {
     let Asked { invocation, short, mut share } = asked;
     let (function, own_id) = (invocation.function.clone(), invocation.id.clone());
+    let named = match invocation.qualifier {
+        Qualifier::Version(version) => Some(version),
+        _ => None,
+    };
     let done = async {
         let Reply { answer, share: answer_share } = door.house.invoke(invocation, received).await?;
         share.hold(answer_share);
@@ -261,17 +274,22 @@ pub(super) async fn run(door: Arc<Door>, asked: Asked, id: String, received: Ins
             _share: Some(share),
         })
     };
-    done.await.unwrap_or_else(|refusal| failed(&refusal, &id, received))
+    done.await.unwrap_or_else(|refusal| failed(&refusal, &id, received, named))
 }
 
 /// A function's own error, or the call's.
-fn failed(refusal: &Refusal, id: &str, received: Instant) -> Done {
+fn failed(refusal: &Refusal, id: &str, received: Instant, version: Option<VersionNumber>) -> Done {
     match function_error(refusal, id, received.elapsed()) {
         Some(body) => {
-            Done::Answered { payload: body.to_string().into(), failed: true, version: None, timing: None, _share: None }
+            Done::Answered { payload: body.to_string().into(), failed: true, version, timing: None, _share: None }
         }
         None => Done::Refused(refusal.clone()),
     }
+}
+
+/// The version that a reference names by itself.
+fn version_of(named: &FunctionRef) -> Option<VersionNumber> {
+    named.qualifier.as_deref().map_or(Some(VersionNumber::LATEST_PUBLISHED), VersionNumber::parse)
 }
 
 /// The response of an invocation that has ended.

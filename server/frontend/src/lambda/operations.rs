@@ -8,9 +8,10 @@ use crate::http::{Door, Share, Upload, json_response, off_thread};
 use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::Response;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use penstock_control::names::FunctionRef;
 use penstock_control::{ControlError, ControlPlane, ErrorKind};
+use penstock_domain::ErrorCode;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -45,7 +46,15 @@ async fn read<T: DeserializeOwned + Send + 'static>(door: &Door, request: Reques
     let (head, body) = request.into_parts();
     let limits = crate::http::BodyLimits { bytes_max: BODY_BYTES_MAX, ..door.options.body_limits() };
     let mut share = Share::new(&door.options.budget);
-    let body = Upload::new(&head.headers, body).read(&head.headers, limits, &mut share).await?;
+    let read = Upload::new(&head.headers, body).read(&head.headers, limits, &mut share).await;
+    let body = read.map_err(|failure| match failure.refusal.code {
+        ErrorCode::TooLarge => {
+            let operation = if head.method == Method::POST { "CreateFunction" } else { "UpdateFunctionCode" };
+            let text = format!("Request must be smaller than {BODY_BYTES_MAX} bytes for the {operation} operation");
+            ControlError::new(ErrorKind::RequestEntityTooLarge, text).into()
+        }
+        _ => LambdaError::from(failure),
+    })?;
     let parsed = off_thread(body.len(), move || match &body[..] {
         [] => serde_json::from_slice(b"{}"),
         bytes => serde_json::from_slice(bytes),

@@ -18,6 +18,12 @@ const KEPT_MAX: usize = 65_536;
 /// How an invocation ended, to be told to every attempt.
 pub(crate) type Ended<T> = Arc<T>;
 
+/// What an end is to later attempts.
+pub(crate) trait End: Send + Sync + 'static {
+    /// Whether it is theirs, too. One that never ran is not: a later attempt is tried.
+    fn is_kept(&self) -> bool;
+}
+
 struct Running<T> {
     ended: watch::Receiver<Option<Ended<T>>>,
     waiting: usize,
@@ -35,7 +41,7 @@ impl<T> Default for Attempts<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Attempts<T> {
+impl<T: End> Attempts<T> {
     /// Runs `work`, or joins what runs by this key. `None`: what it joined was ended.
     pub(crate) async fn run(&self, key: String, work: impl Future<Output = T> + Send + 'static) -> Option<Ended<T>> {
         let mut ended = match self.join(&key, work) {
@@ -63,8 +69,13 @@ impl<T: Send + Sync + 'static> Attempts<T> {
             return Err(work);
         }
         let (tell, ended) = watch::channel(None);
+        let (this, own) = (Self(self.0.clone()), key.to_owned());
         let task = tokio::spawn(async move {
-            let _ = tell.send(Some(Arc::new(work.await)));
+            let end = Arc::new(work.await);
+            if !end.is_kept() {
+                this.0.lock().remove(&own);
+            }
+            let _ = tell.send(Some(end));
         });
         let entry = Running { ended: ended.clone(), waiting: 1, left: 0, task: task.abort_handle() };
         running.insert(key.to_owned(), entry);
@@ -96,12 +107,12 @@ impl<T: Send + Sync + 'static> Attempts<T> {
 }
 
 /// The place of one that waits.
-struct Place<T: Send + Sync + 'static> {
+struct Place<T: End> {
     attempts: Attempts<T>,
     key: Option<String>,
 }
 
-impl<T: Send + Sync + 'static> Drop for Place<T> {
+impl<T: End> Drop for Place<T> {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             self.attempts.leave(key);
@@ -113,6 +124,20 @@ impl<T: Send + Sync + 'static> Drop for Place<T> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    impl End for u32 {
+        fn is_kept(&self) -> bool {
+            *self != 0
+        }
+    }
+
+    #[tokio::test]
+    async fn what_never_ran_is_tried_again() {
+        let attempts = Attempts::<u32>::default();
+        assert_eq!(*attempts.run("a".into(), async { 0 }).await.unwrap(), 0);
+        assert_eq!(*attempts.run("a".into(), async { 7 }).await.unwrap(), 7);
+        assert_eq!(*attempts.run("a".into(), async { 8 }).await.unwrap(), 7, "and its answer is kept");
+    }
 
     fn slow(runs: &Arc<AtomicU32>) -> impl Future<Output = u32> + Send + 'static {
         let runs = runs.clone();

@@ -6,7 +6,7 @@ use super::function_error::function_error;
 use super::invoke::{Done, Kind, log_tail, read, run};
 use super::operations::{control, function};
 use super::{REQUEST_ID, event_stream};
-use crate::http::{Door, Received, Upload};
+use crate::http::{Door, Received, RequestId, Upload};
 use axum::body::Body;
 use axum::extract::{Extension, RawPathParams, Request, State};
 use axum::response::Response;
@@ -32,6 +32,7 @@ type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
 pub(super) async fn invoke(
     State(door): State<Arc<Door>>,
     Extension(Received(received)): Extension<Received>,
+    Extension(RequestId(id)): Extension<RequestId>,
     params: RawPathParams,
     request: Request,
 ) -> Result<Response, LambdaError> {
@@ -51,7 +52,6 @@ pub(super) async fn invoke(
             return Err(ControlError::new(ErrorKind::InvalidParameterValue, text).into());
         }
     }
-    let id = door.options.request_ids.of(&head.headers);
     let text = id.to_str().unwrap_or_default().to_owned();
     let tail = head.headers.get("x-amz-log-type").is_some_and(|kind| kind.as_bytes() == b"Tail");
     let asked = match read(&door, &head.headers, upload, &named, received).await? {
