@@ -30,7 +30,7 @@ impl Deployment {
         let opened = self.opened.into_iter().find(|version| version.number == number);
         let Some(version) = opened else { return Ok(()) };
         settled(std::slice::from_ref(&version)).await;
-        for (_, switch) in self.switches.into_iter().filter(|(of, _)| *of == number) {
+        if let Some((_, switch)) = self.switches.into_iter().find(|(of, _)| *of == number) {
             // It knows why: it stops what is not served. A task that was cancelled means that the server ends.
             return switch.await.unwrap_or(Ok(()));
         }
