@@ -94,7 +94,11 @@ pub(crate) async fn http(State(door): State<Arc<Door>>, request: Request, next: 
     let judged = http_scope(path).map_or(Ok(()), |scope| guard.bearer(request.headers(), scope).map(drop));
     match judged {
         Ok(()) => next.run(request).await,
-        Err(denied) => Failure::from(refusal(&denied)).into_response(),
+        Err(denied) => {
+            let refusal = refusal(&denied);
+            penstock_telemetry::unrouted(refusal.outcome());
+            Failure::from(refusal).into_response()
+        }
     }
 }
 

@@ -48,9 +48,13 @@ impl<T: End> Attempts<T> {
             Ok(ended) => ended,
             Err(work) => return Some(Arc::new(work.await)),
         };
-        let place = Place { attempts: Self(self.0.clone()), key: Some(key) };
+        let place = Place { attempts: Self(self.0.clone()), key: Some(key.clone()) };
         let found = ended.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
         drop(place);
+        if found.is_some() {
+            // Told: what it holds of the memory budget is its attempts' alone.
+            self.0.lock().remove(&key);
+        }
         found
     }
 
@@ -136,7 +140,7 @@ mod tests {
         let attempts = Attempts::<u32>::default();
         assert_eq!(*attempts.run("a".into(), async { 0 }).await.unwrap(), 0);
         assert_eq!(*attempts.run("a".into(), async { 7 }).await.unwrap(), 7);
-        assert_eq!(*attempts.run("a".into(), async { 8 }).await.unwrap(), 7, "and its answer is kept");
+        assert!(attempts.0.lock().is_empty(), "and what was told is not kept");
     }
 
     fn slow(runs: &Arc<AtomicU32>) -> impl Future<Output = u32> + Send + 'static {
