@@ -413,3 +413,19 @@ def test_what_a_bare_name_means(serving, client, name):
     with refused("InvalidParameterValueException", 400, latest):
         client.invoke(FunctionName=name, Qualifier="$LATEST", Payload=payload())
     assert infer(serving, f"{name}:nothing")[0] == 404
+
+
+def test_the_first_number_is_one_also_after_latest_published(client, name):
+    create(client, name, PublishTo="LATEST_PUBLISHED")
+    assert settled(client, name, PUBLISHED)["State"] == "Active"
+    assert client.publish_version(FunctionName=name)["Version"] == "1"
+
+
+def test_a_version_that_cannot_load_is_failed_whoever_started_it(client, name):
+    """Another version is published, and concurrency set, while it is still being loaded."""
+    create(client, name, magika(b"no model"))
+    client.publish_version(FunctionName=name)
+    client.update_function_code(FunctionName=name, ZipFile=magika(b"no model either"))
+    client.publish_version(FunctionName=name)
+    client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=5)
+    assert [settled(client, name, version)["State"] for version in ("1", "2")] == ["Failed", "Failed"]

@@ -83,7 +83,11 @@ impl ControlPlane {
         };
         match state {
             State::Pending => self.spawn_bring_up(name, number),
-            State::Deactivating => self.spawn_deactivation(name, number),
+            State::Deactivating => {
+                // It takes nothing new when this is answered; what it has may take its time.
+                drop(self.serve_function(&name).await?);
+                self.spawn_deactivation(name, number);
+            }
             State::Active => {
                 let function = FunctionName::new(&name).map_err(|error| ControlError::invalid(error.to_string()))?;
                 self.house.set_environments(&function, VersionNumber(number), environments(scaling)).await?;

@@ -50,6 +50,7 @@ impl ControlPlane {
         let versions = self.versions(name).await?;
         let number = if to_latest { LATEST_PUBLISHED } else { function.last_number + 1 };
         if !to_latest
+            && function.last_number > 0
             && let Some((last, _)) = versions.last().filter(|(last, _)| last.number == function.last_number)
             && same(&last.content, &content)
         {
@@ -153,11 +154,12 @@ impl ControlPlane {
             let key = keys::version(name, number.0);
             self.commit(Commit::new().replace(key, &version, revision)?).await?;
         }
+        // It takes nothing new when this is answered; what it has may take its time.
+        drop(self.serve_function(name).await?);
         let Some(plane) = self.this.upgrade() else { return Ok(()) };
         let name = name.to_owned();
         self.tasks.spawn(async move {
             let done = async {
-                drop(plane.serve_function(&name).await?);
                 plane.commit(Commit::new().delete(keys::version(&name, number.0))).await?;
                 plane.forget_unused_content().await
             };
@@ -188,6 +190,10 @@ impl ControlPlane {
             Ok(deployment) => deployment.ready(VersionNumber(number)).await,
             Err(error) => Err(Unavailable { cause: Cause::Configuration, reason: error.message }),
         };
+        if matches!(&outcome, Err(Unavailable { cause: Cause::Unloaded, .. })) {
+            // The server ends, or somebody else took it down: nothing is known of this content.
+            return Ok(());
+        }
         let failed = {
             let _writes = self.writes.lock().await;
             let Some((mut version, revision)) = self.version(name, number).await? else { return Ok(()) };

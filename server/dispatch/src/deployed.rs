@@ -2,7 +2,7 @@
 //!
 //! Called by the control plane, never inside a request. What is to be served is its business; the house serves it.
 
-use crate::changes::settled;
+use crate::changes::{Changed, settled};
 use crate::function::{ServedFunction, ServedVersion, Unavailable, VersionState};
 use crate::house::House;
 use penstock_domain::{ErrorCode, FunctionName, Refusal, VersionNumber};
@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 /// What a deployment has set going.
 #[derive(Default)]
 pub struct Deployment {
+    /// All versions that are served of the function, those that others opened before too.
+    served: Vec<Arc<ServedVersion>>,
     opened: Vec<Arc<ServedVersion>>,
     switches: Vec<(VersionNumber, JoinHandle<Result<(), Unavailable>>)>,
 }
@@ -25,10 +27,11 @@ impl Deployment {
         settled(&self.opened).await;
     }
 
-    /// Waits until a version of it is ready, or it is known why not. A version that it did not touch is ready.
+    /// Waits until a version of it is ready, or it is known why not, whoever opened it.
     pub async fn ready(self, number: VersionNumber) -> Result<(), Unavailable> {
         let opened = self.opened.into_iter().find(|version| version.number == number);
-        let Some(version) = opened else { return Ok(()) };
+        let served = || self.served.into_iter().find(|version| version.number == number);
+        let Some(version) = opened.or_else(served) else { return Ok(()) };
         settled(std::slice::from_ref(&version)).await;
         if let Some((_, switch)) = self.switches.into_iter().find(|(of, _)| *of == number) {
             // It knows why: it stops what is not served. A task that was cancelled means that the server ends.
@@ -66,11 +69,15 @@ impl House {
         if control.iter().any(|other| other.name == source.name && other.origin == Origin::Repository) {
             return Err(owned_by_repository(&source.name));
         }
+        let name = source.name.clone();
         let mut wanted = control.clone();
-        wanted.retain(|other| other.name != source.name);
+        wanted.retain(|other| other.name != name);
         wanted.push(source);
         let changed = self.change(&mut control, wanted);
-        Ok(Deployment { opened: changed.opened, switches: changed.switches })
+        let functions = self.functions.load();
+        let served = functions.get(name.as_str()).map(|served| served.versions.values().cloned().collect());
+        let Changed { opened, switches } = changed;
+        Ok(Deployment { served: served.unwrap_or_default(), opened, switches })
     }
 
     /// Drains and ends all versions of a deployed function, and forgets it. Unknown names are fine.

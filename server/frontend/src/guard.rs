@@ -68,7 +68,11 @@ pub(crate) fn http_scope(path: &str) -> Option<Scope> {
 
 /// What one of Lambda's needs.
 fn lambda_scope(method: &Method, path: &str) -> Scope {
-    let invokes = path.ends_with("/invocations") || path.ends_with("/response-streaming-invocations");
+    // The whole shape, not the end alone: a tag may be called as a route ends.
+    let invokes = match path.split('/').collect::<Vec<_>>()[..] {
+        ["", _date, "functions", _name, last] => matches!(last, "invocations" | "response-streaming-invocations"),
+        _ => false,
+    };
     if invokes && method == Method::POST { Scope::Invoke } else { Scope::Operate }
 }
 
@@ -170,6 +174,7 @@ mod tests {
         }
         let invocations = "/2015-03-31/functions/f/invocations";
         assert_eq!(lambda_scope(&Method::POST, invocations), Scope::Invoke);
+        assert_eq!(lambda_scope(&Method::POST, "/2017-03-31/tags/invocations"), Scope::Operate);
         assert_eq!(lambda_scope(&Method::GET, "/2015-03-31/functions"), Scope::Operate);
         assert_eq!(lambda_scope(&Method::DELETE, "/2015-03-31/functions/invocations"), Scope::Operate);
     }
