@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from lambda_client import client_of, create, identity, payload, settled
+from lambda_client import ask, client_of, create, identity, payload, settled, statistics
 from scraped import until
 
 from conftest import Server, identity_repository
@@ -34,7 +34,8 @@ def test_events_survive_kill_9_and_their_ends_are_told(start_on, tmp_path):
     create(client, "f", identity(execute_delay_us=100_000))
     client.publish_version(FunctionName="f")
     settled(client, "f", "1")
-    done, failed = tmp_path / "done", tmp_path / "failed"
+    folder = tmp_path / "state/destinations"
+    done, failed = folder / "done", folder / "failed"
     destinations = {"OnSuccess": {"Destination": f"file://{done}"}, "OnFailure": {"Destination": f"file://{failed}"}}
     client.put_function_event_invoke_config(
         FunctionName="f", Qualifier="1", MaximumRetryAttempts=0, DestinationConfig=destinations
@@ -69,3 +70,35 @@ def test_what_cannot_be_kept_or_run_is_refused(start_on):
     with pytest.raises(errors.RequestTooLargeException):
         client.invoke(FunctionName="own", InvocationType="Event", Payload=json.dumps("x" * (1 << 20)))
     assert client.invoke(FunctionName="own", InvocationType="Event", Payload=payload())["StatusCode"] == 202
+
+
+def test_an_end_that_cannot_be_told_is_told_later(start_on, tmp_path):
+    """Its destination is a folder until it is taken away; the function runs once."""
+    server, client = start_on()
+    create(client, "f")
+    client.publish_version(FunctionName="f")
+    settled(client, "f", "1")
+    file = tmp_path / "state/destinations/done"
+    file.mkdir(parents=True)
+    client.put_function_event_invoke_config(
+        FunctionName="f", Qualifier="1", DestinationConfig={"OnSuccess": {"Destination": f"file://{file}"}}
+    )
+    client.invoke(FunctionName="f", Qualifier="1", InvocationType="Event", Payload=payload())
+    until(lambda: statistics(server, "f")[0] == 1, "it has run", 30)
+    until(lambda: any("cannot be told" in line for line in server.log), "it could not be told", 30)
+    file.rmdir()
+    until(lambda: told(file), "it is told", 30)
+    assert len(told(file)) == 1 and statistics(server, "f")[0] == 1
+
+
+def test_an_event_that_is_sent_again_is_kept_once(start_on):
+    server, client = start_on()
+    create(client, "f", identity(execute_delay_us=500_000))
+    client.publish_version(FunctionName="f")
+    settled(client, "f", "1")
+    path, headers = "/2015-03-31/functions/f/invocations?Qualifier=1", {"x-amz-invocation-type": "Event", "amz-sdk-invocation-id": "once"}
+    for _ in range(3):
+        assert ask(server, "POST", path, payload().encode(), headers)[0] == 202
+    until(lambda: statistics(server, "f")[0] == 1, "it has run", 30)
+    client.delete_function(FunctionName="f")
+    until(lambda: ask(server, "GET", "/2015-03-31/functions/f")[0] == 404, "the function is gone", 30)

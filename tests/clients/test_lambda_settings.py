@@ -331,10 +331,11 @@ def test_the_account(client, name):
     assert usage["TotalCodeSize"] == before["AccountUsage"]["TotalCodeSize"] + 2 * size
 
 
-def test_event_invoke_configurations(client, name):
+def test_event_invoke_configurations(serving, client, name):
     created(client, name)
     client.create_alias(FunctionName=name, Name="prod", FunctionVersion="1")
-    destinations = {"OnSuccess": {"Destination": "file:///dev/null"}, "OnFailure": {"Destination": "file:///dev/full"}}
+    folder = f"file://{serving.data.name}/destinations"
+    destinations = {"OnSuccess": {"Destination": f"{folder}/done"}, "OnFailure": {"Destination": f"{folder}/failed"}}
     told = client.put_function_event_invoke_config(
         FunctionName=name, Qualifier="prod", MaximumRetryAttempts=1, MaximumEventAgeInSeconds=60, DestinationConfig=destinations
     )
@@ -368,11 +369,13 @@ def test_event_invoke_configurations(client, name):
         client.update_function_event_invoke_config(FunctionName=name, Qualifier="prod", MaximumRetryAttempts=1)
 
 
-def test_what_event_invoke_configurations_refuse(client, name):
+def test_what_event_invoke_configurations_refuse(serving, client, name):
     create(client, name)
     with refused("InvalidParameterValueException", 400, "You must specify at least one of error handling or destination setting."):
         client.put_function_event_invoke_config(FunctionName=name)
     wrong = [{"MaximumRetryAttempts": 3}, {"MaximumEventAgeInSeconds": 21_601}, {"DestinationConfig": {"OnFailure": {"Destination": "here"}}}]
+    elsewhere = ["/etc/passwd", f"{serving.data.name}/state/state.redb", f"{serving.data.name}/destinations/../x"]
+    wrong += [{"DestinationConfig": {"OnFailure": {"Destination": f"file://{path}"}}} for path in elsewhere]
     for members in wrong:
         with refused("ValidationException", 400):
             client.put_function_event_invoke_config(FunctionName=name, **members)

@@ -16,6 +16,7 @@ from lambda_client import (
     adding,
     ask,
     client,  # noqa: F401
+    client_of,
     create,
     created,
     gone,
@@ -31,6 +32,8 @@ from lambda_client import (
     slow,
 )
 from scraped import until
+
+from conftest import Server, identity_repository
 
 STALE = "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
 
@@ -429,3 +432,72 @@ def test_a_version_that_cannot_load_is_failed_whoever_started_it(client, name):
     client.publish_version(FunctionName=name)
     client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=5)
     assert [settled(client, name, version)["State"] for version in ("1", "2")] == ["Failed", "Failed"]
+
+
+def test_a_version_that_is_coming_up_cannot_be_invoked(client, name):
+    create(client, name, slow(1500))
+    client.publish_version(FunctionName=name)
+    state = client.get_function_configuration(FunctionName=name, Qualifier="1")["State"]
+    assert state == "Pending", "its warm-up takes a while"
+    with refused("ResourceConflictException", 409, "The function is currently in the following state: Pending"):
+        client.invoke(FunctionName=name, Qualifier="1", Payload=payload())
+    assert settled(client, name, "1")["State"] == "Active"
+
+
+def test_a_scaling_that_is_put_while_a_version_comes_up_is_applied(serving, client, name):
+    before = len(serving.environments())
+    create(client, name, slow(1500))
+    client.publish_version(FunctionName=name)
+    two = {"MinExecutionEnvironments": 2, "MaxExecutionEnvironments": 2}
+    client.put_function_scaling_config(FunctionName=name, Qualifier="1", FunctionScalingConfig=two)
+    assert settled(client, name, "1")["State"] == "Active"
+    until(lambda: len(serving.environments()) == before + 2, "there are two environments")
+    told = client.get_function_scaling_config(FunctionName=name, Qualifier="1")
+    assert told["AppliedFunctionScalingConfig"] == told["RequestedFunctionScalingConfig"] == two
+
+
+def test_an_alias_names_a_version_as_it_is_written(client, name):
+    created(client, name)
+    with refused("ValidationException", 400, "at 'functionVersion'"):
+        client.create_alias(FunctionName=name, Name="prod", FunctionVersion="01")
+
+
+def test_what_served_before_a_kill_serves_after_it_and_what_came_up_is_judged(tmp_path):
+    """The server is killed while new content of $LATEST.PUBLISHED, which cannot load, and version 1, which can, come up."""
+    models = identity_repository(tmp_path / "models", "own")
+    start = lambda: Server("--model-repository", models, env={"PENSTOCK_DATA_DIR": str(tmp_path / "state")})  # noqa: E731
+    server = start()
+    try:
+        client = client_of(server)
+        create(client, "f", adding(1))
+        client.publish_version(FunctionName="f", PublishTo="LATEST_PUBLISHED")
+        assert settled(client, "f", PUBLISHED)["State"] == "Active"
+        client.update_function_code(FunctionName="f", ZipFile=slow(2000))
+        client.publish_version(FunctionName="f")
+        client.update_function_code(FunctionName="f", ZipFile=magika(b"no model"))
+        client.publish_version(FunctionName="f", PublishTo="LATEST_PUBLISHED")
+        server.kill()
+        server = start()
+        client = client_of(server)
+        assert invoke(client, "f")[1] == [2.5, 3.5]
+        assert settled(client, "f", "1")["State"] == "Active"
+        told = settled(client, "f", PUBLISHED)
+        assert (told["State"], told["LastUpdateStatus"]) == ("Active", "Failed")
+        assert invoke(client, "f")[1] == [2.5, 3.5]
+    finally:
+        server.kill()
+
+
+def test_a_server_that_ends_while_a_version_comes_up_brings_it_up_again(tmp_path):
+    models = identity_repository(tmp_path / "models", "own")
+    start = lambda: Server("--model-repository", models, env={"PENSTOCK_DATA_DIR": str(tmp_path / "state")})  # noqa: E731
+    server = start()
+    try:
+        client = client_of(server)
+        create(client, "f", slow(3000))
+        client.publish_version(FunctionName="f")
+        assert server.stop() == 0
+        server = start()
+        assert settled(client_of(server), "f", "1")["State"] == "Active"
+    finally:
+        server.kill()

@@ -3,13 +3,13 @@
 //! Called by the front end.
 
 use crate::error::ControlError;
-use crate::functions::{PAGE_MAX, alias_version, check_revision};
+use crate::functions::{PAGE_MAX, check_revision};
 use crate::plane::{ControlPlane, Known, Writing, revision_id};
 use crate::requests::{AliasRequest, Page, RoutingConfig};
 use crate::view;
-use penstock_domain::{FunctionName, VersionNumber};
+use penstock_domain::VersionNumber;
 use penstock_registry::store::Commit;
-use penstock_registry::{AliasRecord, keys};
+use penstock_registry::{AliasRecord, State, keys};
 use serde_json::Value;
 
 impl ControlPlane {
@@ -137,21 +137,15 @@ impl ControlPlane {
     }
 
     async fn check_version(&self, name: &str, text: &str) -> Result<VersionNumber, ControlError> {
-        let number = alias_version(text).ok_or_else(|| {
+        // As it is written: `01` names nothing.
+        let number = VersionNumber::parse(text).filter(|number| number.to_string() == text).ok_or_else(|| {
             let constraint = "Member must satisfy regular expression pattern: (\\$LATEST(\\.PUBLISHED)?|[0-9]+)";
             ControlError::validation(text, "functionVersion", constraint)
         })?;
         match self.version(name, number.0).await? {
-            Some(_) => Ok(number),
-            None => Err(self.function_not_found(name, Some(text))),
+            Some((version, _)) if version.standing.state != State::Deleting => Ok(number),
+            _ => Err(self.function_not_found(name, Some(text))),
         }
-    }
-
-    /// Tells the house where the aliases lead now.
-    async fn lead(&self, name: &str) -> Result<(), ControlError> {
-        let function = FunctionName::new(name).map_err(|error| ControlError::invalid(error.to_string()))?;
-        self.house.set_aliases(&function, self.routes(name).await?);
-        Ok(())
     }
 }
 

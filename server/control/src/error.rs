@@ -110,6 +110,8 @@ impl From<StoreError> for ControlError {
                 Self::conflict("The operation cannot be performed at this time: the resource was changed meanwhile.")
             }
             StoreError::TooLarge { .. } => Self::invalid(error.to_string()),
+            // Trying again makes no room.
+            StoreError::Full { .. } => Self::new(ErrorKind::CodeStorageExceeded, error.to_string()),
             other => {
                 tracing::error!(error = %other, "the store failed");
                 Self::service(other.to_string())

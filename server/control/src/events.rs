@@ -3,6 +3,7 @@
 //! Called by the front end.
 
 use crate::check::between;
+use crate::destination::Destination;
 use crate::error::ControlError;
 use crate::functions::PAGE_MAX;
 use crate::names::FunctionRef;
@@ -25,6 +26,8 @@ impl ControlPlane {
     ) -> Result<Value, ControlError> {
         let _writes = self.writes.lock().await;
         let (mut function, revision) = self.own_function(&named.name).await?;
+        // There must be such a version or alias.
+        self.get_configuration(named).await?;
         let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
         let old = function.event_invoke.get(qualifier).cloned();
         if update && old.is_none() {
@@ -54,7 +57,7 @@ impl ControlPlane {
         }
         for (said, kept) in [(on_success, &mut new.on_success), (on_failure, &mut new.on_failure)] {
             if let Some(said) = said {
-                said.iter().try_for_each(|text| check_destination(text))?;
+                said.iter().try_for_each(|text| Destination::parse(text, &self.options.destinations).map(drop))?;
                 *kept = said;
             }
         }
@@ -119,17 +122,5 @@ impl ControlPlane {
             told["MaximumEventAgeInSeconds"] = age.into();
         }
         told
-    }
-}
-
-fn check_destination(text: &str) -> Result<(), ControlError> {
-    // What is told nowhere yet is not promised.
-    match text.starts_with("file:///") && text.len() <= 350 {
-        true => Ok(()),
-        false => {
-            let constraint =
-                "Member must be file:// and an absolute path: other destinations are not supported here yet";
-            Err(ControlError::validation(text, "destinationConfig.destination", constraint))
-        }
     }
 }

@@ -6,24 +6,14 @@ use crate::check::{architecture, changed_configuration, new_configuration};
 use crate::error::{ControlError, ErrorKind};
 use crate::names::{FunctionRef, Which, check_new_name, provider_name};
 use crate::plane::{ControlPlane, Known, Writing, revision_id};
-use crate::requests::{CodeSource, CreateFunction, Page, Publish, UpdateCode, UpdateConfiguration};
-use crate::versions::check_publish_to;
+use crate::requests::{CreateFunction, Page, Publish, UpdateCode, UpdateConfiguration};
+use crate::versions::{check_publish_to, is_there};
 use crate::view::{self, Object};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use penstock_domain::{FunctionName, Qualifier, VersionNumber};
-use penstock_packages::{Manifest, Package, PackageLimits};
 use penstock_registry::store::Commit;
-use penstock_registry::{Code, Configuration, Content, FunctionRecord, Reason, Standing, State, UpdateStatus, keys};
+use penstock_registry::{Configuration, Content, FunctionRecord, Reason, Standing, State, UpdateStatus, keys};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::Cursor;
-
-/// Largest package that is sent back, in bytes of what was uploaded: it is made in memory.
-const EXPORTED_BYTES_MAX: u64 = 256 << 20;
-
-/// Of an uploaded ZIP: Lambda's own, with as many files as a model's folder is looked through for.
-const ZIP_LIMITS: PackageLimits = PackageLimits { files: PackageLimits::DEFAULT_FILES, ..PackageLimits::lambda() };
 
 /// Most entries of one page of functions, versions or aliases.
 pub(crate) const PAGE_MAX: usize = 50;
@@ -49,6 +39,8 @@ impl ControlPlane {
         let record = {
             let _writes = self.writes.lock().await;
             self.check_free(&name).await?;
+            // It may have gone while the package was read.
+            self.check_provider(&latest.configuration).await?;
             let standing = Standing {
                 state: State::ActiveNonInvocable,
                 reason: None,
@@ -97,14 +89,16 @@ impl ControlPlane {
             Which::Published(Qualifier::Version(number)) => number,
             Which::Published(_) => {
                 let alias = self.alias(&named.name, qualifier).await?.ok_or_else(not_found)?.0;
-                let version = alias_version(&alias.version).ok_or_else(not_found)?;
-                let (version, _) = self.version(&named.name, version.0).await?.ok_or_else(not_found)?;
+                let version = VersionNumber::parse(&alias.version).ok_or_else(not_found)?;
+                let version = self.version(&named.name, version.0).await?.map(|(version, _)| version).filter(is_there);
+                let version = version.ok_or_else(not_found)?;
                 let mut told = view::of_version(&version, account)?;
                 told.insert("FunctionArn".into(), account.qualified_arn(&named.name, qualifier).into());
                 return Ok(told);
             }
         };
-        let (version, _) = self.version(&named.name, number.0).await?.ok_or_else(not_found)?;
+        let version = self.version(&named.name, number.0).await?.map(|(version, _)| version).filter(is_there);
+        let version = version.ok_or_else(not_found)?;
         view::of_version(&version, account)
     }
 
@@ -126,39 +120,13 @@ impl ControlPlane {
         Ok(told)
     }
 
-    /// The package of `$LATEST`, or of a version, as a ZIP. Its bytes are not those that were uploaded; its files are.
-    pub async fn export_code(&self, named: &FunctionRef) -> Result<Vec<u8>, ControlError> {
-        let (function, _) = self.own_function(&named.name).await?;
-        let not_found = || self.function_not_found(&named.name, named.qualifier.as_deref());
-        let code = match named.which() {
-            None | Some(Which::Latest) => function.latest.code,
-            Some(Which::Published(Qualifier::Version(number))) => {
-                self.version(&named.name, number.0).await?.ok_or_else(not_found)?.0.content.code
-            }
-            Some(Which::Published(_)) => return Err(not_found()),
-        };
-        if code.code_size > EXPORTED_BYTES_MAX {
-            let text =
-                format!("This package has {} bytes, more than the {EXPORTED_BYTES_MAX} that are sent.", code.code_size);
-            return Err(ControlError::invalid(text));
-        }
-        let content = self.content.clone();
-        self.blocking(move || {
-            let manifest = code.manifest_sha256.parse().map_err(|_| ControlError::service("a package has no name"))?;
-            let mut zip = Vec::new();
-            content.export_zip(manifest, &mut zip)?;
-            Ok::<_, ControlError>(zip)
-        })
-        .await
-    }
-
     /// ListFunctions: of each its `$LATEST`, or all its versions too.
     pub async fn list_functions(&self, page: &Page, all_versions: bool) -> Result<Value, ControlError> {
         let account = &self.options.account;
         let mut all: BTreeMap<String, Object> = BTreeMap::new();
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
             if all_versions {
-                for (version, _) in self.versions(&function.name).await? {
+                for (version, _) in self.versions(&function.name).await?.into_iter().filter(|(v, _)| is_there(v)) {
                     let key = format!("{}:{:020}", function.name, version.number);
                     all.insert(key, view::of_version(&version, account)?);
                 }
@@ -192,9 +160,14 @@ impl ControlPlane {
             Ok(())
         };
         let function = self.update(name, request.revision_id.as_deref(), dry_run, update).await?;
+        // What was there before may be nobody's now.
+        self.spawn_clean_up();
         if (request.publish || request.publish_to.is_some()) && !dry_run {
-            let publish = Publish { publish_to: request.publish_to, ..Publish::default() };
-            return self.publish_version(name, publish).await;
+            // This update, not one that came between.
+            let revision_id = Some(function.standing.revision_id);
+            return self
+                .publish_version(name, Publish { publish_to: request.publish_to, revision_id, ..Publish::default() })
+                .await;
         }
         view::of_function(&function, &self.options.account, false)
     }
@@ -213,12 +186,13 @@ impl ControlPlane {
         view::of_function(&function, &self.options.account, false)
     }
 
-    /// DeleteFunction: the whole function, or one version. `true` if there was something to wait for.
+    /// DeleteFunction: the whole function, or one version. Its environments end after the answer.
     pub async fn delete_function(&self, named: &FunctionRef) -> Result<(), ControlError> {
-        let (mut function, revision) = self.own_function(&named.name).await?;
+        self.own_function(&named.name).await?;
         match named.which() {
             None => {
                 let _writes = self.writes.lock().await;
+                let (mut function, revision) = self.own_function(&named.name).await?;
                 if function.standing.state == State::Deleting {
                     return Ok(());
                 }
@@ -245,9 +219,15 @@ impl ControlPlane {
 
     /// Ends a function that is being deleted: its environments, then its records, then what only it had.
     pub(crate) async fn finish_deletion(&self, name: &str) -> Result<(), ControlError> {
-        if let Ok(function) = FunctionName::new(name) {
-            self.house.withdraw(&function).await;
-        }
+        let function = FunctionName::new(name).map_err(|error| ControlError::invalid(error.to_string()))?;
+        let leaving = {
+            // Not between somebody's reading of what is to be served and the telling.
+            let _serving = self.serving.lock().await;
+            self.house.withdraw(&function).await
+        };
+        leaving.ended().await;
+        self.house.forget(&function).await;
+        self.forget_events(name).await?;
         let _writes = self.writes.lock().await;
         let mut gone: Vec<String> = Vec::new();
         gone.extend(self.versions(name).await?.iter().map(|(version, _)| keys::version(name, version.number)));
@@ -263,12 +243,11 @@ impl ControlPlane {
 
     fn spawn_deletion(&self, name: String) {
         let Some(plane) = self.this.upgrade() else { return };
-        self.tasks.spawn(async move {
-            let ended = plane.finish_deletion(&name).await;
-            let cleaned = plane.forget_unused_content().await;
-            if let Err(error) = ended.and(cleaned) {
+        tokio::spawn(async move {
+            if let Err(error) = plane.finish_deletion(&name).await {
                 tracing::error!(function = name, %error, "a function could not be deleted; it is tried again at the next start");
             }
+            plane.spawn_clean_up();
         });
     }
 
@@ -326,57 +305,6 @@ impl ControlPlane {
         }
         Ok(function)
     }
-
-    /// Takes code in and looks whether it can be served at all. The package is kept for as long as it is held, and then if
-    /// a record names it.
-    async fn take_code(
-        &self,
-        source: CodeSource,
-        configuration: &Configuration,
-    ) -> Result<(Code, Package), ControlError> {
-        let (content, limits) = (self.content.clone(), self.options.limits);
-        let package = match source {
-            CodeSource { image_uri: Some(_), .. } => {
-                return Err(ControlError::invalid(
-                    "ImageUri is not supported here: functions are packages of type Zip.",
-                ));
-            }
-            CodeSource { s3_bucket: Some(_), .. } | CodeSource { s3_key: Some(_), .. } => {
-                return Err(ControlError::invalid(
-                    "Code from S3 is not supported here yet: send ZipFile, or use `penstock deploy` for large packages.",
-                ));
-            }
-            CodeSource { zip_file: Some(encoded), .. } => {
-                self.blocking(move || {
-                    let bytes = STANDARD.decode(encoded.as_bytes()).map_err(|error| {
-                        ControlError::validation("(blob)", "code.zipFile", format!("Member must be base64: {error}"))
-                    })?;
-                    content.ingest_zip(Cursor::new(bytes), &ZIP_LIMITS).map_err(ControlError::from)
-                })
-                .await?
-            }
-            CodeSource { manifest: Some(manifest), .. } => {
-                self.blocking(move || {
-                    let manifest = Manifest::from_json(manifest.to_string().as_bytes())?;
-                    content.ingest_manifest(manifest, &limits)
-                })
-                .await?
-            }
-            _ => return Err(ControlError::invalid("Please provide a source for function code.")),
-        };
-        let manifest_sha256 = package.manifest_sha256.to_string();
-        self.verified.lock().insert(manifest_sha256.clone(), package.folder.clone());
-        let code =
-            Code { code_sha256: package.code_sha256_base64.clone(), code_size: package.code_size, manifest_sha256 };
-        // What cannot be served at all is told now, not when it is published.
-        let content = Content { configuration: configuration.clone(), code: code.clone() };
-        if let Err(reason) = self.version_source(&content, VersionNumber(1)).await {
-            drop(package);
-            self.forget_unused_content().await?;
-            return Err(ControlError::invalid(format!("The package holds nothing that can be served: {reason}")));
-        }
-        Ok((code, package))
-    }
 }
 
 /// Lambda's guard against changes in between.
@@ -387,11 +315,6 @@ pub(crate) fn check_revision(expected: Option<&str>, found: &str) -> Result<(), 
     let text = "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to \
                 retrieve the latest Revision Id";
     Err(ControlError::new(ErrorKind::PreconditionFailed, text))
-}
-
-/// The version that an alias names.
-pub(crate) fn alias_version(text: &str) -> Option<VersionNumber> {
-    VersionNumber::parse(text)
 }
 
 fn package_type(given: Option<&str>) -> Result<(), ControlError> {

@@ -23,9 +23,7 @@ impl ControlPlane {
         let served = self.house.functions();
         let known = served.get(&named.name).filter(|served| {
             let version = served.version(&qualifier, u64::MAX);
-            version.is_some_and(|version| {
-                !matches!(version.state(), VersionState::Unavailable(_) | VersionState::Unloading)
-            })
+            version.is_some_and(|version| matches!(version.state(), VersionState::Ready | VersionState::Restarting(_)))
         });
         match known {
             Some(served) => Ok((served.name.clone(), qualifier)),

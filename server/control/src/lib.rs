@@ -8,6 +8,9 @@
 
 mod aliases;
 mod check;
+mod code;
+mod destination;
+mod due;
 mod error;
 mod events;
 mod functions;
@@ -27,3 +30,4 @@ mod view;
 pub use error::{ControlError, ErrorKind};
 pub use plane::{ControlOptions, ControlPlane};
 pub use queue::EventEnd;
+pub use serving::Restored;

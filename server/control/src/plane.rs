@@ -2,22 +2,22 @@
 //!
 //! Opened by the composition root. The operations are in the other files of this crate, by what they are on.
 
+use crate::due::Due;
 use crate::error::{ControlError, ErrorKind};
 use crate::names::Account;
-use crate::queue::Due;
 use penstock_dispatch::House;
-use penstock_packages::{ContentStore, PackageLimits};
+use penstock_packages::ContentStore;
 use penstock_registry::store::{Commit, Entry, Expect, Store};
 use penstock_registry::{AliasRecord, FunctionRecord, VersionRecord, keys};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::macros::format_description;
-use tokio_util::task::TaskTracker;
 
 /// Entries read from the store at once.
 const PAGE: usize = 512;
@@ -26,8 +26,8 @@ const PAGE: usize = 512;
 pub struct ControlOptions {
     /// What ARNs say.
     pub account: Account,
-    /// Of a package that comes file by file; an uploaded ZIP has Lambda's own.
-    pub limits: PackageLimits,
+    /// The folder of the files where ends of asynchronous invocations are told.
+    pub destinations: PathBuf,
     /// Invocations in flight in one environment, where nothing is said.
     pub environment_concurrency: u32,
     /// All of the account's, as its settings tell.
@@ -52,7 +52,8 @@ pub struct ControlPlane {
     pub(crate) verified: parking_lot::Mutex<HashMap<String, PathBuf>>,
     /// Asynchronous invocations that wait.
     pub(crate) due: Due,
-    pub(crate) tasks: TaskTracker,
+    /// A removal of unused packages is about to begin.
+    pub(crate) cleaning: AtomicBool,
 }
 
 /// A record and the revision that wrote it.
@@ -76,7 +77,7 @@ impl ControlPlane {
             serving: tokio::sync::Mutex::default(),
             verified: parking_lot::Mutex::default(),
             due: Due::default(),
-            tasks: TaskTracker::new(),
+            cleaning: AtomicBool::new(false),
         })
     }
 
@@ -92,8 +93,7 @@ impl ControlPlane {
 
     /// Now, as Lambda writes it.
     pub(crate) fn now_text(&self) -> String {
-        let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000");
-        OffsetDateTime::from((self.options.clock)()).format(&format).unwrap_or_default()
+        as_text((self.options.clock)())
     }
 
     /// Now, in seconds since the epoch.
@@ -190,6 +190,12 @@ impl ControlPlane {
             Err(error) => Err(ControlError::new(ErrorKind::Service, error.to_string())),
         }
     }
+}
+
+/// A time as Lambda writes it.
+pub(crate) fn as_text(time: SystemTime) -> String {
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000");
+    OffsetDateTime::from(time).format(&format).unwrap_or_default()
 }
 
 fn parsed<T: DeserializeOwned>(entry: &Entry) -> Result<Known<T>, ControlError> {

@@ -7,7 +7,7 @@ use crate::error::{ControlError, ErrorKind};
 use crate::names::provider_name;
 use crate::plane::{ControlPlane, Known, Writing};
 use crate::requests::Page;
-use crate::versions::serves;
+use crate::versions::is_there;
 use crate::view;
 use penstock_domain::VersionNumber;
 use penstock_registry::store::Commit;
@@ -103,12 +103,18 @@ impl ControlPlane {
         record.settings.extend(changes.map(own));
         check(&mut record.settings)?;
         record.last_modified = self.now_text();
-        let commit = match revision {
-            0 => Commit::new().create(keys::provider(name), &record)?,
-            revision => Commit::new().replace(keys::provider(name), &record, revision)?,
-        };
-        self.commit(commit).await?;
+        self.write_provider(&record, revision).await?;
         Ok(self.told(&record))
+    }
+
+    /// Writes a provider that was looked up; this machine's own may not have been written yet.
+    pub(crate) async fn write_provider(&self, record: &ProviderRecord, revision: u64) -> Result<(), ControlError> {
+        let key = keys::provider(&record.name);
+        let commit = match revision {
+            0 => Commit::new().create(key, record)?,
+            revision => Commit::new().replace(key, record, revision)?,
+        };
+        self.commit(commit).await.map(drop)
     }
 
     /// DeleteCapacityProvider: one that no function uses.
@@ -153,7 +159,7 @@ impl ControlPlane {
         let mut all = Vec::new();
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
             for (version, _) in self.versions(&function.name).await? {
-                if uses(&version.content.configuration, &provider.name) && serves_or_may(&function, &version) {
+                if uses(&version.content.configuration, &provider.name) && is_there(&version) {
                     all.push(version);
                 }
             }
@@ -184,11 +190,6 @@ impl ControlPlane {
 
 fn own((key, value): (&String, &Value)) -> (String, Value) {
     (key.clone(), value.clone())
-}
-
-/// Versions that are on a provider, whether they serve now or were put to rest.
-fn serves_or_may(function: &FunctionRecord, version: &VersionRecord) -> bool {
-    serves(function, version) || version.standing.state != State::Deleting
 }
 
 fn uses(configuration: &penstock_registry::Configuration, provider: &str) -> bool {

@@ -1,8 +1,9 @@
 //! Asynchronous invocations: kept durably before they are answered for, run at least once, tried again, given up.
 //!
 //! Called by the front end, which puts them in and says how one is run. Each is a blob of the store until its end is
-//! known; a server that starts finds those of the one before. Numbers are Lambda's own, where it has them.
+//! told; a server that starts finds those of the one before. Numbers are Lambda's own, where it has them.
 
+use crate::destination::{Destination, record};
 use crate::error::{ControlError, ErrorKind};
 use crate::names::FunctionRef;
 use crate::plane::ControlPlane;
@@ -12,39 +13,45 @@ use penstock_registry::store::{Commit, StoreError};
 use penstock_registry::{EventInvoke, FunctionRecord, keys};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// Largest payload, in bytes.
 const PAYLOAD_BYTES_MAX: usize = 1 << 20;
-const EVENTS: &str = "event/";
 /// Events that run at once: they share the functions' slots with everybody and must not fill them.
 const RUNNING_MAX: usize = 16;
 /// After a function's error: the pause before the first try again and before the second, in seconds.
 const RETRY_S: [f64; 2] = [60.0, 120.0];
-/// After a throttled try: first and longest pause, in seconds; it doubles.
+/// After a try that did not get to run, or an end that could not be told: first and longest pause, in seconds; it doubles.
 const BACKOFF_S: (f64, f64) = (1.0, 300.0);
 /// How long one may wait, in seconds, if nothing is said.
 const AGE_S: f64 = 21_600.0;
+/// Keys of the store read at once.
+const PAGE: usize = 512;
 
 /// An event as it is kept.
 #[derive(Clone, Serialize, Deserialize)]
-struct Event {
-    id: String,
-    function: String,
-    qualifier: Option<String>,
-    payload: String,
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) function: String,
+    pub(crate) qualifier: Option<String>,
+    /// In base64.
+    pub(crate) payload: String,
     received_s: f64,
     due_s: f64,
     /// Runs that ended with the function's error.
-    failures: u32,
-    /// Tries in a row that did not get to run.
-    throttles: u32,
+    pub(crate) failures: u32,
+    /// In a row: tries that did not get to run, or to tell the end.
+    pauses: u32,
+    /// How it ended, until that is told.
+    end: Option<End>,
+}
+
+/// An end that is to be told.
+#[derive(Clone, Serialize, Deserialize)]
+struct End {
+    to: String,
+    record: Value,
 }
 
 /// How a try ended.
@@ -66,27 +73,44 @@ pub enum EventEnd {
         /// Why.
         message: String,
     },
+    /// There is nothing to run any more.
+    Gone {
+        /// What is missing.
+        message: String,
+    },
 }
 
-/// What is due, and when; the store has the rest.
-#[derive(Default)]
-pub(crate) struct Due {
-    events: parking_lot::Mutex<BTreeMap<String, f64>>,
-    changed: Notify,
+/// What becomes of an event after a try.
+enum Next {
+    /// It is tried again, or its end is told again, then.
+    At(f64),
+    /// Nothing: its end is told.
+    Over,
 }
 
 impl ControlPlane {
-    /// Takes an event in. It is durable when this answers. Errors: too large, too many wait, it cannot be invoked at all.
-    pub async fn enqueue(&self, named: &FunctionRef, payload: &[u8], id: &str) -> Result<(), ControlError> {
+    /// Takes an event in. It is durable when this answers. `call` tells a client's calls apart: one that is sent again
+    /// while it is kept is kept once. Errors: too large, too many wait, it cannot be invoked at all.
+    pub async fn enqueue(
+        &self,
+        named: &FunctionRef,
+        payload: &[u8],
+        id: &str,
+        call: Option<&str>,
+    ) -> Result<(), ControlError> {
         if payload.len() > PAYLOAD_BYTES_MAX {
+            let bytes = payload.len();
             let text = format!(
-                "{} byte payload is too large for the Event invocation type (limit {PAYLOAD_BYTES_MAX} bytes)",
-                payload.len()
+                "{bytes} byte payload is too large for the Event invocation type (limit {PAYLOAD_BYTES_MAX} bytes)"
             );
             return Err(ControlError::new(ErrorKind::RequestTooLarge, text));
         }
         self.invocable(named).await?;
-        let now = self.now_seconds();
+        let (now, own) = (self.now_seconds(), penstock_packages::ContentSha256::of(call.unwrap_or(id).as_bytes()));
+        let key = format!("{}{own}", keys::events(&named.name));
+        if self.due.knows(&key) {
+            return Ok(());
+        }
         let event = Event {
             id: id.to_owned(),
             function: named.name.clone(),
@@ -95,9 +119,9 @@ impl ControlPlane {
             received_s: now,
             due_s: now,
             failures: 0,
-            throttles: 0,
+            pauses: 0,
+            end: None,
         };
-        let key = format!("{EVENTS}{:020}-{id}", (now * 1e6) as u64);
         match self.store.put_blob(&key, serde_json::to_vec(&event)?.into()).await {
             Ok(_) => {}
             Err(StoreError::Full { .. }) => {
@@ -106,8 +130,7 @@ impl ControlPlane {
             }
             Err(error) => return Err(error.into()),
         }
-        self.due.events.lock().insert(key, now);
-        self.due.changed.notify_one();
+        self.due.add(key, now);
         Ok(())
     }
 
@@ -117,15 +140,9 @@ impl ControlPlane {
         F: Fn(FunctionRef, Vec<u8>, String) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = EventEnd> + Send + 'static,
     {
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.store.list_blobs(EVENTS, after.as_deref(), 512).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
-            let mut due = self.due.events.lock();
-            page.into_iter().for_each(|(key, _)| {
-                due.entry(key).or_insert(0.0);
-            });
+        for key in self.event_keys(keys::EVENTS).await? {
+            // When it is due is in it.
+            self.due.add(key, 0.0);
         }
         let mut running = JoinSet::new();
         loop {
@@ -134,90 +151,112 @@ impl ControlPlane {
                 running.join_next().await;
                 continue;
             }
-            let (next, wait) = self.next_due();
-            match next {
-                Some(key) => {
+            match self.due.take(self.now_seconds()) {
+                Ok(key) => {
                     let (plane, invoke) = (self.clone(), invoke.clone());
-                    running.spawn(async move {
-                        if let Err(error) = plane.run_event(&key, invoke).await {
-                            tracing::error!(event = key, %error, "an event could not be written; it is run again at the next start");
-                        }
-                    });
+                    running.spawn(async move { plane.run_event(key, invoke).await });
                 }
-                None => tokio::select! {
-                    _ = running.join_next(), if !running.is_empty() => {}
-                    () = self.due.changed.notified() => {}
-                    () = tokio::time::sleep_until(Instant::now() + wait) => {}
-                },
+                Err(wait) => self.due.changed_within(wait).await,
             }
         }
     }
 
-    /// An event that is due, taken out; and how long until there may be one.
-    fn next_due(&self) -> (Option<String>, Duration) {
-        let (now, mut due) = (self.now_seconds(), self.due.events.lock());
-        let first = due.iter().min_by(|one, other| one.1.total_cmp(other.1)).map(|(key, at)| (key.clone(), *at));
-        match first {
-            Some((key, at)) if at <= now => {
-                due.remove(&key);
-                (Some(key), Duration::ZERO)
+    async fn event_keys(&self, prefix: &str) -> Result<Vec<String>, ControlError> {
+        let mut all: Vec<String> = Vec::new();
+        loop {
+            let page = self.store.list_blobs(prefix, all.last().map(String::as_str), PAGE).await?;
+            let last = page.len() < PAGE;
+            all.extend(page.into_iter().map(|(key, _)| key));
+            if last {
+                return Ok(all);
             }
-            Some((_, at)) => (None, Duration::from_secs_f64((at - now).clamp(0.001, 60.0))),
-            None => (None, Duration::from_secs(60)),
         }
     }
 
-    async fn run_event<F, R>(&self, key: &str, invoke: F) -> Result<(), ControlError>
+    /// Forgets the events of a function that is no more.
+    pub(crate) async fn forget_events(&self, function: &str) -> Result<(), ControlError> {
+        let keys = self.event_keys(&keys::events(function)).await?;
+        for some in keys.chunks(100) {
+            self.commit(some.iter().fold(Commit::new(), |commit, key| commit.delete_large(key))).await?;
+        }
+        Ok(())
+    }
+
+    async fn run_event<F, R>(&self, key: String, invoke: F)
     where
         F: Fn(FunctionRef, Vec<u8>, String) -> R,
         R: Future<Output = EventEnd>,
     {
-        let Some(entry) = self.store.get_blob(key).await? else { return Ok(()) };
+        match self.try_event(&key, invoke).await {
+            Ok(Next::Over) => self.due.over(&key),
+            Ok(Next::At(due_s)) => self.due.again(key, due_s),
+            Err(error) => {
+                tracing::error!(event = key, %error, "what became of an event cannot be written; it is tried again");
+                self.due.again(key, self.now_seconds() + BACKOFF_S.1);
+            }
+        }
+    }
+
+    async fn try_event<F, R>(&self, key: &str, invoke: F) -> Result<Next, ControlError>
+    where
+        F: Fn(FunctionRef, Vec<u8>, String) -> R,
+        R: Future<Output = EventEnd>,
+    {
+        // Its function may have been deleted, and its events with it.
+        let Some(entry) = self.store.get_blob(key).await? else { return Ok(Next::Over) };
         let mut event: Event = serde_json::from_slice(&entry.value)?;
         let now = self.now_seconds();
         if event.due_s > now {
             // From before a restart: its time has not come.
-            self.again(key, event.due_s);
-            return Ok(());
+            return Ok(Next::At(event.due_s));
         }
         let config = self.event_config(&event).await?;
-        let age = config.maximum_event_age_in_seconds.map_or(AGE_S, f64::from);
-        if now - event.received_s > age {
+        let aged = now - event.received_s > config.maximum_event_age_in_seconds.map_or(AGE_S, f64::from);
+        if event.end.is_some() {
+            return self.tell(key, event, aged).await;
+        }
+        if aged {
             let last = json!({ "errorMessage": "the event is older than it may become" });
-            return self.end(key, &event, &config, "EventAgeExceeded", None, last).await;
+            return self.end(key, event, &config, "EventAgeExceeded", None, last).await;
         }
         let named = FunctionRef { name: event.function.clone(), qualifier: event.qualifier.clone() };
         let payload = STANDARD.decode(&event.payload).unwrap_or_default();
+        let as_json = |payload: String| serde_json::from_str(&payload).unwrap_or(Value::String(payload));
         match invoke(named, payload, event.id.clone()).await {
             EventEnd::Done { payload, version } => {
-                let told = serde_json::from_str(&payload).unwrap_or(Value::String(payload));
-                return self.end(key, &event, &config, "Success", Some(version), told).await;
+                return self.end(key, event, &config, "Success", Some(version), as_json(payload)).await;
+            }
+            EventEnd::Gone { message } => {
+                let last = json!({ "errorMessage": message });
+                return self.end(key, event, &config, "RetriesExhausted", None, last).await;
             }
             EventEnd::Failed { payload } => {
-                event.throttles = 0;
+                event.pauses = 0;
                 event.failures += 1;
                 let most = config.maximum_retry_attempts.unwrap_or(RETRY_S.len() as u32) as usize;
                 let Some(pause) = RETRY_S.iter().take(most).nth(event.failures as usize - 1) else {
-                    let told = serde_json::from_str(&payload).unwrap_or(Value::String(payload));
-                    return self.end(key, &event, &config, "RetriesExhausted", None, told).await;
+                    return self.end(key, event, &config, "RetriesExhausted", None, as_json(payload)).await;
                 };
                 event.due_s = self.now_seconds() + pause;
             }
             EventEnd::Throttled { message } => {
                 tracing::debug!(event = key, message, "an event waits");
-                let pause = BACKOFF_S.0 * 2f64.powi(event.throttles.min(20) as i32);
-                event.throttles += 1;
-                event.due_s = self.now_seconds() + pause.min(BACKOFF_S.1);
+                self.pause(&mut event);
             }
         }
-        self.commit(Commit::new().put_large(key, serde_json::to_vec(&event)?)).await?;
-        self.again(key, event.due_s);
-        Ok(())
+        self.keep(key, &event).await
     }
 
-    fn again(&self, key: &str, due_s: f64) {
-        self.due.events.lock().insert(key.to_owned(), due_s);
-        self.due.changed.notify_one();
+    /// Puts its next try off, each time twice as far.
+    fn pause(&self, event: &mut Event) {
+        let pause = BACKOFF_S.0 * 2f64.powi(event.pauses.min(20) as i32);
+        event.pauses += 1;
+        event.due_s = self.now_seconds() + pause.min(BACKOFF_S.1);
+    }
+
+    async fn keep(&self, key: &str, event: &Event) -> Result<Next, ControlError> {
+        self.commit(Commit::new().put_large(key, serde_json::to_vec(event)?)).await?;
+        Ok(Next::At(event.due_s))
     }
 
     async fn event_config(&self, event: &Event) -> Result<EventInvoke, ControlError> {
@@ -226,54 +265,48 @@ impl ControlPlane {
         Ok(function.and_then(|(function, _)| function.event_invoke.get(qualifier).cloned()).unwrap_or_default())
     }
 
-    /// Tells how an event ended where that is asked for, and forgets it.
+    /// An event has ended: that is told where it is asked for, and then it is forgotten.
     async fn end(
         &self,
         key: &str,
-        event: &Event,
+        mut event: Event,
         config: &EventInvoke,
         condition: &str,
         version: Option<String>,
         payload: Value,
-    ) -> Result<(), ControlError> {
-        let done = condition == "Success";
-        let destination = if done { &config.on_success } else { &config.on_failure };
-        if let Some(path) = destination.as_deref().and_then(|to| to.strip_prefix("file://")) {
-            let qualifier = version.clone().or(event.qualifier.clone()).unwrap_or_else(|| "$LATEST".into());
-            let request = STANDARD.decode(&event.payload).unwrap_or_default();
-            let mut response = json!({ "statusCode": 200, "executedVersion": version });
-            if !done {
-                response["functionError"] = "Unhandled".into();
-            }
-            let record = json!({
-                "version": "1.0",
-                "timestamp": self.now_text(),
-                "requestContext": {
-                    "requestId": event.id,
-                    "functionArn": self.options.account.qualified_arn(&event.function, &qualifier),
-                    "condition": condition,
-                    "approximateInvokeCount": event.failures + u32::from(done),
-                },
-                "requestPayload": serde_json::from_slice::<Value>(&request).unwrap_or_default(),
-                "responseContext": response,
-                "responsePayload": payload,
-            });
-            let path = path.to_owned();
-            let written = self.blocking(move || {
-                let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
-                file.write_all(format!("{record}\n").as_bytes())?;
-                file.sync_data()
-            });
-            if let Err(error) = written.await {
-                tracing::error!(event = key, %error, "the destination of an event cannot be written");
+    ) -> Result<Next, ControlError> {
+        let to = if condition == "Success" { &config.on_success } else { &config.on_failure };
+        if let Some(to) = to {
+            let arn = |qualifier: &str| self.options.account.qualified_arn(&event.function, qualifier);
+            let record = record(&event, &self.now_text(), arn, condition, version, payload);
+            event.pauses = 0;
+            event.end = Some(End { to: to.clone(), record });
+        }
+        self.tell(key, event, false).await
+    }
+
+    /// Tells the end of an event and forgets it. What cannot be told is told again later, until it is too old.
+    async fn tell(&self, key: &str, mut event: Event, aged: bool) -> Result<Next, ControlError> {
+        if let Some(End { to, record }) = event.end.clone() {
+            let destination = Destination::parse(&to, &self.options.destinations);
+            let written = match destination {
+                Ok(destination) => {
+                    self.blocking(move || {
+                        destination.append(&record).map_err(|error| ControlError::service(error.to_string()))
+                    })
+                    .await
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
+                tracing::error!(event = key, to, %error, gives_up = aged, "the end of an event cannot be told");
+                if !aged {
+                    self.pause(&mut event);
+                    return self.keep(key, &event).await;
+                }
             }
         }
-        self.commit(Commit::new().delete_large(key)).await.map(drop)
-    }
-}
-
-impl From<std::io::Error> for ControlError {
-    fn from(error: std::io::Error) -> Self {
-        Self::service(error.to_string())
+        self.commit(Commit::new().delete_large(key)).await?;
+        Ok(Next::Over)
     }
 }

@@ -5,11 +5,13 @@
 use crate::check::LOCAL_PROVIDER;
 use crate::error::ControlError;
 use crate::names::FunctionRef;
-use crate::plane::{ControlPlane, revision_id};
+use crate::plane::{ControlPlane, as_text, revision_id};
 use crate::view::Object;
 use penstock_dispatch::{ServedFunction, ServedVersion, VersionState};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 impl ControlPlane {
     /// `FunctionConfiguration` of a function of a repository, or of one of its versions.
@@ -74,7 +76,7 @@ impl ControlPlane {
             "Architectures": ["x86_64"],
             "State": state,
             "LastUpdateStatus": "Successful",
-            "LastModified": self.now_text(),
+            "LastModified": as_text(changed(&served.source.directory)),
             "RevisionId": revision_id(&[name, &number, &revision]),
             "CapacityProviderConfig": {
                 "LambdaManagedInstancesCapacityProviderConfig": {
@@ -90,4 +92,9 @@ impl ControlPlane {
             _ => Object::new(),
         }
     }
+}
+
+/// When a folder was changed last; the epoch if nobody knows.
+fn changed(folder: &Path) -> SystemTime {
+    folder.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }

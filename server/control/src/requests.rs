@@ -18,8 +18,6 @@ pub struct CodeSource {
     pub s3_key: Option<String>,
     pub s3_object_version: Option<String>,
     pub image_uri: Option<String>,
-    /// An extension: the package's manifest, whose files were sent before.
-    pub manifest: Option<Value>,
 }
 
 /// The members of a configuration that Create and Update share.

@@ -6,7 +6,7 @@ use crate::check::between;
 use crate::error::ControlError;
 use crate::names::{FunctionRef, Which};
 use crate::plane::{ControlPlane, Writing};
-use crate::serving::environments;
+use crate::versions::is_coming_up;
 use penstock_domain::{FunctionName, Qualifier, VersionNumber};
 use penstock_packages::PackageLimits;
 use penstock_registry::store::Commit;
@@ -59,7 +59,7 @@ impl ControlPlane {
             )));
         }
         let scaling = Scaling { min_execution_environments: least, max_execution_environments: most };
-        let (name, number, state) = {
+        let (name, number, state, changed) = {
             let _writes = self.writes.lock().await;
             let (mut version, revision) = self.scaled(named).await?;
             version.requested_scaling = scaling;
@@ -70,28 +70,28 @@ impl ControlPlane {
                 (State::Deactivating, false) => return Err(not_now(State::Deactivating)),
                 (state, _) => state,
             };
-            if next != version.standing.state {
+            let changed = next != version.standing.state;
+            if changed {
                 version.standing.state = next;
                 version.standing.reason = (next == State::Pending).then(Reason::creating);
                 version.standing.update = None;
-            } else {
+            }
+            if !is_coming_up(&version) && next != State::Deactivating {
                 version.applied_scaling = Some(scaling);
             }
             let key = keys::version(&version.function, version.number);
             self.commit(Commit::new().replace(key, &version, revision)?).await?;
-            (version.function, version.number, next)
+            (version.function, version.number, next, changed)
         };
         match state {
-            State::Pending => self.spawn_bring_up(name, number),
+            State::Pending if changed => self.spawn_bring_up(name, number),
             State::Deactivating => {
                 // It takes nothing new when this is answered; what it has may take its time.
                 drop(self.serve_function(&name).await?);
                 self.spawn_deactivation(name, number);
             }
-            State::Active => {
-                let function = FunctionName::new(&name).map_err(|error| ControlError::invalid(error.to_string()))?;
-                self.house.set_environments(&function, VersionNumber(number), environments(scaling)).await?;
-            }
+            State::Active => self.apply_scaling(&name, number).await?,
+            // What comes up is scaled when it has.
             _ => {}
         }
         Ok(json!({ "FunctionState": state.name() }))
@@ -99,7 +99,7 @@ impl ControlPlane {
 
     fn spawn_deactivation(&self, name: String, number: u64) {
         let Some(plane) = self.this.upgrade() else { return };
-        self.tasks.spawn(async move {
+        tokio::spawn(async move {
             if let Err(error) = plane.finish_deactivation(&name, number).await {
                 tracing::error!(function = name, version = %VersionNumber(number), %error, "a version was not deactivated");
             }
@@ -179,7 +179,7 @@ impl ControlPlane {
             size += function.latest.code.code_size;
             reserved = reserved.saturating_add(function.reserved_concurrency.unwrap_or(0));
         }
-        for (version, _) in self.read_all::<VersionRecord>("version/").await? {
+        for (version, _) in self.read_all::<VersionRecord>(keys::VERSIONS).await? {
             size += version.content.code.code_size;
         }
         let concurrency = self.options.concurrency;

@@ -3,72 +3,95 @@
 //! Called whenever what is to be served has changed, and at start. Never inside a request.
 
 use crate::error::ControlError;
-use crate::functions::alias_version;
 use crate::plane::ControlPlane;
-use crate::versions::serves;
+use crate::versions::is_coming_up;
 use penstock_dispatch::Deployment;
 use penstock_domain::{FunctionName, VersionNumber};
 use penstock_packages::ContentSha256;
-use penstock_registry::{Configuration, Content, FunctionRecord, Scaling, State, UpdateStatus, VersionRecord, keys};
+use penstock_registry::{Configuration, Content, FunctionRecord, Scaling, State, VersionRecord, keys};
 use penstock_repository::{ContentRevision, Engine, FunctionSource, Origin, VersionSource, WorkerDevice};
 use penstock_router::Route;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 impl ControlPlane {
-    /// Serves what the store holds: called once, at start. Versions that had not come up are brought up again, functions
-    /// that were being deleted are gone after it. Waits until each version is ready or known not to be.
-    pub async fn restore(&self) -> Result<(), ControlError> {
-        let mut waiting = Vec::new();
+    /// Begins to serve what the store holds: called once, before model repositories are read, so that a name that was deployed
+    /// stays what it is. Nothing that is wrong with one function keeps the others from being served.
+    pub async fn restore(&self) -> Result<Restored, ControlError> {
+        let mut restored = Restored::default();
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
-            if function.standing.state == State::Deleting {
-                self.finish_deletion(&function.name).await?;
-                continue;
-            }
-            for (version, _) in self.versions(&function.name).await? {
-                let unfinished = version.standing.update == Some(UpdateStatus::InProgress);
-                match version.standing.state {
-                    State::Deleting => self.delete_version(&function.name, VersionNumber(version.number)).await?,
-                    State::Deactivating => self.finish_deactivation(&function.name, version.number).await?,
-                    State::Pending => waiting.push((function.name.clone(), version.number)),
-                    State::Active if unfinished => waiting.push((function.name.clone(), version.number)),
-                    _ => {}
-                }
-            }
-            match self.serve_function(&function.name).await {
-                Ok(deployment) => deployment.all_settled().await,
-                Err(error) => tracing::error!(function = function.name, %error, "a function cannot be served"),
+            let name = function.name.clone();
+            if let Err(error) = self.restore_function(function, &mut restored).await {
+                tracing::error!(function = name, %error, "a function was not restored as it was");
             }
         }
-        for (name, number) in waiting {
+        self.spawn_clean_up();
+        Ok(restored)
+    }
+
+    async fn restore_function(&self, function: FunctionRecord, restored: &mut Restored) -> Result<(), ControlError> {
+        let name = function.name;
+        if function.standing.state == State::Deleting {
+            return self.finish_deletion(&name).await;
+        }
+        // What served goes on; what was to take its place is brought up after.
+        let deployment =
+            self.serve_content(&name, |version| version.serving.as_ref().unwrap_or(&version.content)).await;
+        for (version, _) in self.versions(&name).await? {
+            let number = version.number;
+            match version.standing.state {
+                State::Deleting => self.finish_version_deletion(&name, VersionNumber(number)).await?,
+                State::Deactivating => self.finish_deactivation(&name, number).await?,
+                _ if is_coming_up(&version) => restored.coming_up.push((name.clone(), number)),
+                _ => {}
+            }
+        }
+        restored.deployments.push(deployment?);
+        Ok(())
+    }
+
+    /// Waits until each restored version is ready or known not to be, and brings up what had not come up.
+    pub async fn restored(&self, restored: Restored) -> Result<(), ControlError> {
+        for deployment in restored.deployments {
+            deployment.all_settled().await;
+        }
+        for (name, number) in restored.coming_up {
             self.bring_up(&name, number).await?;
         }
-        self.forget_unused_content().await
+        Ok(())
     }
 
     /// Tells the house what is to be served of a function now, and where its aliases lead.
     pub(crate) async fn serve_function(&self, name: &str) -> Result<Deployment, ControlError> {
+        self.serve_content(name, |version| &version.content).await
+    }
+
+    async fn serve_content(
+        &self,
+        name: &str,
+        content_of: fn(&VersionRecord) -> &Content,
+    ) -> Result<Deployment, ControlError> {
         let _serving = self.serving.lock().await;
-        let Some((function, _)) = self.read::<FunctionRecord>(&keys::function(name)).await? else {
+        let function = self.read::<FunctionRecord>(&keys::function(name)).await?;
+        let Some((function, _)) = function.filter(|(function, _)| function.standing.state != State::Deleting) else {
             return Ok(Deployment::default());
         };
         let function_name = FunctionName::new(name).map_err(|error| ControlError::invalid(error.to_string()))?;
         let (mut versions, mut config) = (Vec::new(), None);
         for (version, _) in self.versions(name).await? {
-            if !serves(&function, &version) {
+            if !matches!(version.standing.state, State::Pending | State::Active) {
                 continue;
             }
-            match self.source_of(&version).await {
+            match self.source_of(&version, content_of(&version)).await {
                 Ok(source) => {
                     config = source.config.clone().or(config);
                     versions.push(source);
                 }
-                // One that cannot be read does not take the others with it.
-                Err(error) if version.standing.state == State::Active => {
-                    tracing::error!(function = name, version = %VersionNumber(version.number), %error, "a version is not served");
+                // One that cannot be read does not take the others with it: `bring_up` finds it missing.
+                Err(reason) => {
+                    tracing::error!(function = name, version = %VersionNumber(version.number), reason, "a version is not served");
                 }
-                Err(error) => return Err(error),
             }
         }
         let source = FunctionSource {
@@ -82,15 +105,15 @@ impl ControlPlane {
             unavailable: None,
         };
         let deployment = self.house.deploy(source).await?;
-        self.house.set_aliases(&function_name, self.routes(name).await?);
+        self.house.set_aliases(&function_name, self.routes(name).await?).await;
         Ok(deployment)
     }
 
     /// Where the aliases of a function lead.
-    pub(crate) async fn routes(&self, name: &str) -> Result<BTreeMap<String, Route>, ControlError> {
+    async fn routes(&self, name: &str) -> Result<BTreeMap<String, Route>, ControlError> {
         let route = |version: &str, extra: Option<&(String, f64)>| {
-            let extra = extra.and_then(|(version, share)| Some((alias_version(version)?, *share)));
-            Some(Route { main: alias_version(version)?, extra })
+            let extra = extra.and_then(|(version, share)| Some((VersionNumber::parse(version)?, *share)));
+            Some(Route { main: VersionNumber::parse(version)?, extra })
         };
         let aliases = self.aliases(name).await?;
         Ok(aliases
@@ -99,12 +122,31 @@ impl ControlPlane {
             .collect())
     }
 
-    /// A version as the house takes it.
-    async fn source_of(&self, version: &VersionRecord) -> Result<VersionSource, ControlError> {
-        let number = VersionNumber(version.number);
-        let mut source = self.version_source(&version.content, number).await.map_err(ControlError::invalid)?;
-        let settings = Arc::make_mut(&mut source.settings);
-        settings.penstock.environments = Some(environments(version.requested_scaling));
+    /// Tells the house where the aliases of a function lead now.
+    pub(crate) async fn lead(&self, name: &str) -> Result<(), ControlError> {
+        let _serving = self.serving.lock().await;
+        let function = FunctionName::new(name).map_err(|error| ControlError::invalid(error.to_string()))?;
+        self.house.set_aliases(&function, self.routes(name).await?).await;
+        Ok(())
+    }
+
+    /// Has the house keep as many environments of a version as its record asks for, if it serves.
+    pub(crate) async fn apply_scaling(&self, name: &str, number: u64) -> Result<(), ControlError> {
+        let _serving = self.serving.lock().await;
+        let function = FunctionName::new(name).map_err(|error| ControlError::invalid(error.to_string()))?;
+        match self.version(name, number).await? {
+            Some((version, _)) if version.standing.state == State::Active => {
+                let wanted = environments(version.requested_scaling);
+                Ok(self.house.set_environments(&function, VersionNumber(number), wanted).await?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A version as the house takes it. Errors: why it cannot be served.
+    async fn source_of(&self, version: &VersionRecord, content: &Content) -> Result<VersionSource, String> {
+        let mut source = self.version_source(content, VersionNumber(version.number)).await?;
+        Arc::make_mut(&mut source.settings).penstock.environments = Some(environments(version.requested_scaling));
         Ok(source)
     }
 
@@ -135,31 +177,18 @@ impl ControlPlane {
         self.verified.lock().insert(manifest, folder);
         Ok(source)
     }
+}
 
-    /// Removes packages that no function and no version has any more.
-    pub(crate) async fn forget_unused_content(&self) -> Result<(), ControlError> {
-        let _writes = self.writes.lock().await;
-        let mut used = BTreeSet::new();
-        let mut keep = |content: &Content| used.insert(content.code.manifest_sha256.clone());
-        for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
-            keep(&function.latest);
-        }
-        for (version, _) in self.read_all::<VersionRecord>("version/").await? {
-            keep(&version.content);
-            version.serving.iter().for_each(|content| {
-                keep(content);
-            });
-        }
-        self.verified.lock().retain(|manifest, _| used.contains(manifest));
-        let store = self.content.clone();
-        let used: BTreeSet<ContentSha256> = used.iter().filter_map(|manifest| manifest.parse().ok()).collect();
-        self.blocking(move || store.retain(|| used)).await?;
-        Ok(())
-    }
+/// What was restored and has not settled yet.
+#[derive(Default)]
+pub struct Restored {
+    deployments: Vec<Deployment>,
+    /// Versions that had not come up when the server ended.
+    coming_up: Vec<(String, u64)>,
 }
 
 /// Environments that are kept for a scaling: as long as nothing starts them on demand, at least one.
-pub(crate) fn environments(scaling: Scaling) -> u32 {
+fn environments(scaling: Scaling) -> u32 {
     scaling.min_execution_environments.max(1)
 }
 

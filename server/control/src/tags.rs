@@ -50,19 +50,19 @@ impl ControlPlane {
         change: impl FnOnce(&mut BTreeMap<String, String>),
     ) -> Result<(), ControlError> {
         let _writes = self.writes.lock().await;
-        let commit = match self.tagged(arn).await? {
+        match self.tagged(arn).await? {
             Tagged::Function(mut function, revision) => {
                 change(&mut function.tags);
                 check(&function.tags)?;
-                Commit::new().replace(keys::function(&function.name), &function, revision)?
+                let key = keys::function(&function.name);
+                self.commit(Commit::new().replace(key, &*function, revision)?).await.map(drop)
             }
             Tagged::Provider(mut provider, revision) => {
                 change(&mut provider.tags);
                 check(&provider.tags)?;
-                Commit::new().replace(keys::provider(&provider.name), &provider, revision)?
+                self.write_provider(&provider, revision).await
             }
-        };
-        self.commit(commit).await.map(drop)
+        }
     }
 
     async fn tagged(&self, arn: &str) -> Result<Tagged, ControlError> {

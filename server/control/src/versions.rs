@@ -10,9 +10,9 @@ use crate::plane::{ControlPlane, Writing};
 use crate::requests::{Page, Publish};
 use crate::view::{self, Object};
 use penstock_dispatch::{Cause, Unavailable};
-use penstock_domain::VersionNumber;
-use penstock_registry::store::Commit;
-use penstock_registry::{Content, FunctionRecord, Reason, Scaling, Standing, State, UpdateStatus, VersionRecord, keys};
+use penstock_domain::{FunctionName, VersionNumber};
+use penstock_registry::store::{Commit, Expect};
+use penstock_registry::{Content, Reason, Scaling, Standing, State, UpdateStatus, VersionRecord, keys};
 use serde_json::Value;
 
 /// Lambda's own: versions of functions on one capacity provider.
@@ -51,8 +51,9 @@ impl ControlPlane {
         let number = if to_latest { LATEST_PUBLISHED } else { function.last_number + 1 };
         if !to_latest
             && function.last_number > 0
-            && let Some((last, _)) = versions.last().filter(|(last, _)| last.number == function.last_number)
-            && same(&last.content, &content)
+            && let Some((last, _)) =
+                versions.last().filter(|(last, _)| last.number == function.last_number && is_there(last))
+            && last.content == content
         {
             return view::of_version(last, account);
         }
@@ -103,7 +104,7 @@ impl ControlPlane {
                 &content.configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
             provider_name(&instances.capacity_provider_arn).unwrap_or_default().to_owned()
         };
-        let (own, versions) = (provider(content), self.read_all::<VersionRecord>("version/").await?);
+        let (own, versions) = (provider(content), self.read_all::<VersionRecord>(keys::VERSIONS).await?);
         if versions.iter().filter(|(version, _)| provider(&version.content) == own).count() < VERSIONS_PER_PROVIDER_MAX
         {
             return Ok(());
@@ -126,7 +127,7 @@ impl ControlPlane {
         } else {
             let (function, _) = self.function(name).await?;
             all.push(("$LATEST".into(), view::in_list(view::of_function(&function, account, true)?)));
-            for (version, _) in self.versions(name).await? {
+            for (version, _) in self.versions(name).await?.into_iter().filter(|(version, _)| is_there(version)) {
                 all.push((format!("{:020}", version.number), view::in_list(view::of_version(&version, account)?)));
             }
         }
@@ -158,22 +159,35 @@ impl ControlPlane {
         drop(self.serve_function(name).await?);
         let Some(plane) = self.this.upgrade() else { return Ok(()) };
         let name = name.to_owned();
-        self.tasks.spawn(async move {
-            let done = async {
-                plane.commit(Commit::new().delete(keys::version(&name, number.0))).await?;
-                plane.forget_unused_content().await
-            };
-            if let Err(error) = done.await {
-                tracing::error!(function = name, version = %number, %error, "a version could not be deleted");
+        tokio::spawn(async move {
+            if let Err(error) = plane.finish_version_deletion(&name, number).await {
+                tracing::error!(function = name, version = %number, %error, "a version could not be deleted; it is tried again at the next start");
             }
+            plane.spawn_clean_up();
         });
         Ok(())
+    }
+
+    /// Forgets a version that is being deleted, once its processes are gone.
+    pub(crate) async fn finish_version_deletion(&self, name: &str, number: VersionNumber) -> Result<(), ControlError> {
+        if let Ok(function) = FunctionName::new(name) {
+            self.house.ended(&function, number).await;
+        }
+        let _writes = self.writes.lock().await;
+        match self.version(name, number.0).await? {
+            Some((version, revision)) if version.standing.state == State::Deleting => {
+                let key = keys::version(name, number.0);
+                let commit = Commit::new().expect(key.clone(), Expect::Revision(revision)).delete(key);
+                self.commit(commit).await.map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Brings a version up, in the background.
     pub(crate) fn spawn_bring_up(&self, name: String, number: u64) {
         let Some(plane) = self.this.upgrade() else { return };
-        self.tasks.spawn(async move {
+        tokio::spawn(async move {
             if let Err(error) = plane.bring_up(&name, number).await {
                 tracing::error!(function = name, version = %VersionNumber(number), %error, "bringing a version up");
             }
@@ -182,13 +196,13 @@ impl ControlPlane {
 
     /// Starts the version's environments and writes down whether they came up.
     pub(crate) async fn bring_up(&self, name: &str, number: u64) -> Result<(), ControlError> {
-        let published = match self.version(name, number).await? {
-            Some((version, _)) => version.content,
-            None => return Ok(()),
-        };
-        let outcome = match self.serve_function(name).await {
-            Ok(deployment) => deployment.ready(VersionNumber(number)).await,
-            Err(error) => Err(Unavailable { cause: Cause::Configuration, reason: error.message }),
+        let Some((attempt, _)) = self.version(name, number).await? else { return Ok(()) };
+        let outcome = match self.version_source(&attempt.content, VersionNumber(number)).await {
+            Ok(_) => match self.serve_function(name).await {
+                Ok(deployment) => deployment.ready(VersionNumber(number)).await,
+                Err(error) => Err(Unavailable { cause: Cause::Configuration, reason: error.message }),
+            },
+            Err(reason) => Err(Unavailable { cause: Cause::Configuration, reason }),
         };
         if matches!(&outcome, Err(Unavailable { cause: Cause::Unloaded, .. })) {
             // The server ends, or somebody else took it down: nothing is known of this content.
@@ -197,21 +211,37 @@ impl ControlPlane {
         let failed = {
             let _writes = self.writes.lock().await;
             let Some((mut version, revision)) = self.version(name, number).await? else { return Ok(()) };
-            if version.standing.state == State::Deleting || version.content != published {
-                // Deleted or published again meanwhile: then it is another's to write down.
+            if !is_coming_up(&version) || version.standing.revision_id != attempt.standing.revision_id {
+                // Deleted, put to rest or published again meanwhile: then it is another's to write down.
                 return Ok(());
             }
             let failed = outcome.is_err();
-            settle(&mut version, outcome);
+            settle(&mut version, outcome.map_err(|why| self.reason_of(why, &attempt.content)));
             let key = keys::version(name, number);
             self.commit(Commit::new().replace(key, &version, revision)?).await?;
             failed
         };
-        if failed {
+        self.spawn_clean_up();
+        match failed {
             // Out of the house, so that nothing tries again what was told to have failed.
-            drop(self.serve_function(name).await?);
+            true => self.serve_function(name).await.map(drop),
+            // It may have been set while it loaded.
+            false => self.apply_scaling(name, number).await,
         }
-        Ok(())
+    }
+
+    /// Why content did not come up, as clients are told: without where it lies.
+    fn reason_of(&self, why: Unavailable, content: &Content) -> Reason {
+        let folder = self.verified.lock().get(&content.code.manifest_sha256).map(|folder| folder.display().to_string());
+        let text = match folder {
+            Some(folder) => why.reason.replace(&format!("{folder}/"), "").replace(&folder, "the package"),
+            None => why.reason,
+        };
+        let code = match why.cause {
+            Cause::Configuration if content.configuration.accelerator_config.is_some() => Cause::NoDevice,
+            cause => cause,
+        };
+        Reason::new(reason_code(code), text)
     }
 }
 
@@ -224,11 +254,6 @@ pub(crate) fn check_publish_to(given: Option<&str>) -> Result<(), ControlError> 
             Err(ControlError::validation(other, "publishTo", constraint))
         }
     }
-}
-
-/// Nothing that runs is different.
-fn same(one: &Content, other: &Content) -> bool {
-    one == other
 }
 
 /// `$LATEST.PUBLISHED` with new content: what serves goes on until the new does.
@@ -272,7 +297,7 @@ fn replaced(
 }
 
 /// Writes down how a version came up.
-fn settle(version: &mut VersionRecord, outcome: Result<(), Unavailable>) {
+fn settle(version: &mut VersionRecord, outcome: Result<(), Reason>) {
     let was_serving = version.serving.take();
     let standing = &mut version.standing;
     match outcome {
@@ -285,8 +310,7 @@ fn settle(version: &mut VersionRecord, outcome: Result<(), Unavailable>) {
             standing.update_reason = None;
             version.applied_scaling = Some(version.requested_scaling);
         }
-        Err(why) => {
-            let reason = Reason::new(reason_code(why.cause), why.reason);
+        Err(reason) => {
             standing.update = Some(UpdateStatus::Failed);
             standing.update_reason = Some(reason.clone());
             match was_serving {
@@ -314,7 +338,16 @@ fn reason_code(cause: Cause) -> &'static str {
     }
 }
 
-/// A function on its way out has no versions that serve.
-pub(crate) fn serves(function: &FunctionRecord, version: &VersionRecord) -> bool {
-    function.standing.state != State::Deleting && matches!(version.standing.state, State::Pending | State::Active)
+/// It is being brought up, beside what serves of it or alone.
+pub(crate) fn is_coming_up(version: &VersionRecord) -> bool {
+    match version.standing.state {
+        State::Pending => true,
+        State::Active => version.standing.update == Some(UpdateStatus::InProgress),
+        _ => false,
+    }
+}
+
+/// One that is on its way out is gone for those who look.
+pub(crate) fn is_there(version: &VersionRecord) -> bool {
+    version.standing.state != State::Deleting
 }

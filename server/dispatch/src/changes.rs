@@ -7,19 +7,18 @@ use crate::house::House;
 use crate::supervisor::Supervisor;
 use penstock_domain::{FunctionName, VersionNumber};
 use penstock_environment::Specification;
-use penstock_repository::{Change, FunctionSource, VersionSource};
+use penstock_repository::{Change, FunctionSource, Origin, VersionSource};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::task::JoinHandle;
 
 /// What a change has set going.
 #[derive(Default)]
 pub(crate) struct Changed {
     /// Versions whose environments were started; they are loading.
     pub(crate) opened: Vec<Arc<ServedVersion>>,
-    /// Tasks that put new content in the place of old once it is ready.
-    pub(crate) switches: Vec<(VersionNumber, JoinHandle<Result<(), Unavailable>>)>,
+    /// Those of them that take the place of old content once they are ready.
+    pub(crate) switches: Vec<Arc<ServedVersion>>,
 }
 
 /// Waits until none of these is loading any more; bounded by the load timeout of each.
@@ -57,8 +56,10 @@ impl House {
                     let new = self.open(source, version);
                     // The old content serves until the new one is ready, and stays if it never is.
                     if let Some(house) = self.this.upgrade() {
-                        changed.switches.push((new.number, self.tasks.spawn(house.switch(new.clone()))));
+                        self.switching.lock().push(new.clone());
+                        self.tasks.spawn(house.switch(new.clone()));
                     }
+                    changed.switches.push(new.clone());
                     changed.opened.push(new);
                 }
                 Change::Unload { function, number } => {
@@ -81,6 +82,9 @@ impl House {
             .filter(|old| !settled.iter().any(|source| source.name == old.name))
             .map(|old| old.source.clone())
             .collect();
+        // What was deployed and has ended is in nobody's index.
+        let deployed = |name: &FunctionName| settled.iter().any(|f| f.name == *name && f.origin == Origin::Deployed);
+        versions.retain(|(name, _), version| !(deployed(name) && version.has_ended()));
         for source in settled.iter().cloned().map(Arc::new).chain(gone) {
             let of = |number: &VersionNumber| versions.get(&(source.name.clone(), *number)).cloned();
             let all = versions.keys().filter(|(name, _)| *name == source.name).map(|(_, number)| *number);
@@ -191,24 +195,23 @@ impl House {
         }
     }
 
-    /// Serves with what there is until `new` is ready; the reason if it never is.
-    async fn switch(self: Arc<Self>, new: Arc<ServedVersion>) -> Result<(), Unavailable> {
+    /// Serves with what there is until `new` is ready, and tells whether it took its place.
+    async fn switch(self: Arc<Self>, new: Arc<ServedVersion>) {
         settled(std::slice::from_ref(&new)).await;
-        let control = self.control.lock().await;
+        let mut control = self.control.lock().await;
         let of_version =
             |version: &VersionSource| version.number == new.number && version.revision == new.source.revision;
         let mut wanted = control.iter().filter(|source| source.name == new.function);
+        let old = self.functions.load().get(new.function.as_str()).cloned();
+        let old = old.and_then(|function| function.versions.get(&new.number).cloned());
         let switched = match new.state() {
             _ if !wanted.any(|source| source.versions.iter().any(of_version)) => {
                 tracing::info!(function = %new.function, "new content was unloaded or replaced before it was ready");
-                new.stop.cancel();
                 let reason = "it was unloaded or replaced before it was ready".to_owned();
                 Err(Unavailable { cause: Cause::Unloaded, reason })
             }
             VersionState::Ready => {
-                let old = self.functions.load().get(new.function.as_str()).cloned();
-                let old = old.and_then(|function| function.versions.get(&new.number).cloned());
-                self.put(new);
+                self.put(new.clone());
                 if let Some(old) = old {
                     old.stop.cancel();
                 }
@@ -216,15 +219,21 @@ impl House {
             }
             state => {
                 tracing::warn!(function = %new.function, reason = state.reason(), "new content is not served");
-                new.stop.cancel();
+                if let Some(old) = old {
+                    keep(&mut control, &old);
+                }
                 Err(match state {
                     VersionState::Unavailable(why) => why,
                     other => Unavailable { cause: Cause::Load, reason: other.reason().to_owned() },
                 })
             }
         };
+        if switched.is_err() {
+            new.stop.cancel();
+        }
+        self.switching.lock().retain(|other| !Arc::ptr_eq(other, &new));
+        new.switched.send_replace(Some(switched));
         self.changed.send_modify(|count| *count += 1);
-        switched
     }
 
     /// Puts one version into the snapshot.
@@ -241,4 +250,12 @@ impl House {
             functions
         });
     }
+}
+
+/// Makes `control` say that the old content of a deployed version is what is wanted, so that it is not loaded once more. (A
+/// repository's files go on saying otherwise: they are not tried again until they change.)
+fn keep(control: &mut [FunctionSource], old: &ServedVersion) {
+    let function = control.iter_mut().find(|f| f.name == old.function && f.origin == Origin::Deployed);
+    let versions = function.into_iter().flat_map(|function| &mut function.versions);
+    versions.filter(|version| version.number == old.number).for_each(|version| version.clone_from(&old.source));
 }

@@ -2,44 +2,64 @@
 //!
 //! Called by the control plane, never inside a request. What is to be served is its business; the house serves it.
 
-use crate::changes::{Changed, settled};
-use crate::function::{ServedFunction, ServedVersion, Unavailable, VersionState};
+use crate::changes::settled;
+use crate::function::{Cause, ServedFunction, ServedVersion, Unavailable, VersionState};
 use crate::house::House;
 use penstock_domain::{ErrorCode, FunctionName, Refusal, VersionNumber};
-use penstock_repository::{FunctionSource, Origin};
+use penstock_repository::{FunctionSource, Origin, VersionSource};
 use penstock_router::Route;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::task::JoinHandle;
 
-/// What a deployment has set going.
+/// What is served of a function, or is to be, after a deployment.
 #[derive(Default)]
-pub struct Deployment {
-    /// All versions that are served of the function, those that others opened before too.
-    served: Vec<Arc<ServedVersion>>,
-    opened: Vec<Arc<ServedVersion>>,
-    switches: Vec<(VersionNumber, JoinHandle<Result<(), Unavailable>>)>,
+pub struct Deployment(Vec<Placing>);
+
+struct Placing {
+    version: Arc<ServedVersion>,
+    /// It is to take the place of old content.
+    switches: bool,
+}
+
+impl Placing {
+    async fn ready(&self) -> Result<(), Unavailable> {
+        if self.switches {
+            return self.version.switched().await;
+        }
+        settled(std::slice::from_ref(&self.version)).await;
+        match self.version.state() {
+            VersionState::Unavailable(why) => Err(why),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Deployment {
     /// Waits until all its versions are ready, or known not to be.
     pub async fn all_settled(self) {
-        settled(&self.opened).await;
+        for placing in self.0 {
+            // Why not is what `ready` is asked for.
+            let _ = placing.ready().await;
+        }
     }
 
-    /// Waits until a version of it is ready, or it is known why not, whoever opened it.
+    /// Waits until this version of it is ready, or it is known why not, whoever began to load it.
     pub async fn ready(self, number: VersionNumber) -> Result<(), Unavailable> {
-        let opened = self.opened.into_iter().find(|version| version.number == number);
-        let served = || self.served.into_iter().find(|version| version.number == number);
-        let Some(version) = opened.or_else(served) else { return Ok(()) };
-        settled(std::slice::from_ref(&version)).await;
-        if let Some((_, switch)) = self.switches.into_iter().find(|(of, _)| *of == number) {
-            // It knows why: it stops what is not served. A task that was cancelled means that the server ends.
-            return switch.await.unwrap_or(Ok(()));
+        match self.0.into_iter().find(|placing| placing.version.number == number) {
+            Some(placing) => placing.ready().await,
+            None => Err(Unavailable { cause: Cause::Unloaded, reason: "it is not to be served any more".into() }),
         }
-        match version.state() {
-            VersionState::Unavailable(why) => Err(why),
-            _ => Ok(()),
+    }
+}
+
+/// The versions of a function that was withdrawn.
+pub struct Leaving(Vec<Arc<ServedVersion>>);
+
+impl Leaving {
+    /// Waits until their processes are gone; bounded by the drain timeout.
+    pub async fn ended(self) {
+        for version in self.0 {
+            version.ended().await;
         }
     }
 }
@@ -69,38 +89,48 @@ impl House {
         if control.iter().any(|other| other.name == source.name && other.origin == Origin::Repository) {
             return Err(owned_by_repository(&source.name));
         }
-        let name = source.name.clone();
+        let (name, sources) = (source.name.clone(), source.versions.clone());
         let mut wanted = control.clone();
         wanted.retain(|other| other.name != name);
         wanted.push(source);
-        let changed = self.change(&mut control, wanted);
-        let functions = self.functions.load();
-        let served = functions.get(name.as_str()).map(|served| served.versions.values().cloned().collect());
-        let Changed { opened, switches } = changed;
-        Ok(Deployment { served: served.unwrap_or_default(), opened, switches })
+        self.change(&mut control, wanted);
+        let (functions, switching) = (self.functions.load(), self.switching.lock());
+        let placing = |source: &VersionSource| {
+            let is = |version: &&Arc<ServedVersion>| {
+                version.function == name
+                    && version.number == source.number
+                    && version.source.revision == source.revision
+            };
+            let new = switching.iter().find(is).map(|version| Placing { version: version.clone(), switches: true });
+            let served = || functions.get(name.as_str())?.versions.get(&source.number).filter(is).cloned();
+            new.or_else(|| Some(Placing { version: served()?, switches: false }))
+        };
+        Ok(Deployment(sources.iter().filter_map(placing).collect()))
     }
 
-    /// Drains and ends all versions of a deployed function, and forgets it. Unknown names are fine.
-    pub async fn withdraw(&self, function: &FunctionName) {
-        let served = self.functions.load().get(function.as_str()).cloned();
-        {
-            let mut control = self.control.lock().await;
-            let mut wanted = control.clone();
-            wanted.retain(|other| other.name != *function || other.origin == Origin::Repository);
-            self.change(&mut control, wanted);
+    /// Stops all versions of a deployed function: what they have is answered. Unknown names are fine.
+    pub async fn withdraw(&self, function: &FunctionName) -> Leaving {
+        let mut control = self.control.lock().await;
+        let deployed = |other: &FunctionSource| other.name == *function && other.origin == Origin::Deployed;
+        if !control.iter().any(deployed) {
+            return Leaving(Vec::new());
         }
-        let Some(served) = served.filter(|served| served.source.origin == Origin::Deployed) else { return };
-        for version in served.versions.values() {
-            version.ended().await;
+        let served = self.functions.load().get(function.as_str()).cloned();
+        let mut wanted = control.clone();
+        wanted.retain(|other| !deployed(other));
+        self.change(&mut control, wanted);
+        Leaving(served.iter().flat_map(|served| served.versions.values().cloned()).collect())
+    }
+
+    /// Takes a function that was withdrawn out of the index.
+    pub async fn forget(&self, function: &FunctionName) {
+        let control = self.control.lock().await;
+        if control.iter().any(|other| other.name == *function) {
+            return;
         }
         self.functions.rcu(|functions| {
             let mut functions = BTreeMap::clone(functions);
-            let gone = |served: &ServedFunction| {
-                served.versions.values().all(|version| matches!(version.state(), VersionState::Unavailable(_)))
-            };
-            if functions.get(function.as_str()).is_some_and(|served| gone(served)) {
-                functions.remove(function.as_str());
-            }
+            functions.remove(function.as_str());
             functions
         });
     }
@@ -133,7 +163,9 @@ impl House {
     }
 
     /// Where the aliases of a function lead, from now on.
-    pub fn set_aliases(&self, function: &FunctionName, aliases: BTreeMap<String, Route>) {
+    pub async fn set_aliases(&self, function: &FunctionName, aliases: BTreeMap<String, Route>) {
+        // A change makes a new snapshot of all functions from the one before.
+        let _control = self.control.lock().await;
         self.functions.rcu(|functions| {
             let mut functions = BTreeMap::clone(functions);
             if let Some(served) = functions.get(function.as_str()) {

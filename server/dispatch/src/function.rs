@@ -153,6 +153,8 @@ pub struct ServedVersion {
     pub(crate) stop: CancellationToken,
     /// Stop one environment each, in the order in which they were started.
     pub(crate) environment_stops: Mutex<Vec<CancellationToken>>,
+    /// Of new content for a version that serves: whether it took its place, once that is known.
+    pub(crate) switched: watch::Sender<Option<Result<(), Unavailable>>>,
     pub(crate) books: Books,
     pub(crate) retry_budget: RetryBudget,
     /// Tasks that keep an environment of this version alive; 0 once every process is gone for good.
@@ -214,6 +216,7 @@ impl ServedVersion {
             alone_waits: AtomicBool::new(false),
             stop,
             environment_stops: Mutex::default(),
+            switched: watch::Sender::new(None),
             supervisors: AtomicU32::new(0),
         }
     }
@@ -228,6 +231,19 @@ impl ServedVersion {
         let mut state = self.state.subscribe();
         // The last supervisor counts down, then tells the state.
         while self.supervisors.load(Ordering::Acquire) > 0 && state.changed().await.is_ok() {}
+    }
+
+    /// Completes once new content has taken the place of old, or has not; bounded by the load timeout.
+    pub(crate) async fn switched(&self) -> Result<(), Unavailable> {
+        let mut switched = self.switched.subscribe();
+        // The sender lives in the version, so the only end of the wait is the value.
+        let known = switched.wait_for(Option::is_some).await.map(|known| known.clone());
+        known.ok().flatten().unwrap_or(Ok(()))
+    }
+
+    /// Stopped, and all its processes are gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.stop.is_cancelled() && self.supervisors.load(Ordering::Acquire) == 0
     }
 
     /// What it takes and gives; `None` until it was loaded once.

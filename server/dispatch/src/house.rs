@@ -101,6 +101,8 @@ pub struct House {
     /// What is served by source; its lock orders all changes.
     pub(crate) control: tokio::sync::Mutex<Vec<FunctionSource>>,
     in_flight: InFlight,
+    /// New content that has not taken the place of old yet.
+    pub(crate) switching: Mutex<Vec<Arc<ServedVersion>>>,
     /// Slots of those that have none reserved.
     pub(crate) unreserved: Arc<Shared>,
     /// Slots reserved for functions, over all their versions.
@@ -124,6 +126,7 @@ impl House {
             random: AtomicU64::new(options.seed),
             unreserved: Shared::new(options.concurrency, None),
             reserved: Mutex::default(),
+            switching: Mutex::default(),
             options,
             functions: ArcSwap::default(),
             control: tokio::sync::Mutex::default(),
@@ -346,9 +349,10 @@ impl House {
             return Err(Refusal::new(ErrorCode::Unavailable, format!("failed to load '{function}': {reason}")));
         }
         settled(&changed.opened).await;
-        for (number, switch) in changed.switches {
-            // Now the new content answers, or it is known why not; a task that was cancelled means that the server ends.
-            if let Ok(Err(Unavailable { reason, .. })) = switch.await {
+        for new in changed.switches {
+            // Now the new content answers, or it is known why not.
+            if let Err(Unavailable { reason, .. }) = new.switched().await {
+                let number = new.number;
                 let text = format!("failed to load '{function}' version {number}: {reason}; the old content goes on");
                 return Err(Refusal::new(ErrorCode::Unavailable, text));
             }

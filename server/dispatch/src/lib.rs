@@ -17,7 +17,7 @@ mod statistics;
 mod supervisor;
 
 pub use accounting::Balance;
-pub use deployed::Deployment;
+pub use deployed::{Deployment, Leaving};
 pub use function::{ALIAS_LIVE, Cause, Health, Placed, ServedFunction, ServedVersion, Unavailable, VersionState};
 pub use house::{House, HouseOptions, LoadOverride, Reply, Specify};
 pub use penstock_repository::ControlMode;

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
 use penstock_authority::{Authoriser, Denied, DeniedCode, Principal, Scope};
 use penstock_domain::{ErrorCode, Refusal};
@@ -108,10 +108,15 @@ pub(crate) async fn http(State(door): State<Arc<Door>>, request: Request, next: 
 
 /// Reads the whole body of a signed request, judges it, and gives the request back as it was.
 async fn signed(door: &Door, guard: &Guard, request: Request) -> Result<Request, Response> {
-    let (mut head, body) = request.into_parts();
+    let (head, body) = request.into_parts();
     let upload = Upload::new(&head.headers, body);
     let told = |denied: &Denied| crate::lambda::denied(denied.code.name(), denied.code.http_status(), &denied.message);
     let scope = lambda_scope(&head.method, head.uri.path());
+    if head.headers.contains_key(http::header::CONTENT_ENCODING) {
+        // What was signed is what is on the wire; here it would be hashed inflated.
+        let name = "UnsupportedMediaTypeException";
+        return Err(crate::lambda::denied(name, StatusCode::UNSUPPORTED_MEDIA_TYPE, "send a signed body uncompressed"));
+    }
     let signed = guard.authoriser.signed_head(&head.method, &head.uri, &head.headers, (guard.now)());
     let signed = signed.map_err(|denied| told(&denied))?;
     let limits = BodyLimits { bytes_max: SIGNED_BYTES_MAX, ..door.options.body_limits() };
@@ -122,8 +127,8 @@ async fn signed(door: &Door, guard: &Guard, request: Request) -> Result<Request,
     let digest = digest.await.map_err(|refusal| Failure::from(refusal).into_response())?;
     let judged = signed.verify(digest).and_then(|principal| principal.require(scope));
     judged.map_err(|denied| told(&denied))?;
-    // What it takes stays taken until the handler has ended.
-    head.extensions.insert(Arc::new(share));
+    // The handler reads it again, and takes its own share for as long as it needs one.
+    drop(share);
     Ok(Request::from_parts(head, Body::new(Full::new(body))))
 }
 

@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     rate("export_zip, to nowhere", began);
     drop(package);
     for _ in 0..2 {
-        store.retain(BTreeSet::new)?;
+        store.retain(|| Some(BTreeSet::new()))?;
     }
 
     let methods = [("stored", CompressionMethod::Stored, None), ("deflated", CompressionMethod::Deflated, Some(1))];
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let package = store.ingest_zip(zip, &limits)?;
         rate(&format!("ingest_zip, {what}"), began);
         drop(package);
-        store.retain(BTreeSet::new)?;
+        store.retain(|| Some(BTreeSet::new()))?;
     }
 
     let files = 4000u32;

@@ -24,11 +24,13 @@ impl ContentStore {
     /// Removes packages, manifests and contents that none of `used`, nobody's [`Hold`](crate::Hold) and no running
     /// ingestion needs; contents put one by one since the last call are left this once. `used` gives the ids of all packages
     /// that versions refer to, and is asked after the store has noted what is held: a package whose version is written down
-    /// before its hold is dropped is in one of the two. If a package in use cannot be read, nothing is removed.
-    pub fn retain(&self, used: impl FnOnce() -> BTreeSet<ContentSha256>) -> Result<Retained, PackageError> {
+    /// before its hold is dropped is in one of the two. If it gives `None`, or a package in use cannot be read, nothing is
+    /// removed.
+    pub fn retain(&self, used: impl FnOnce() -> Option<BTreeSet<ContentSha256>>) -> Result<Retained, PackageError> {
         let mut kept = self.holds.lock().all();
         // Not under the lock: what is asked may drop a hold.
-        for manifest_sha256 in used() {
+        let Some(used) = used() else { return Ok(Retained::default()) };
+        for manifest_sha256 in used {
             kept.extend(self.manifest(manifest_sha256)?.contents().into_keys());
             kept.insert(manifest_sha256);
         }

@@ -6,7 +6,7 @@ use crate::config::Config;
 use penstock_control::names::Account;
 use penstock_control::{ControlOptions, ControlPlane};
 use penstock_dispatch::House;
-use penstock_packages::{ContentStore, PackageError, PackageLimits};
+use penstock_packages::{ContentStore, PackageError};
 use penstock_registry::store::{LocalStore, LocalStoreOptions, OpenError};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub(crate) fn open(config: &Config, house: Arc<House>) -> Result<Arc<ControlPlan
     let store = LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?;
     let content = ContentStore::open(folder.join("packages"))?;
     let options = ControlOptions {
+        destinations: folder.join("destinations"),
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
-        limits: PackageLimits::large(config.integer("lambda.package_bytes")),
         environment_concurrency: config.integer_u32("environments.concurrency"),
         concurrency: config.integer_u32("limits.concurrency"),
         clock: now,

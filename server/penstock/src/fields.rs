@@ -299,14 +299,6 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "The account in ARNs, which nobody is asked for.",
     },
     Field {
-        key: "lambda.package_bytes",
-        variable: "PENSTOCK_LAMBDA_PACKAGE_BYTES",
-        kind: Kind::Integer(1 << 20, 1 << 44),
-        default: "68719476736",
-        unit: "bytes",
-        meaning: "Largest package of a function, all its files together.",
-    },
-    Field {
         key: "callers.header",
         variable: "PENSTOCK_CALLER_HEADER",
         kind: Kind::Header,

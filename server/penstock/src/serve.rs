@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::gpus::Gpus;
 use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, runtime};
 use penstock_admission::ByteBudget;
+use penstock_control::ControlPlane;
 use penstock_dispatch::{ControlMode, House, HouseOptions};
 use penstock_environment::Launcher;
 use penstock_frontend::grpc_service;
@@ -121,10 +122,7 @@ async fn serve(config: Config, guard: Option<Guard>) -> Result<(), ServeError> {
     let doors = Doors::open(&config, &house, &scrape, budget, (lambda, guard), (http, grpc, metrics));
     let mut stop = Stop::new()?;
     tokio::select! {
-        started = async { tokio::join!(house.start(), control.restore()) } => {
-            started.0?;
-            started.1?;
-        }
+        started = start(&house, &control) => started?,
         () = stop.requested() => {
             say(&mut io::stderr(), "penstock: stopped while loading");
             house.drain().await;
@@ -259,6 +257,14 @@ impl Doors {
     }
 }
 
+/// Serves what was deployed and what the repositories hold, and waits until all of it is ready or known not to be.
+async fn start(house: &House, control: &ControlPlane) -> Result<(), ServeError> {
+    let restored = control.restore().await?;
+    let (started, restored) = tokio::join!(house.start(), control.restored(restored));
+    started?;
+    Ok(restored?)
+}
+
 /// Poll mode: looks at the repository again and again. One bad look is logged and the next is tried.
 async fn follow(house: Arc<House>, interval: Duration) {
     loop {
@@ -269,7 +275,7 @@ async fn follow(house: Arc<House>, interval: Duration) {
     }
 }
 
-/// Wall clock at start, for OpenAI's `created`.
+/// The wall clock, in seconds since the epoch.
 #[allow(clippy::disallowed_methods)]
 fn epoch_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())

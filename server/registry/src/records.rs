@@ -147,6 +147,10 @@ pub struct ProviderRecord {
 pub mod keys {
     /// All functions.
     pub const FUNCTIONS: &str = "function/";
+    /// All versions of all functions.
+    pub const VERSIONS: &str = "version/";
+    /// Blobs: all asynchronous invocations.
+    pub const EVENTS: &str = "event/";
     /// All capacity providers.
     pub const PROVIDERS: &str = "provider/";
 
@@ -157,17 +161,22 @@ pub mod keys {
 
     /// All versions of a function.
     pub fn versions(function: &str) -> String {
-        format!("version/{function}/")
+        format!("{VERSIONS}{function}/")
     }
 
     /// A version. The digits are filled up, so that keys sort as numbers do.
     pub fn version(function: &str, number: u64) -> String {
-        format!("version/{function}/{number:020}")
+        format!("{VERSIONS}{function}/{number:020}")
     }
 
     /// All aliases of a function.
     pub fn aliases(function: &str) -> String {
         format!("alias/{function}/")
+    }
+
+    /// Blobs: asynchronous invocations of a function.
+    pub fn events(function: &str) -> String {
+        format!("{EVENTS}{function}/")
     }
 
     /// An alias.

@@ -26,6 +26,11 @@ pub(crate) struct LambdaError {
 }
 
 impl LambdaError {
+    /// There is no such function or version.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.error.kind == ErrorKind::ResourceNotFound
+    }
+
     /// In words.
     pub(crate) fn message(&self) -> &str {
         &self.error.message

@@ -5,9 +5,8 @@
 
 use super::failure::LambdaError;
 use super::function_error::function_error;
-use super::operations::{control, function};
+use super::operations::{control, empty, function};
 use super::payload::{self, Payload, PayloadError};
-use super::retries::End;
 use crate::convert::read_parameters;
 use crate::http::{Door, PRINTED_BYTES_PER_BYTE, Received, RequestId, Share, Upload, deadline_of, off_thread};
 use crate::options::caller_of;
@@ -18,6 +17,7 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use penstock_control::names::FunctionRef;
 use penstock_control::{ControlError, ErrorKind, EventEnd};
@@ -29,10 +29,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 const INVOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-invocation-type");
-const LOG_TYPE: HeaderName = HeaderName::from_static("x-amz-log-type");
+pub(super) const LOG_TYPE: HeaderName = HeaderName::from_static("x-amz-log-type");
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
-const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
+pub(super) const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
 /// The same for all attempts of a client's call.
 const INVOCATION_ID: HeaderName = HeaderName::from_static("amz-sdk-invocation-id");
 
@@ -57,8 +57,9 @@ pub(crate) enum Done {
     Refused(Refusal),
 }
 
-impl End for Done {
-    fn is_kept(&self) -> bool {
+impl Done {
+    /// Whether it is the end of the next attempt of the same call, too: what was refused may be tried.
+    pub(super) fn is_kept(&self) -> bool {
         matches!(self, Done::Answered { .. })
     }
 }
@@ -85,6 +86,29 @@ impl Kind {
     }
 }
 
+/// A call of one of the two routes, before its body is read.
+pub(super) struct Call {
+    pub(super) head: Parts,
+    pub(super) upload: Upload,
+    pub(super) named: FunctionRef,
+    pub(super) kind: Kind,
+}
+
+impl Call {
+    pub(super) fn of(request: Request, params: &RawPathParams) -> Result<Self, ControlError> {
+        let (head, body) = request.into_parts();
+        let upload = Upload::new(&head.headers, body);
+        let (named, kind) = (function(params, &head.uri)?, Kind::of(&head.headers)?);
+        Ok(Self { head, upload, named, kind })
+    }
+}
+
+/// Says whether it could be invoked, and nothing else.
+pub(super) async fn dry_run(door: &Door, named: &FunctionRef) -> Result<Response, LambdaError> {
+    control(door)?.invocable(named).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
 /// `POST /2015-03-31/functions/{name}/invocations`
 pub(super) async fn invoke(
     State(door): State<Arc<Door>>,
@@ -93,17 +117,10 @@ pub(super) async fn invoke(
     params: RawPathParams,
     request: Request,
 ) -> Result<Response, LambdaError> {
-    let (head, body) = request.into_parts();
-    let upload = Upload::new(&head.headers, body);
-    let named = function(&params, &head.uri)?;
-    match Kind::of(&head.headers)? {
+    let Call { head, upload, named, kind } = Call::of(request, &params)?;
+    match kind {
         Kind::RequestResponse => {}
-        Kind::DryRun => {
-            control(&door)?.invocable(&named).await?;
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(response);
-        }
+        Kind::DryRun => return dry_run(&door, &named).await,
         Kind::Event => return enqueue(&door, &head.headers, upload, &named, &id).await,
     }
     let id = id.to_str().unwrap_or_default().to_owned();
@@ -114,7 +131,7 @@ pub(super) async fn invoke(
         }
     };
     let work = run(door.clone(), asked, id.clone(), received);
-    let done = match (&door.lambda, attempts_key(&head.headers)) {
+    let done = match (&door.lambda, call_of(&head.headers, &named)) {
         (Some(lambda), Some(key)) => lambda.attempts.run(key, work).await,
         _ => Some(Arc::new(work.await)),
     };
@@ -122,13 +139,13 @@ pub(super) async fn invoke(
     answer(&head.headers, &id, &*done.ok_or_else(gone)?, received)
 }
 
-/// What tells the invocations of AWS's clients apart, with who sent them.
-fn attempts_key(headers: &HeaderMap) -> Option<String> {
+/// What tells the calls of AWS's clients apart: who sent it, to what, and its id.
+fn call_of(headers: &HeaderMap, named: &FunctionRef) -> Option<String> {
     let id = headers.get(INVOCATION_ID)?.to_str().ok().filter(|id| !id.is_empty() && id.len() <= 128)?;
     let credential = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // Only who: the signature is another at each attempt.
     let who = credential.split_once("Credential=").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
-    Some(format!("{who}/{id}"))
+    Some(format!("{who}/{}:{}/{id}", named.name, named.qualifier.as_deref().unwrap_or_default()))
 }
 
 /// Reads what is to be run. `Err` inside: what the function cannot take, which is its own error.
@@ -194,10 +211,9 @@ async fn enqueue(
         let words = format!("Could not parse request body into json: Could not parse payload into json: {error}");
         return Err(ControlError::new(ErrorKind::InvalidRequestContent, words).into());
     }
-    control(door)?.enqueue(named, &body, id.to_str().unwrap_or_default()).await?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::ACCEPTED;
-    Ok(response)
+    let (id, call) = (id.to_str().unwrap_or_default(), call_of(headers, named));
+    control(door)?.enqueue(named, &body, id, call.as_deref()).await?;
+    Ok(empty(StatusCode::ACCEPTED))
 }
 
 /// Runs one event, as its queue asks.
@@ -212,6 +228,7 @@ pub(crate) async fn event(door: Arc<Door>, named: FunctionRef, payload: Vec<u8>,
     let done = match asked.await {
         Ok(Ok(asked)) => run(door.clone(), asked, id.clone(), received).await,
         Ok(Err(refusal)) => failed(&refusal, &id, received, None),
+        Err(error) if error.is_not_found() => return EventEnd::Gone { message: error.message().to_owned() },
         Err(error) => return EventEnd::Throttled { message: error.message().to_owned() },
     };
     let text = |payload: &Bytes| String::from_utf8_lossy(payload).into_owned();

@@ -32,7 +32,7 @@ pub struct Lambda {
 impl Lambda {
     /// A door to this control plane.
     pub fn new(control: Arc<ControlPlane>) -> Self {
-        Self { control, attempts: retries::Attempts::default() }
+        Self { control, attempts: retries::Attempts::new(invoke::Done::is_kept) }
     }
 }
 

@@ -41,8 +41,16 @@ fn whole(params: &RawPathParams) -> Result<String, ControlError> {
     FunctionRef::parse(param(params, "name"), None)?.unqualified()
 }
 
-/// Reads a body of JSON; an empty one is `{}`.
+/// Reads a body of JSON; an empty one is `{}`. Of what it takes of the memory budget it gives back what is read.
 async fn read<T: DeserializeOwned + Send + 'static>(door: &Door, request: Request) -> Result<T, LambdaError> {
+    read_with_share(door, request).await.map(|(read, _)| read)
+}
+
+/// The same for a body that may hold a package: its share stays with what is made of it.
+async fn read_with_share<T: DeserializeOwned + Send + 'static>(
+    door: &Door,
+    request: Request,
+) -> Result<(T, Share), LambdaError> {
     let (head, body) = request.into_parts();
     let limits = crate::http::BodyLimits { bytes_max: BODY_BYTES_MAX, ..door.options.body_limits() };
     let mut share = Share::new(&door.options.budget);
@@ -61,21 +69,22 @@ async fn read<T: DeserializeOwned + Send + 'static>(door: &Door, request: Reques
     });
     let wrong =
         |error: serde_json::Error| ControlError::new(ErrorKind::Serialization, format!("request body: {error}"));
-    Ok(parsed.await?.map_err(wrong)?)
+    Ok((parsed.await?.map_err(wrong)?, share))
 }
 
 fn told(status: StatusCode, answer: &impl serde::Serialize) -> Told {
     Ok(json_response(status, answer))
 }
 
-fn empty(status: StatusCode) -> Told {
+/// An answer without a body.
+pub(super) fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
-    Ok(response)
+    response
 }
 
 pub(super) async fn create_function(State(door): State<Arc<Door>>, request: Request) -> Told {
-    let request = read(&door, request).await?;
+    let (request, _share) = read_with_share(&door, request).await?;
     told(StatusCode::CREATED, &control(&door)?.create_function(request).await?)
 }
 
@@ -117,7 +126,7 @@ pub(super) async fn update_configuration(State(door): State<Arc<Door>>, params: 
 }
 
 pub(super) async fn update_code(State(door): State<Arc<Door>>, params: RawPathParams, body: Request) -> Told {
-    let (name, request) = (whole(&params)?, read(&door, body).await?);
+    let (name, (request, _share)) = (whole(&params)?, read_with_share(&door, body).await?);
     told(StatusCode::OK, &control(&door)?.update_code(&name, request).await?)
 }
 
@@ -161,7 +170,7 @@ pub(super) async fn update_alias(State(door): State<Arc<Door>>, params: RawPathP
 pub(super) async fn delete_alias(State(door): State<Arc<Door>>, params: RawPathParams) -> Told {
     let name = whole(&params)?;
     control(&door)?.delete_alias(&name, param(&params, "alias")).await?;
-    empty(StatusCode::NO_CONTENT)
+    Ok(empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn put_concurrency(State(door): State<Arc<Door>>, params: RawPathParams, body: Request) -> Told {
@@ -178,7 +187,7 @@ pub(super) async fn get_concurrency(State(door): State<Arc<Door>>, params: RawPa
 
 pub(super) async fn delete_concurrency(State(door): State<Arc<Door>>, params: RawPathParams) -> Told {
     control(&door)?.put_concurrency(&whole(&params)?, None).await?;
-    empty(StatusCode::NO_CONTENT)
+    Ok(empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn get_scaling(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
@@ -219,7 +228,7 @@ pub(super) async fn get_event_invoke(State(door): State<Arc<Door>>, params: RawP
 
 pub(super) async fn delete_event_invoke(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
     control(&door)?.delete_event_invoke(&function(&params, &uri)?).await?;
-    empty(StatusCode::NO_CONTENT)
+    Ok(empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn list_event_invoke(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
@@ -264,14 +273,14 @@ pub(super) async fn tag(State(door): State<Arc<Door>>, params: RawPathParams, bo
     let tags = serde_json::from_value(request["Tags"].clone())
         .map_err(|_| ControlError::validation(&request["Tags"], "tags", "Member must be a map of strings"))?;
     control(&door)?.tag(param(&params, "arn"), tags).await?;
-    empty(StatusCode::NO_CONTENT)
+    Ok(empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn untag(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
     let query = Query::read(uri.query());
     let keys: Vec<String> = query.all("tagKeys").map(str::to_owned).collect();
     control(&door)?.untag(param(&params, "arn"), &keys).await?;
-    empty(StatusCode::NO_CONTENT)
+    Ok(empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn account_settings(State(door): State<Arc<Door>>) -> Told {

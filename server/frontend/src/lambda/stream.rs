@@ -3,16 +3,16 @@
 
 use super::failure::LambdaError;
 use super::function_error::function_error;
-use super::invoke::{Done, Kind, log_tail, read, run};
-use super::operations::{control, function};
+use super::invoke::{Call, Done, EXECUTED_VERSION, Kind, LOG_TYPE, dry_run, log_tail, read, run};
 use super::{REQUEST_ID, event_stream};
-use crate::http::{Door, Received, RequestId, Upload};
+use crate::http::{Door, Received, RequestId};
+use crate::status::{lambda_kind, lambda_row};
 use axum::body::Body;
 use axum::extract::{Extension, RawPathParams, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use penstock_control::{ControlError, ErrorKind};
 use serde_json::json;
 use std::convert::Infallible;
@@ -22,7 +22,6 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 const STREAM: &str = "application/vnd.amazon.eventstream";
-const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
 /// Until an answer is that late, its end decides the status. Clients give up after 60 s without a byte.
 const QUIET: Duration = Duration::from_secs(20);
 
@@ -36,24 +35,17 @@ pub(super) async fn invoke(
     params: RawPathParams,
     request: Request,
 ) -> Result<Response, LambdaError> {
-    let (head, body) = request.into_parts();
-    let upload = Upload::new(&head.headers, body);
-    let named = function(&params, &head.uri)?;
-    match Kind::of(&head.headers)? {
+    let Call { head, upload, named, kind } = Call::of(request, &params)?;
+    match kind {
         Kind::RequestResponse => {}
-        Kind::DryRun => {
-            control(&door)?.invocable(&named).await?;
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(response);
-        }
+        Kind::DryRun => return dry_run(&door, &named).await,
         Kind::Event => {
             let text = "An invocation whose answer is streamed is of type RequestResponse or DryRun.";
             return Err(ControlError::new(ErrorKind::InvalidParameterValue, text).into());
         }
     }
     let text = id.to_str().unwrap_or_default().to_owned();
-    let tail = head.headers.get("x-amz-log-type").is_some_and(|kind| kind.as_bytes() == b"Tail");
+    let tail = head.headers.get(LOG_TYPE).is_some_and(|kind| kind.as_bytes() == b"Tail");
     let asked = match read(&door, &head.headers, upload, &named, received).await? {
         Ok(asked) => asked,
         Err(refusal) => {
@@ -96,7 +88,9 @@ pub(super) async fn invoke(
 fn frames(done: &Done, id: &str, tail: bool, received: Instant) -> Vec<Bytes> {
     let (payload, version, timing) = match done {
         Done::Refused(refusal) => {
-            let body = json!({ "errorType": "TooManyRequests", "errorMessage": refusal.message });
+            // Its status is sent already: what it would have been is told as it can be.
+            let (name, _) = lambda_row(lambda_kind(refusal));
+            let body = json!({ "errorType": name, "errorMessage": refusal.message });
             return vec![error_frame(&body)];
         }
         Done::Answered { payload, failed: true, .. } => {

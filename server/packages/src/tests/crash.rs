@@ -24,7 +24,7 @@ fn what_a_crash_left_is_gone_at_the_next_start() {
     let store = ContentStore::open(root.clone()).unwrap();
     assert_eq!(fs::read_dir(root.join("incoming")).unwrap().count(), 0);
     assert_eq!(fs::read(store.package(id).unwrap().join("config.json")).unwrap(), MODEL[0].1);
-    store.retain(|| BTreeSet::from([id])).unwrap();
+    store.retain(|| Some(BTreeSet::from([id]))).unwrap();
     assert!(!orphan.exists());
     store.package(id).unwrap();
 }

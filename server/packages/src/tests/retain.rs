@@ -12,10 +12,10 @@ fn what_no_version_uses_goes() {
     let first = house.ingest(&zip_of(MODEL)).unwrap();
     let second = house.ingest(&zip_of(&[MODEL[0], ("new", b"new")])).unwrap();
     let (first_id, second_id) = (first.manifest_sha256, second.manifest_sha256);
-    assert_eq!(house.store.retain(BTreeSet::new).unwrap(), Retained::default(), "both are held");
+    assert_eq!(house.store.retain(|| Some(BTreeSet::new())).unwrap(), Retained::default(), "both are held");
     drop(second.clone());
     drop(second);
-    let done = house.store.retain(|| BTreeSet::from([first_id])).unwrap();
+    let done = house.store.retain(|| Some(BTreeSet::from([first_id]))).unwrap();
     assert_eq!(done, Retained { packages: 1, contents: 1, bytes: 3 });
     house.store.package(first_id).unwrap();
     assert!(house.store.package(second_id).is_err());
@@ -23,10 +23,10 @@ fn what_no_version_uses_goes() {
     // Dropped while the store asks, which is after it has noted it: it stays this once.
     let done = house.store.retain(|| {
         drop(first);
-        BTreeSet::new()
+        Some(BTreeSet::new())
     });
     assert_eq!(done.unwrap(), Retained::default());
-    let done = house.store.retain(BTreeSet::new).unwrap();
+    let done = house.store.retain(|| Some(BTreeSet::new())).unwrap();
     assert_eq!(done, Retained { packages: 1, contents: 3, bytes: 5020 });
     assert!(!folder.exists());
     let left: Vec<_> = house.listing().into_iter().filter(|path| path.components().count() > 2).collect();
@@ -45,22 +45,23 @@ fn what_is_being_sent_stays() {
     put(0);
     put(1);
     for _ in 0..3 {
-        assert_eq!(house.store.retain(BTreeSet::new).unwrap().contents, 0, "they are held");
+        assert_eq!(house.store.retain(|| Some(BTreeSet::new())).unwrap().contents, 0, "they are held");
     }
     drop(hold);
-    assert_eq!(house.store.retain(BTreeSet::new).unwrap().contents, 2);
+    assert_eq!(house.store.retain(|| Some(BTreeSet::new())).unwrap().contents, 2);
     put(0);
-    assert_eq!(house.store.retain(BTreeSet::new).unwrap().contents, 0, "it has just come");
+    assert_eq!(house.store.retain(|| Some(BTreeSet::new())).unwrap().contents, 0, "it has just come");
     assert_eq!(house.store.missing(&manifest).len(), 2);
-    assert_eq!(house.store.retain(BTreeSet::new).unwrap().contents, 1, "nobody has come for it");
+    assert_eq!(house.store.retain(|| Some(BTreeSet::new())).unwrap().contents, 1, "nobody has come for it");
 }
 
 #[test]
 fn nothing_goes_while_a_package_in_use_cannot_be_read() {
     let house = House::new();
     let ids = [zip_of(MODEL), zip_of(&MODEL[..1])].map(|zip| house.ingest(&zip).unwrap().manifest_sha256);
-    let used = || BTreeSet::from([ids[0], ContentSha256::of(b"never here")]);
+    let used = || Some(BTreeSet::from([ids[0], ContentSha256::of(b"never here")]));
     let before = house.listing();
+    assert_eq!(house.store.retain(|| None).unwrap(), Retained::default(), "nobody knows what is used");
     let text = house.store.retain(used).unwrap_err().to_string();
     assert!(text.contains(&ContentSha256::of(b"never here").to_string()), "{text}");
     assert_eq!(house.listing(), before);
@@ -75,10 +76,10 @@ fn what_was_set_aside_goes_when_a_good_one_has_come() {
     fs::write(house.blob(content), "damaged").unwrap();
     assert!(house.store.package(id).is_err());
     let aside = || fs::read_dir(house.root().join("damaged")).unwrap().count();
-    house.store.retain(|| BTreeSet::from([id])).unwrap();
+    house.store.retain(|| Some(BTreeSet::from([id]))).unwrap();
     assert_eq!(aside(), 1);
     house.ingest(&zip_of(MODEL)).unwrap();
-    house.store.retain(|| BTreeSet::from([id])).unwrap();
+    house.store.retain(|| Some(BTreeSet::from([id]))).unwrap();
     assert_eq!(aside(), 0);
     house.store.package(id).unwrap();
 }
@@ -115,13 +116,13 @@ fn many_threads_at_once() {
         }
         scope.spawn(|| {
             while working.load(Ordering::SeqCst) > 0 {
-                removed.fetch_add(house.store.retain(BTreeSet::new).unwrap().packages, Ordering::SeqCst);
+                removed.fetch_add(house.store.retain(|| Some(BTreeSet::new())).unwrap().packages, Ordering::SeqCst);
                 std::thread::yield_now();
             }
         });
     });
-    house.store.retain(BTreeSet::new).unwrap();
-    house.store.retain(BTreeSet::new).unwrap();
+    house.store.retain(|| Some(BTreeSet::new())).unwrap();
+    house.store.retain(|| Some(BTreeSet::new())).unwrap();
     let left: Vec<_> = house.listing().into_iter().filter(|path| path.components().count() > 2).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(removed.into_inner() > 0);
