@@ -42,7 +42,7 @@ impl ControlPlane {
         self.blocking(move || {
             let manifest = code.manifest_sha256.parse().map_err(|_| ControlError::service("a package has no name"))?;
             let mut zip = Vec::new();
-            content.export_zip(manifest, &mut zip)?;
+            content.export_zip(manifest, Cursor::new(&mut zip))?;
             Ok::<_, ControlError>(zip)
         })
         .await

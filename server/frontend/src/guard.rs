@@ -5,6 +5,7 @@
 
 use crate::http::{BodyLimits, Door, Failure, Share, Upload};
 use crate::lambda::is_lambda;
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -76,21 +77,30 @@ fn lambda_scope(method: &Method, path: &str) -> Scope {
     if invokes && method == Method::POST { Scope::Invoke } else { Scope::Operate }
 }
 
-/// The refusal of a bearer that may not pass, for the table of codes.
+/// The refusal of a bearer that may not pass, for the table of codes; it is counted here, as it never enters the house.
 pub(crate) fn refusal(denied: &Denied) -> Refusal {
     let code = match denied.code {
         DeniedCode::Unauthenticated => ErrorCode::Unauthenticated,
         _ => ErrorCode::Forbidden,
     };
-    Refusal::new(code, denied.message.clone())
+    let refusal = Refusal::new(code, denied.message.clone());
+    penstock_telemetry::unrouted(refusal.outcome());
+    refusal
+}
+
+/// Puts the guard before every route of the HTTP port, where there is one.
+pub(crate) fn before(routes: Router<Arc<Door>>, door: &Arc<Door>) -> Router<Arc<Door>> {
+    match &door.options.guard {
+        None => routes,
+        Some(guard) => routes.layer(axum::middleware::from_fn_with_state((door.clone(), guard.clone()), http)),
+    }
 }
 
 /// Stands before every route of the HTTP port.
-pub(crate) async fn http(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
-    let Some(guard) = &door.options.guard else { return next.run(request).await };
+async fn http(State((door, guard)): State<(Arc<Door>, Guard)>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if is_lambda(path) {
-        return match signed(&door, guard, request).await {
+        return match signed(&door, &guard, request).await {
             Ok(request) => next.run(request).await,
             Err(response) => response,
         };
@@ -98,11 +108,7 @@ pub(crate) async fn http(State(door): State<Arc<Door>>, request: Request, next: 
     let judged = http_scope(path).map_or(Ok(()), |scope| guard.bearer(request.headers(), scope).map(drop));
     match judged {
         Ok(()) => next.run(request).await,
-        Err(denied) => {
-            let refusal = refusal(&denied);
-            penstock_telemetry::unrouted(refusal.outcome());
-            Failure::from(refusal).into_response()
-        }
+        Err(denied) => Failure::from(refusal(&denied)).into_response(),
     }
 }
 

@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     store.package(package.manifest_sha256)?;
     rate("package, verified from the page cache", began);
     let began = Instant::now();
-    store.export_zip(package.manifest_sha256, std::io::sink())?;
+    store.export_zip(package.manifest_sha256, std::fs::File::create("/dev/null")?)?;
     rate("export_zip, to nowhere", began);
     drop(package);
     for _ in 0..2 {

@@ -114,7 +114,7 @@ pub(crate) struct Door {
 pub fn http_router(house: Arc<House>, options: HttpOptions, lambda: Option<Lambda>) -> Router {
     let door = Arc::new(Door { house, options, lambda });
     crate::lambda::run_events(&door);
-    Router::new()
+    let routes = Router::new()
         .route("/v2", get(metadata::server))
         .route("/v2/health/live", get(metadata::live))
         .route("/v2/health/ready", get(metadata::ready))
@@ -135,8 +135,8 @@ pub fn http_router(house: Arc<House>, options: HttpOptions, lambda: Option<Lambd
         .merge(crate::openai::routes())
         .merge(crate::lambda::routes())
         .fallback(failure::unknown_route)
-        .method_not_allowed_fallback(failure::wrong_method)
-        .layer(axum::middleware::from_fn_with_state(door.clone(), crate::guard::http))
+        .method_not_allowed_fallback(failure::wrong_method);
+    crate::guard::before(routes, &door)
         .layer(axum::middleware::from_fn_with_state(door.clone(), finish::finish))
         .with_state(door)
 }
