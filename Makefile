@@ -12,7 +12,7 @@ PYTHON3 ?= python3
 VENV = $(CACHE)/venv-$(shell cat tests/requirements.txt tests/constraints.txt | sha256sum | cut -c1-12)
 PYTEST = $(VENV)/bin/python -m pytest -q -o cache_dir=$(CACHE)/pytest
 
-.PHONY: help run fetch test lint deny unit clients loadtest bench prove sim cuda gpu-check clean
+.PHONY: help run fetch test lint deny unit clients loadtest bench prove sim cuda gpu-check gpu-check-onnx clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 18
@@ -56,6 +56,12 @@ cuda: ## Build the executable for environments on a GPU, beside the program (no 
 gpu-check: fetch cuda ## Pack what a machine with a GPU runs to check everything there
 	@cargo build --release --bin penstock --bin penstock-loadtest
 	@$(PYTHON3) gpu/check/pack.py target/gpu-check
+
+gpu-check-onnx: fetch cuda ## The same for ONNX graphs: with ONNX Runtime's CUDA provider in place of the encoder
+	@$(PYTHON3) models/catalog/fetch.py --only onnxruntime-cuda
+	@$(PYTHON3) -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target target/zstandard --upgrade zstandard==0.25.0
+	@cargo build --release --bin penstock --bin penstock-loadtest
+	@PYTHONPATH=target/zstandard $(PYTHON3) gpu/check/pack.py target/gpu-check-onnx onnx
 
 deny: ## Bans, licences and sources of dependencies
 	@tests/tools.sh cargo-deny

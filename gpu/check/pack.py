@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Packs what a machine with a GPU needs to check everything there into one file: `pack.py OUT_FOLDER`. `make gpu-check` calls it.
+"""Packs what a machine with a GPU needs to check everything there into one file: `pack.py OUT_FOLDER [onnx]`. `make gpu-check`
+and `make gpu-check-onnx` call it.
 
 In it: the executables (stripped), the encoder's folder with its weights rounded to float16 (nearest, ties to even),
-the goldens, and run.py. It is told how large it is, and that it must be below LIMIT: such machines are lent with a limit on
+the goldens, and run.py. With `onnx` in place of the encoder: a graph, and ONNX Runtime with its CUDA provider for one generation
+of GPUs (prune.py), which both together would be too large. It is told how large it is, and that it must be below LIMIT: such machines are lent with a limit on
 what is carried. xz and not zstd, because Python's own library reads it: the machine may have neither program.
 """
 
@@ -19,6 +21,8 @@ import tarfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT_BYTES = 60 * 2**20
+# Whose kernels the packed CUDA provider has: Hopper's.
+GENERATION = 90
 CACHE = pathlib.Path(os.environ.get("PENSTOCK_CACHE_DIR") or pathlib.Path.home() / ".cache/penstock")
 PROGRAMS = ("release/penstock", "release/penstock-loadtest", "cuda/release/penstock-environment-cuda",
             "cuda/release/penstock-bare-forward", "cuda/release/penstock-kernel-check")
@@ -33,25 +37,45 @@ def main():
     for program in PROGRAMS:
         file = out / "bin" / pathlib.Path(program).name
         subprocess.run(["strip", "-o", file, ROOT / "target" / program], check=True)
-    source, model = CACHE / "models/minilm/1", out / "models/minilm/1"
-    for name in MODEL_FILES:
-        (model / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, model / name)
-    largest = halve(source / "model.safetensors", model / "model.safetensors")
-    shutil.copyfile(ROOT / "models/bert/tests/goldens/minilm.json", out / "goldens.json")
+    facts = graph(out) if sys.argv[2:] == ["onnx"] else encoder(out)
     for name in ("run.py", "reference.py"):
         shutil.copyfile(ROOT / "gpu/check" / name, out / name)
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    facts = {"commit": commit.stdout.strip(), "weights": "float16, rounded to nearest, ties to even",
-             "largest_rounding_error": largest}
+    facts = {"commit": commit.stdout.strip(), **facts}
     (out / "packed.json").write_text(json.dumps(facts, indent=1))
     packed = out.with_suffix(".tar.xz")
     with tarfile.open(packed, "w:xz", preset=6) as archive:
         archive.add(out, out.name)
     size = packed.stat().st_size
     print(f"{packed}: {size / 2**20:.1f} MiB (limit {LIMIT_BYTES / 2**20:.0f})")
-    print(f"there: tar xf {packed.name} && python3 {out.name}/run.py RESULTS_FOLDER")
+    only = " --only inventory,onnx" if sys.argv[2:] == ["onnx"] else ""
+    print(f"there: tar xf {packed.name} && python3 {out.name}/run.py RESULTS_FOLDER{only}")
     return 0 if size <= LIMIT_BYTES else f"{packed} is larger than {LIMIT_BYTES / 2**20:.0f} MiB"
+
+
+def encoder(out):
+    source, model = CACHE / "models/minilm/1", out / "models/minilm/1"
+    for name in MODEL_FILES:
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, model / name)
+    largest = halve(source / "model.safetensors", model / "model.safetensors")
+    shutil.copyfile(ROOT / "models/bert/tests/goldens/minilm.json", out / "goldens.json")
+    return {"weights": "float16, rounded to nearest, ties to even", "largest_rounding_error": largest}
+
+
+def graph(out):
+    from prune import prune
+
+    shutil.copytree(CACHE / "models/magika", out / "models/magika", symlinks=False)
+    shutil.copyfile(ROOT / "models/onnx/tests/goldens/magika.json", out / "magika.json")
+    libraries = out / "lib/cuda"
+    libraries.mkdir(parents=True)
+    for name in ("libonnxruntime.so", "libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
+        shutil.copyfile(CACHE / "lib/cuda" / name, libraries / name)
+    provider = libraries / "libonnxruntime_providers_cuda.so"
+    pruned, kept = prune(provider.read_bytes(), GENERATION)
+    provider.write_bytes(pruned)
+    return {"cuda_provider": f"kernels for generation {GENERATION} only, without attention and experts: {kept} bytes of them"}
 
 
 def halve(source, target):

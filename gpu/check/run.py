@@ -5,7 +5,7 @@ Each result is written as it comes; a part that fails says so and the next goes 
 `--cpu` runs all of it without a GPU, shorter, to try the check itself; `--only PART,PART` runs some. What it writes: inventory.json,
 kernels.jsonl (our kernels against their references, and by themselves), bare.jsonl (the forward pass without a server),
 reference.jsonl (what the device can do, by PyTorch, if it is there), sweep.jsonl (closed loops against a server), server.json
-(goldens, the path to the device, sharing, cold starts, faults, a device without memory), sanitizer.txt (by NVIDIA's
+(goldens, the path to the device, sharing, cold starts, faults, a device without memory, ONNX graphs), sanitizer.txt (by NVIDIA's
 compute-sanitizer, if it is there), and summary.json, which says of each part whether it held.
 """
 
@@ -40,6 +40,10 @@ KERNEL_ERROR_MAX = 5e-3
 OVER_BARE_MAX = 1.1
 # How the names of our kernels begin.
 OUR_KERNELS = ("embed", "add_norm", "activate", "attend", "pool")
+# Largest error of a score of the graph, between 0 and 1.
+SCORE_ERROR_MAX = 2e-3
+# Device memory of a version with too little for a full batch: what a context takes, and 12 MiB for each of two workers.
+TIGHT_BYTES = (768 + 24) << 20
 # Least cosine against the float64 goldens, with weights in 16 bit.
 COSINE_MIN = 0.999
 
@@ -48,7 +52,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("--cpu", action="store_true")
-    parts = (inventory, kernels, goldens, bare, sweep, sharing, cold, faults, full, reference, sanitizer)
+    parts = (inventory, kernels, goldens, bare, sweep, sharing, cold, faults, full, onnx, reference, sanitizer)
     parser.add_argument("--only", default=",".join(part.__name__ for part in parts))
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
@@ -122,7 +126,7 @@ def libraries():
     """Folders of CUDA's libraries, where the loader would not find them by itself."""
     known = subprocess.run(["sh", "-c", "ldconfig -p 2>/dev/null"], capture_output=True, text=True).stdout
     found = []
-    for name in ("libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcudart.so.13"):
+    for name in ("libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcudart.so.13", "libcufft.so.12", "libcudnn.so.9"):
         if name in known:
             continue
         places = ["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"]
@@ -242,7 +246,15 @@ def kernels(check):
     passes = [line for line in lines if line["check"] == "pass"]
     good = worst < KERNEL_ERROR_MAX and all(line["finite"] for line in agree) and all(line["as_alone"] for line in passes)
     most = max(line["tokens_per_s"] for line in passes)
-    return f"{'holds' if good else 'failed'}: relative error up to {worst:.1e}, at most {most:.0f} tokens/s"
+    phases = {(line["rows"], line["lanes"]): line for line in lines if line["check"] == "phases"}
+    beside = []
+    for rows in sorted({rows for rows, _ in phases}):
+        one, two = phases[rows, 1], phases[rows, 2]
+        beside.append(f"{rows} rows {two['copying_while_another_computes']:.2f} of copying, computing {one['computing']:.2f} to {two['computing']:.2f}")
+        # Copies that waited for the other lane's work to end would be long.
+        copies = all(two[copy] < 5 * one[copy] for copy in ("copy_in_ms", "copy_out_ms"))
+        good = good and copies and two["copying_while_another_computes"] > 0.5 and two["computing"] > one["computing"]
+    return f"{'holds' if good else 'failed'}: relative error up to {worst:.1e}, at most {most:.0f} tokens/s; beside another lane's work: {'; '.join(beside)}"
 
 
 def bare(check):
@@ -341,7 +353,7 @@ def sweep(check):
                 kept.write(json.dumps(line) + "\n")
                 kept.flush()
     check.keep("path", costs)
-    told = ", ".join(f"{cost['tokens']} tokens {cost['over_bare']:.2f}" for cost in costs if cost["over_bare"])
+    told = ", ".join(f"{cost['tokens']} tokens {cost['over_bare']:.2f} (rested {cost['over_bare_rested']:.2f})" for cost in costs if cost["over_bare"])
     near = all(cost["over_bare"] is None or cost["over_bare"] <= OVER_BARE_MAX for cost in costs)
     return f"{'holds' if (best >= 0.6 and near) or check.cpu else 'failed'}: GPU busy up to {best:.0%} (aim 60 %); a batch of one over bare: {told}"
 
@@ -362,10 +374,12 @@ def path_cost(check, tokens, before, after):
     hand-over, turns or the link, which are outside."""
     each_ms = (after[1] - before[1]) / (after[0] - before[0]) / 1e6
     file = check.results / "bare.jsonl"
-    bare_lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    bare_ms = [line["median_ms"] for line in bare_lines if (line.get("rows"), line.get("tokens")) == (1, tokens)]
-    return {"tokens": tokens, "environment_ms": each_ms, "bare_ms": bare_ms[0] if bare_ms else None,
-            "over_bare": each_ms / bare_ms[0] if bare_ms else None}
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    ours = [line for line in lines if (line.get("rows"), line.get("tokens")) == (1, tokens)][:1]
+    bare_ms = {name: line[name] for line in ours for name in ("mean_ms", "rested_mean_ms")}
+    over = {name: each_ms / ms for name, ms in bare_ms.items()}
+    return {"tokens": tokens, "environment_mean_ms": each_ms, "bare": bare_ms, "over_bare": over.get("mean_ms"),
+            "over_bare_rested": over.get("rested_mean_ms")}
 
 
 def watch(server, busy, stop):
@@ -537,6 +551,87 @@ def full(check):
     told = found["while_full"][0].get("reason", "")
     good = found["while_full"][0]["state"] != "READY" and "MEMORY" in told.upper()
     return f"{'holds' if good else 'failed'}: {told[:160]!r}, ready {found['ready_again_s']:.1f} s after there was room"
+
+
+def onnx(check):
+    """A graph by ONNX Runtime's CUDA provider: right, alike alone and together, within its memory, and back after a kill."""
+    library = HERE / "lib/cuda/libonnxruntime.so"
+    if not library.exists():
+        return "left out: ONNX Runtime's CUDA provider is not here"
+    cases = json.loads((HERE / "magika.json").read_text())["cases"]
+    rows = [[(at * case["a"] + case["b"]) % 257 for at in range(2048)] for case in cases]
+    seconds, found = 1 if check.cpu else 4, {}
+    on_cpu = ("--set", f"onnxruntime.library={library}", "--set", "devices.use=none")
+    with tempfile.TemporaryDirectory() as folder:
+        repository = pathlib.Path(folder) / "models"
+        shutil.copytree(HERE / "models/magika", repository / "magika")
+        with check.server("--model-repository", repository, *on_cpu) as server:
+            found["cpu"] = scored(server, cases, rows)
+            found["cpu"]["load"] = of_graph(server, folder, 64, seconds)
+        if not check.cpu:
+            on_gpu(check, pathlib.Path(folder), repository, cases, rows, found)
+    check.keep("onnx", found)
+    which = found["cpu" if check.cpu else "gpu"]
+    good = which["worst"] < SCORE_ERROR_MAX and which["together_and_alone"] < SCORE_ERROR_MAX
+    good = good and (check.cpu or all(device.startswith(("GPU", "MIG")) for device in which["device"]))
+    told = "" if check.cpu else f", {max(load['requests_per_s'] for load in which['loads']):.0f}/s"
+    return f"{'holds' if good else 'failed'}: scores off by {which['worst']:.1e}{told}; on the CPU by {found['cpu']['worst']:.1e}, {found['cpu']['load']['requests_per_s']:.0f}/s"
+
+
+def on_gpu(check, folder, repository, cases, rows, found):
+    for name, more in (("magika", ""), ("tight", 'parameters { key: "penstock.device_memory_bytes" value { string_value: "%d" } }\n' % TIGHT_BYTES)):
+        shutil.copytree(HERE / "models/magika", repository / name, dirs_exist_ok=True)
+        config = (HERE / "models/magika/config.pbtxt").read_text().replace('name: "magika"', f'name: "{name}"')
+        (repository / name / "config.pbtxt").write_text(config + "instance_group [ { kind: KIND_GPU } ]\n" + more)
+    with check.server("--model-repository", repository, "--model-control-mode", "explicit", "--load-model", "magika") as server:
+        found["gpu"] = {**scored(server, cases, rows), "device": server.device(), "memory": memory()}
+        found["gpu"]["loads"] = [of_graph(server, folder, flight, 4) for flight in (1, 64, 512)]
+        (pid,) = server.environments()
+        os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        while classify(server, "magika", rows[:1])[0] != 200:
+            if time.monotonic() - began > 30:
+                raise RuntimeError(f"it did not come back: {server.index()}")
+            time.sleep(0.01)
+        found["served_again_s"] = time.monotonic() - began
+        found["tight_load"] = server.post("/v2/repository/models/tight/load", {})
+        before, found["tight"] = set(server.environments()), []
+        for count in (1, 8, 64):
+            status, body = classify(server, "tight", (rows * 11)[:count])
+            found["tight"].append([count, status, body.get("error", "")[:300]])
+        found["kept_their_process"] = before == set(server.environments())
+        found["after"] = scored(server, cases, rows)
+        found["log"] = [line for line in server.log if '"level":"INFO"' not in line or "ready" in line][:12]
+
+
+def classify(server, model, rows):
+    """Status and body."""
+    flat = [value for row in rows for value in row]
+    return server.post(f"/v2/models/{model}/infer", {"inputs": [
+        {"name": "bytes", "datatype": "INT32", "shape": [len(rows), 2048], "data": flat}]})
+
+
+def scored(server, cases, rows):
+    """The largest error of a score: against the goldens, and of a row among others against itself alone."""
+    def scores(rows):
+        status, body = classify(server, "magika", rows)
+        if status != 200:
+            raise RuntimeError(f"{status} {body}")
+        values = body["outputs"][0]["data"]
+        return [values[at : at + 214] for at in range(0, len(values), 214)]
+
+    off = lambda some, others: max(abs(a - b) for one, other in zip(some, others) for a, b in zip(one, other))  # noqa: E731
+    together = scores(rows)
+    return {"worst": off(together, [case["scores"] for case in cases]),
+            "together_and_alone": off(together, [scores([row])[0] for row in rows])}
+
+
+def of_graph(server, folder, flight, seconds):
+    (step,) = load(server, folder, "magika", "--input-name", "bytes", "--datatype", "INT32", "--tensor-bytes", 8192, "--closed", flight,
+                   seconds=seconds, scheme="grpc")
+    if not step["goodput_rps"]:
+        raise RuntimeError(f"nothing was served: {step['outcomes']}")
+    return {"in_flight": flight, "requests_per_s": step["throughput_rps"], "latency_ms": step["latency"], "outcomes": step["outcomes"]}
 
 
 if __name__ == "__main__":

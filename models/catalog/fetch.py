@@ -39,6 +39,7 @@ class Item:
         self.sources = [_source(source, folder) for source in entry.get("sources", [])]
         self.links = entry.get("links", [])
         self.directories = entry.get("directories", [])
+        self.only_if_named = entry.get("only_if_named", False)
         for destination in [file["destination"] for file in self.files() + self.links] + self.directories:
             if destination.startswith("/") or ".." in destination.split("/"):
                 raise ValueError("%s: destination %r leaves the cache" % (self.name, destination))
@@ -78,7 +79,7 @@ def choose(items, names):
     if unknown:
         raise Failure(USAGE, "no item %s in the catalog; it has %s."
                       % (", ".join(unknown), ", ".join(item.name for item in items)))
-    return [item for item in items if item.name in names] if names else items
+    return [item for item in items if item.name in names] if names else [item for item in items if not item.only_if_named]
 
 
 # --- one item
@@ -214,7 +215,7 @@ def list_items(cache, items):
     for item in items:
         there = in_place(cache, item, cache.stamped)
         source = "%s==%s" % (item.package, item.version) if item.package else "this folder"
-        print("%-12s %-9s %-30s %9s  %-36s %s"
+        print("%-16s %-9s %-30s %9s  %-36s %s"
               % (item.name, "in place" if there else "not there", source,
                  megabytes(item.wheel["bytes"]) if item.wheel else "-", item.licence, item.what))
 
@@ -226,7 +227,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments):
     parser = Parser(description="Fetch and verify the demo models and the ONNX Runtime library.")
-    parser.add_argument("--only", metavar="NAME", action="append", default=[], help="this item (may be repeated)")
+    parser.add_argument("--only", metavar="NAME", action="append", default=[], help="this item (may be repeated); else all but those for GPUs")
     parser.add_argument("--list", action="store_true", help="what there is, what is in place; fetches nothing")
     parser.add_argument("--cache-dir", metavar="DIR", default=os.environ.get("PENSTOCK_CACHE_DIR") or
                         "~/.cache/penstock", help="default: PENSTOCK_CACHE_DIR, else ~/.cache/penstock")
@@ -244,9 +245,10 @@ def run(arguments):
     started = time.monotonic()
     args = parse(arguments)
     cache = Cache(os.path.abspath(os.path.expanduser(args.cache_dir)))
-    items = choose(load_catalog(os.path.abspath(args.catalog)), args.only)
+    known = load_catalog(os.path.abspath(args.catalog))
     if args.list:
-        return list_items(cache, items)
+        return list_items(cache, choose(known, args.only) if args.only else known)
+    items = choose(known, args.only)
     try:
         fetch_all(cache, items, args)
     except OSError as error:

@@ -1,6 +1,6 @@
 //! A stream with what one worker does on it.
 
-use crate::{Buffer, DeviceError, Pinned};
+use crate::{Buffer, DeviceError, Mark, Pinned};
 use cudarc::cublas::{CudaBlas, result as cublas, sys as blas};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchArgs, LaunchConfig,
@@ -87,6 +87,16 @@ impl Lane {
         let to_values = unsafe { std::slice::from_raw_parts_mut(to.at(), len) };
         unsafe { result::memcpy_dtoh_async(to_values, from, self.stream.cu_stream())? };
         Ok(to.copied.record(&self.stream)?)
+    }
+
+    /// A moment on this lane: nothing before it until it is set.
+    pub fn mark(&self) -> Result<Mark, DeviceError> {
+        Mark::new(self.stream.context())
+    }
+
+    /// Sets a moment anew: after all that was given so far.
+    pub fn set(&self, mark: &Mark) -> Result<(), DeviceError> {
+        mark.set(&self.stream)
     }
 
     /// What a lane writes is its own: nothing else orders the lanes.

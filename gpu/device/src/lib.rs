@@ -10,10 +10,12 @@
 
 mod fault;
 mod lane;
+mod mark;
 mod pinned;
 
 pub use cudarc::driver::{CudaSlice as Buffer, CudaView as View, DeviceRepr, PushKernelArg, ValidAsZeroBits};
 pub use lane::{Function, Graph, Lane};
+pub use mark::Mark;
 pub use pinned::Pinned;
 
 use cudarc::cublas::result::CublasError;
@@ -90,6 +92,13 @@ impl Gpu {
     /// Loads compiled kernels: a fat binary, a cubin or PTX.
     pub fn load(&self, image: &[u8]) -> Result<Module, DeviceError> {
         Ok(Module(self.context.load_module(Ptx::from_binary(image.to_vec()))?))
+    }
+
+    /// A moment: now, if nothing is being uploaded.
+    pub fn mark(&self) -> Result<Mark, DeviceError> {
+        let mark = Mark::new(&self.context)?;
+        mark.set(&self.stream)?;
+        Ok(mark)
     }
 
     /// A stream of its own, and what comes with it.

@@ -1,8 +1,12 @@
 //! Page-locked memory: copied by the device itself, while the caller goes on.
 
 use crate::DeviceError;
-use cudarc::driver::{CudaContext, CudaEvent, DeviceRepr, ValidAsZeroBits, result};
+use cudarc::driver::{CudaContext, CudaEvent, DeviceRepr, ValidAsZeroBits, result, sys};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a copy is awaited spinning; after that the thread sleeps until the device wakes it.
+const SPINNING: Duration = Duration::from_micros(200);
 
 /// Values of `T` that a lane copies to and from. Nobody sees them while a copy is under way.
 pub struct Pinned<T> {
@@ -10,12 +14,13 @@ pub struct Pinned<T> {
     len: usize,
     /// The last copy's end.
     pub(crate) copied: CudaEvent,
+    spinning: Duration,
 }
 
 impl<T: DeviceRepr + ValidAsZeroBits> Pinned<T> {
     pub(crate) fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self, DeviceError> {
         context.bind_to_thread()?;
-        let copied = context.new_event(None)?;
+        let copied = context.new_event(Some(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC))?;
         let bytes = len.max(1) * size_of::<T>();
         // SAFETY: the context is current; the memory is `bytes` long, page-aligned, and zeroed before anyone sees it, which
         // `T` allows.
@@ -24,25 +29,42 @@ impl<T: DeviceRepr + ValidAsZeroBits> Pinned<T> {
             std::ptr::write_bytes(at.cast::<u8>(), 0, bytes);
             at
         };
-        Ok(Self { at, len, copied })
+        Ok(Self { at, len, copied, spinning: SPINNING })
     }
 
     /// Waits for the last copy.
     pub fn values(&self) -> Result<&[T], DeviceError> {
-        self.copied.synchronize()?;
+        self.wait()?;
         // SAFETY: `len` values that were written; no copy is under way, and one that begins needs `self`.
         Ok(unsafe { std::slice::from_raw_parts(self.at, self.len) })
     }
 
     /// Waits for the last copy.
     pub fn values_mut(&mut self) -> Result<&mut [T], DeviceError> {
-        self.copied.synchronize()?;
+        self.wait()?;
         // SAFETY: as above, and the borrow is the only one.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.at, self.len) })
     }
 }
 
 impl<T> Pinned<T> {
+    /// Spins for so long from now on, before it sleeps.
+    pub fn spin_for(&mut self, spinning: Duration) {
+        self.spinning = spinning;
+    }
+
+    #[allow(clippy::disallowed_methods)] // how long it has spun is no matter of policy
+    fn wait(&self) -> Result<(), DeviceError> {
+        let began = Instant::now();
+        while began.elapsed() < self.spinning {
+            if self.copied.try_is_complete()? {
+                return Ok(());
+            }
+            std::hint::spin_loop();
+        }
+        Ok(self.copied.synchronize()?)
+    }
+
     /// How many values.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -11,9 +11,10 @@ use crate::launch::{DeviceNorm, Kernels};
 use crate::tiles;
 use crate::weights::{Architecture, EncoderWeights, Linear, NormWeights};
 use half::f16;
-use penstock_device::{Buffer, DeviceError, Gpu, Graph, Lane, Pinned};
+use penstock_device::{Buffer, DeviceError, Gpu, Graph, Lane, Mark, Pinned};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Tokens up to which a run is worth a graph.
 const GRAPH_TOKENS_MAX: usize = 2048;
@@ -147,11 +148,20 @@ struct Working {
     pooled: Buffer<f32>,
 }
 
+/// When the phases of a run began and ended on the device.
+struct Marks {
+    begun: Mark,
+    copied_in: Mark,
+    computed: Mark,
+    copied_out: Mark,
+}
+
 /// One worker's: used and dropped on its thread.
 pub struct Encoder {
     /// Before the buffers and the lane: a graph holds their addresses.
     graphs: HashMap<Shape, Known>,
     uses_graphs: bool,
+    marks: Option<Marks>,
     working: Working,
     integers: Pinned<u32>,
     embeddings: Pinned<f32>,
@@ -185,6 +195,7 @@ impl Encoder {
         Ok(Encoder {
             graphs: HashMap::new(),
             uses_graphs: true,
+            marks: None,
             integers: lane.pinned(integers)?,
             embeddings: lane.pinned(rows * hidden)?,
             working,
@@ -200,6 +211,31 @@ impl Encoder {
     /// Each kernel by itself from now on: to measure what graphs give.
     pub fn without_graphs(&mut self) {
         self.uses_graphs = false;
+    }
+
+    /// Waits spinning for so long from now on, before it sleeps: to measure what that gives.
+    pub fn spin_for(&mut self, spinning: Duration) {
+        self.integers.spin_for(spinning);
+        self.embeddings.spin_for(spinning);
+    }
+
+    /// Notes from now on when the phases of a run are: to measure what runs beside what.
+    pub fn note_phases(&mut self) -> Result<(), DeviceError> {
+        let mark = || self.lane.mark();
+        self.marks = Some(Marks { begun: mark()?, copied_in: mark()?, computed: mark()?, copied_out: mark()? });
+        Ok(())
+    }
+
+    /// When the last run's copy in began and ended, its work ended, and its copy out ended, in milliseconds since `base`; if that is
+    /// noted, and something ran.
+    pub fn phases(&self, base: &Mark) -> Result<Option<[f64; 4]>, DeviceError> {
+        let Some(Marks { begun, copied_in, computed, copied_out }) = &self.marks else { return Ok(None) };
+        let since = |mark: &Mark| mark.ms_since(base);
+        Ok(Some([since(begun)?, since(copied_in)?, since(computed)?, since(copied_out)?]))
+    }
+
+    fn set(&self, mark: impl Fn(&Marks) -> &Mark) -> Result<(), DeviceError> {
+        self.marks.as_ref().map_or(Ok(()), |marks| self.lane.set(mark(marks)))
     }
 
     /// Bytes on the device, weights aside.
@@ -249,7 +285,9 @@ impl Encoder {
     /// Embeds the rows that were gathered: `[rows, hidden]`.
     pub fn run(&mut self) -> Result<&[f32], DeviceError> {
         let (shape, hidden) = (self.shape, self.weights.architecture.hidden);
+        self.set(|marks| &marks.begun)?;
         self.lane.copy_in(&self.integers, &mut self.working.input, shape.places()[3])?;
+        self.set(|marks| &marks.copied_in)?;
         let worth = self.uses_graphs && shape.tokens <= GRAPH_TOKENS_MAX;
         if let Some(Known::Seen) = self.graphs.get(&shape) {
             let captured = self.lane.capture(|| forward(&self.weights, &mut self.working, &self.lane, shape));
@@ -269,7 +307,9 @@ impl Encoder {
             Some(Known::Captured(graph)) => unsafe { self.lane.replay(graph)? },
             _ => forward(&self.weights, &mut self.working, &self.lane, shape)?,
         }
+        self.set(|marks| &marks.computed)?;
         self.lane.copy_out(&self.working.pooled, &mut self.embeddings, self.rows * hidden)?;
+        self.set(|marks| &marks.copied_out)?;
         Ok(&self.embeddings.values()?[..self.rows * hidden])
     }
 }

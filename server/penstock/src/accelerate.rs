@@ -5,7 +5,7 @@
 
 use crate::config::Config;
 use crate::gpus::Gpus;
-use crate::runtime::onnxruntime_library;
+use crate::runtime::onnxruntime_cuda_library;
 use penstock_capacity::Placement;
 use penstock_domain::CONTEXT_BYTES;
 use penstock_environment::Accelerator;
@@ -139,11 +139,12 @@ pub(crate) fn accelerator(
 }
 
 fn onnx_provider(config: &Config) -> Result<(), String> {
-    let library = onnxruntime_library(config);
+    let library = onnxruntime_cuda_library(config);
     let library = library.canonicalize().unwrap_or(library);
     match library.with_file_name(ONNX_PROVIDER).is_file() {
         true => Ok(()),
-        false => Err(format!("there is no {ONNX_PROVIDER} beside {} (onnxruntime.library)", library.display())),
+        false => Err(format!("there is no {ONNX_PROVIDER} beside {} (onnxruntime.cuda_library); `models/catalog/fetch.py --only \
+             onnxruntime-cuda` fetches one", library.display())),
     }
 }
 

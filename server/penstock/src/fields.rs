@@ -129,6 +129,14 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "ONNX Runtime's shared library. Empty: lib/libonnxruntime.so in the cache directory.",
     },
     Field {
+        key: "onnxruntime.cuda_library",
+        variable: "PENSTOCK_ONNXRUNTIME_CUDA_LIBRARY",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "The same for environments on a GPU; its CUDA provider is beside it. Empty: onnxruntime.library, else lib/cuda/libonnxruntime.so in the cache directory.",
+    },
+    Field {
         key: "devices.nvml",
         variable: "PENSTOCK_NVML",
         kind: Kind::Path,

@@ -19,6 +19,13 @@ pub(crate) fn onnxruntime_library(config: &Config) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(config.text("cache_dir")).join("lib/libonnxruntime.so"))
 }
 
+/// The one for environments on a GPU.
+pub(crate) fn onnxruntime_cuda_library(config: &Config) -> PathBuf {
+    let fetched = || PathBuf::from(config.text("cache_dir")).join("lib/cuda/libonnxruntime.so");
+    let named = config.path("onnxruntime.cuda_library").or_else(|| config.path("onnxruntime.library"));
+    named.or_else(|| Some(fetched()).filter(|library| library.is_file())).unwrap_or_else(|| onnxruntime_library(config))
+}
+
 /// Describes an environment of a version, once for each load. `cores` is what the machine has; the environments of a
 /// version are busy together and share them, versions are busy at different times and each may use them all. Errors: why
 /// it cannot run on this machine.
@@ -44,7 +51,7 @@ pub(crate) fn specify(
         (config.integer("environments.threads"), config.integer("environments.per_version"));
     let threads = thread_share(settings.penstock.threads, configured, cores, environments);
     let per_worker = (threads / workers).max(1);
-    let library = onnxruntime_library(config);
+    let (library, cuda_library) = (onnxruntime_library(config), onnxruntime_cuda_library(config));
     let mut readable = vec![version.directory.clone()];
     readable.extend(version.linked_paths.iter().cloned());
     let runtime = match &version.runtime {
@@ -66,6 +73,7 @@ pub(crate) fn specify(
         },
         RuntimeSource::Onnx { model } => Runtime::Onnx {
             library: library.clone(),
+            cuda_library: cuda_library.clone(),
             file: model.clone(),
             threads: per_worker,
             max_batch_size: settings.max_batch_size,
@@ -87,8 +95,12 @@ pub(crate) fn specify(
     };
     if !matches!(runtime, Runtime::Identity { .. }) {
         // The library and those it loads beside itself.
-        let real = library.canonicalize().unwrap_or(library);
-        readable.extend(real.parent().map(PathBuf::from));
+        let mut libraries = vec![library];
+        libraries.extend(accelerator.is_some().then_some(cuda_library));
+        for library in libraries {
+            let real = library.canonicalize().unwrap_or(library);
+            readable.extend(real.parent().map(PathBuf::from));
+        }
     }
     let mut variables = match (&version.runtime, settings.penstock.engine) {
         (RuntimeSource::Bert { .. }, Engine::Candle) => penstock_bert::candle_variables(threads),

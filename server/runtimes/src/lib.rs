@@ -41,6 +41,8 @@ pub enum Runtime {
     Onnx {
         /// ONNX Runtime's library.
         library: PathBuf,
+        /// The same where it runs on a GPU.
+        cuda_library: PathBuf,
         /// The graph.
         file: PathBuf,
         /// Of one worker.
@@ -92,9 +94,9 @@ pub fn load(specification: &Specification) -> Result<Arc<dyn Model>, LoadError> 
         Runtime::Identity { options, inputs, outputs } => {
             Arc::new(Identity::new(options, specs(inputs), specs(outputs)))
         }
-        Runtime::Onnx { library, file, threads, max_batch_size, inputs, outputs } => {
+        Runtime::Onnx { library, cuda_library, file, threads, max_batch_size, inputs, outputs } => {
             Arc::new(OnnxModel::load(OnnxOptions {
-                library,
+                library: if specification.accelerator.is_some() { cuda_library } else { library },
                 file,
                 threads_per_worker: threads,
                 max_batch_size,

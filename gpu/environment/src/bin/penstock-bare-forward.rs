@@ -3,7 +3,8 @@
 //!
 //! usage: `penstock-bare-forward MODEL_FOLDER [SECONDS] [cpu|candle]`. Prints one JSON object a line, as soon as it is known:
 //! `agree` (the same batches on both: greatest absolute difference, least cosine; a batch against its rows alone) and
-//! `forward` (batches and tokens a second, median milliseconds a batch). `cpu` runs the loop there, to try this program; `candle`
+//! `forward` (batches and tokens a second, milliseconds a batch: the median, the mean, and the mean in a loop that rests between
+//! batches, as a server at its least load does). `cpu` runs the loop there, to try this program; `candle`
 //! on the GPU by candle in 32 bit.
 
 #![allow(clippy::disallowed_methods)] // measures, so it reads the clock
@@ -17,6 +18,9 @@ const SHAPES: [(usize, usize); 9] =
     [(1, 16), (8, 16), (32, 16), (128, 16), (1, 128), (8, 128), (32, 128), (64, 128), (64, 256)];
 /// Lengths of one batch of strangers.
 const MIXED: [usize; 12] = [3, 250, 17, 64, 9, 128, 31, 5, 200, 12, 77, 40];
+
+/// What lies between the batches of a loop with one request at a time, about.
+const REST: Duration = Duration::from_micros(300);
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -119,11 +123,21 @@ fn forward(
     }
     let batches = each.len() as f64 / began.elapsed().as_secs_f64();
     each.sort_by(f64::total_cmp);
+    let (began, mut rested) = (Instant::now(), Vec::new());
+    while began.elapsed() < time / 4 {
+        std::thread::sleep(REST);
+        let start = Instant::now();
+        executor.execute(Batch { parts: parts.clone() })?;
+        rested.push(start.elapsed().as_secs_f64());
+    }
+    let mean_ms = |each: &[f64]| each.iter().sum::<f64>() / each.len().max(1) as f64 * 1e3;
     println!(
         "{{\"check\": \"forward\", \"rows\": {rows}, \"tokens\": {tokens}, \"batches_per_s\": {batches:.2}, \
-         \"tokens_per_s\": {:.0}, \"median_ms\": {:.4}}}",
+         \"tokens_per_s\": {:.0}, \"median_ms\": {:.4}, \"mean_ms\": {:.4}, \"rested_mean_ms\": {:.4}}}",
         batches * (rows * tokens) as f64,
-        each[each.len() / 2] * 1e3
+        each[each.len() / 2] * 1e3,
+        mean_ms(&each),
+        mean_ms(&rested)
     );
     Ok(())
 }

@@ -2,8 +2,8 @@
 //! graph, and in two lanes at once.
 //!
 //! usage: `penstock-kernel-check [SECONDS]`, of measuring; with 0 it only compares. Prints one JSON object a line, as soon as it is known: `kernels` (a made-up encoder of
-//! each head's width against the reference, rounded to half where the kernels round), `memory`, and `pass` (MiniLM's shape, random
-//! weights).
+//! each head's width against the reference, rounded to half where the kernels round), `memory`, and with MiniLM's shape and random
+//! weights `pass`, `waiting` (spinning or asleep until the device is done) and `phases` (what it does at the same time).
 
 #![allow(clippy::disallowed_methods)] // measures, so it reads the clock
 
@@ -24,6 +24,12 @@ const MIXED: [usize; 14] = [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 130, 200, 7,
 /// Rows and tokens of each.
 const SHAPES: [(usize, usize); 9] =
     [(1, 16), (8, 16), (32, 16), (128, 16), (1, 128), (8, 128), (32, 128), (128, 128), (32, 512)];
+
+/// Where waiting is measured, and how long it spins before it sleeps.
+const WAITING: [(usize, usize); 3] = [(1, 16), (32, 16), (128, 128)];
+const SPINNING: [Duration; 3] = [Duration::ZERO, Duration::from_micros(200), Duration::MAX];
+/// Where phases are measured.
+const PHASES: [(usize, usize); 2] = [(32, 128), (128, 128)];
 
 /// Numbers that are alike in every run.
 struct Random(u64);
@@ -69,11 +75,23 @@ fn main() -> Result<(), Failure> {
     let weights = Arc::new(Weights::new(&gpu, &made_up(architecture, 6))?);
     let (free, all) = gpu.memory()?;
     println!("{{\"check\": \"memory\", \"free\": {free}, \"all\": {all}, \"weights\": {}}}", weights.device_bytes());
-    let each = Duration::from_secs_f64(seconds / (SHAPES.len() * 3) as f64);
+    let each = Duration::from_secs_f64(
+        seconds / (SHAPES.len() * 3 + WAITING.len() * SPINNING.len() + PHASES.len() * 2) as f64,
+    );
     for (rows, tokens) in SHAPES {
         pass(&weights, rows, tokens, false, 1, each)?;
         pass(&weights, rows, tokens, true, 1, each)?;
         pass(&weights, rows, tokens, true, 2, each)?;
+    }
+    for (rows, tokens) in WAITING {
+        for spinning in SPINNING {
+            waiting(&weights, rows, tokens, spinning, each)?;
+        }
+    }
+    for (rows, tokens) in PHASES {
+        for lanes in 1..=2 {
+            phases(&gpu, &weights, rows, tokens, lanes, each)?;
+        }
     }
     Ok(())
 }
@@ -201,4 +219,133 @@ fn pass(
         taken[taken.len() * 99 / 100] * 1e3
     );
     Ok(())
+}
+
+/// What sleeping instead of spinning costs, and what it saves.
+fn waiting(
+    weights: &Arc<Weights>,
+    rows: usize,
+    tokens: usize,
+    spinning: Duration,
+    time: Duration,
+) -> Result<(), Failure> {
+    let mut random = Random(10);
+    let texts: Vec<Vec<u32>> = (0..rows).map(|_| random.row(tokens)).collect();
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let mut encoder = Encoder::new(weights.clone(), 16384 + 512, rows)?;
+    encoder.spin_for(spinning);
+    for _ in 0..5 {
+        encoder.gather(&texts)?;
+        encoder.run()?;
+    }
+    let (began, cpu_began, mut taken) = (Instant::now(), cpu_time()?, Vec::new());
+    while began.elapsed() < time {
+        let start = Instant::now();
+        encoder.gather(&texts)?;
+        encoder.run()?;
+        taken.push(start.elapsed().as_secs_f64());
+    }
+    let cpu = (cpu_time()? - cpu_began).as_secs_f64() / began.elapsed().as_secs_f64();
+    taken.sort_by(f64::total_cmp);
+    let spinning = if spinning == Duration::MAX { "\"always\"".to_owned() } else { spinning.as_micros().to_string() };
+    println!(
+        "{{\"check\": \"waiting\", \"rows\": {rows}, \"tokens\": {tokens}, \"spinning_us\": {spinning}, \"median_ms\": {:.4}, \
+         \"p99_ms\": {:.4}, \"cpu\": {cpu:.3}}}",
+        taken[taken.len() / 2] * 1e3,
+        taken[taken.len() * 99 / 100] * 1e3
+    );
+    Ok(())
+}
+
+/// What this thread has had of a processor.
+fn cpu_time() -> Result<Duration, Failure> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    Ok(Duration::from_nanos(text.split(' ').next().ok_or("schedstat is empty")?.parse()?))
+}
+
+/// Whether copies run while another lane computes, and how much of the time the device computes, by its own clock.
+fn phases(
+    gpu: &Gpu,
+    weights: &Arc<Weights>,
+    rows: usize,
+    tokens: usize,
+    lanes: usize,
+    time: Duration,
+) -> Result<(), Failure> {
+    let ready = Barrier::new(lanes);
+    let base = gpu.mark()?;
+    let lane = |lane: usize| -> Result<Vec<[f64; 4]>, DeviceError> {
+        let mut random = Random(10 + lane as u64);
+        let texts: Vec<Vec<u32>> = (0..rows).map(|_| random.row(tokens)).collect();
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let warm = || {
+            let mut encoder = Encoder::new(weights.clone(), 16384 + 512, rows)?;
+            encoder.note_phases()?;
+            for _ in 0..5 {
+                encoder.gather(&texts)?;
+                encoder.run()?;
+            }
+            Ok::<_, DeviceError>(encoder)
+        };
+        let warmed = warm();
+        ready.wait(); // whatever it is: the others wait, too
+        let (mut encoder, mut seen) = (warmed?, Vec::new());
+        let began = Instant::now();
+        while began.elapsed() < time {
+            encoder.gather(&texts)?;
+            encoder.run()?;
+            seen.extend(encoder.phases(&base)?);
+        }
+        Ok(seen)
+    };
+    let lane = &lane;
+    let seen = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..lanes).map(|number| scope.spawn(move || lane(number))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a lane panicked")).collect::<Result<Vec<_>, _>>()
+    })?;
+    // While all lanes ran.
+    let first = seen.iter().map(|runs| runs[0][0]).fold(0.0, f64::max);
+    let last = seen.iter().map(|runs| runs[runs.len() - 1][3]).fold(f64::MAX, f64::min);
+    let within = |runs: &Vec<[f64; 4]>| -> Vec<[f64; 4]> {
+        runs.iter().filter(|run| run[0] >= first && run[3] <= last).copied().collect()
+    };
+    let seen: Vec<_> = seen.iter().map(within).collect();
+    let (mut copies, mut beside) = (0.0, 0.0);
+    for (number, runs) in seen.iter().enumerate() {
+        for [begun, copied_in, computed, copied_out] in runs {
+            for copy in [[*begun, *copied_in], [*computed, *copied_out]] {
+                copies += copy[1] - copy[0];
+                let others = seen.iter().enumerate().filter(|(other, _)| *other != number);
+                beside += others.flat_map(|(_, runs)| runs).map(|run| common(copy, [run[1], run[2]])).sum::<f64>();
+            }
+        }
+    }
+    let mut computing: Vec<[f64; 2]> = seen.iter().flatten().map(|run| [run[1], run[2]]).collect();
+    computing.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    let (mut busy, mut until) = (0.0, first);
+    for [from, to] in computing {
+        busy += (to - from.max(until)).max(0.0);
+        until = until.max(to);
+    }
+    let median = |from: usize, to: usize| {
+        let mut all: Vec<f64> = seen.iter().flatten().map(|run| run[to] - run[from]).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    println!(
+        "{{\"check\": \"phases\", \"rows\": {rows}, \"tokens\": {tokens}, \"lanes\": {lanes}, \"runs\": {}, \"copy_in_ms\": {:.4}, \
+         \"compute_ms\": {:.4}, \"copy_out_ms\": {:.4}, \"copying_while_another_computes\": {:.3}, \"computing\": {:.3}}}",
+        seen.iter().map(Vec::len).sum::<usize>(),
+        median(0, 1),
+        median(1, 2),
+        median(2, 3),
+        beside / copies,
+        busy / (last - first)
+    );
+    Ok(())
+}
+
+/// What two spans of time have in common.
+fn common([a_from, a_to]: [f64; 2], [b_from, b_to]: [f64; 2]) -> f64 {
+    (a_to.min(b_to) - a_from.max(b_from)).max(0.0)
 }
