@@ -143,8 +143,11 @@ fn onnx_provider(config: &Config) -> Result<(), String> {
     let library = library.canonicalize().unwrap_or(library);
     match library.with_file_name(ONNX_PROVIDER).is_file() {
         true => Ok(()),
-        false => Err(format!("there is no {ONNX_PROVIDER} beside {} (onnxruntime.cuda_library); `models/catalog/fetch.py --only \
-             onnxruntime-cuda` fetches one", library.display())),
+        false => Err(format!(
+            "there is no {ONNX_PROVIDER} beside {} (onnxruntime.cuda_library); `models/catalog/fetch.py --only \
+             onnxruntime-cuda` fetches one",
+            library.display()
+        )),
     }
 }
 
