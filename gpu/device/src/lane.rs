@@ -99,11 +99,6 @@ impl Lane {
         mark.set(&self.stream)
     }
 
-    /// What is given from now on begins after a moment of another lane, as it was last set.
-    pub fn after(&self, mark: &Mark) -> Result<(), DeviceError> {
-        Ok(self.stream.wait(mark.event())?)
-    }
-
     /// What a lane writes is its own: nothing else orders the lanes.
     fn owns<T>(&self, buffer: &Buffer<T>) {
         assert!(Arc::ptr_eq(buffer.stream(), &self.stream), "a buffer of another lane");

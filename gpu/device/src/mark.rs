@@ -17,10 +17,6 @@ impl Mark {
         Ok(self.0.record(stream)?)
     }
 
-    pub(crate) fn event(&self) -> &CudaEvent {
-        &self.0
-    }
-
     /// Milliseconds from `earlier` to this one, to half a microsecond. Waits for both.
     pub fn ms_since(&self, earlier: &Mark) -> Result<f64, DeviceError> {
         Ok(f64::from(earlier.0.elapsed_ms(&self.0)?))

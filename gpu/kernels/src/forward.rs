@@ -11,7 +11,6 @@ use crate::launch::{DeviceNorm, Kernels};
 use crate::tiles;
 use crate::weights::{Architecture, EncoderWeights, Linear, NormWeights};
 use half::f16;
-use parking_lot::Mutex;
 use penstock_device::{Buffer, DeviceError, Gpu, Graph, Lane, Mark, Pinned};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,9 +18,6 @@ use std::time::Duration;
 
 /// Tokens up to which a run is worth a graph.
 const GRAPH_TOKENS_MAX: usize = 2048;
-/// Tokens from which runs of different workers compute one after the other: each fills the device by itself, and while one
-/// computes the other's copies and its worker's own part are done. Below that they compute side by side, which fills it better.
-const IN_ORDER_FROM: usize = 12288;
 /// Graphs of one worker, at most: each holds its launches' arguments on the device.
 const GRAPHS_MAX: usize = 128;
 
@@ -45,7 +41,7 @@ struct DeviceLayer {
     output_norm: DeviceNorm,
 }
 
-/// Everything that workers share. What lies on the device is never written once it is there.
+/// Everything that workers share. Never written once it is there.
 pub struct Weights {
     gpu: Gpu,
     kernels: Kernels,
@@ -54,8 +50,6 @@ pub struct Weights {
     places: Buffer<f16>,
     norm: DeviceNorm,
     layers: Vec<DeviceLayer>,
-    /// The end of the last run that computes in order. Locked while one is given to the device.
-    in_order: Mutex<Mark>,
 }
 
 impl Weights {
@@ -88,7 +82,6 @@ impl Weights {
             places: gpu.upload(places)?,
             norm: norm_of(norm)?,
             layers: placed,
-            in_order: Mutex::new(gpu.mark()?),
         })
     }
 
@@ -159,7 +152,6 @@ struct Working {
 struct Marks {
     begun: Mark,
     copied_in: Mark,
-    started: Mark,
     computed: Mark,
     copied_out: Mark,
 }
@@ -169,7 +161,6 @@ pub struct Encoder {
     /// Before the buffers and the lane: a graph holds their addresses.
     graphs: HashMap<Shape, Known>,
     uses_graphs: bool,
-    in_order_from: usize,
     marks: Option<Marks>,
     working: Working,
     integers: Pinned<u32>,
@@ -204,7 +195,6 @@ impl Encoder {
         Ok(Encoder {
             graphs: HashMap::new(),
             uses_graphs: true,
-            in_order_from: IN_ORDER_FROM,
             marks: None,
             integers: lane.pinned(integers)?,
             embeddings: lane.pinned(rows * hidden)?,
@@ -235,28 +225,22 @@ impl Encoder {
         self.marks = Some(Marks {
             begun: mark()?,
             copied_in: mark()?,
-            started: mark()?,
             computed: mark()?,
             copied_out: mark()?,
         });
         Ok(())
     }
 
-    /// When the last run's copy in began and ended, its work began and ended, and its copy out ended, in milliseconds since
+    /// When the last run's copy in began and ended, its work ended, and its copy out ended, in milliseconds since
     /// `base`; if that is noted, and something ran.
-    pub fn phases(&self, base: &Mark) -> Result<Option<[f64; 5]>, DeviceError> {
-        let Some(Marks { begun, copied_in, started, computed, copied_out }) = &self.marks else { return Ok(None) };
+    pub fn phases(&self, base: &Mark) -> Result<Option<[f64; 4]>, DeviceError> {
+        let Some(Marks { begun, copied_in, computed, copied_out }) = &self.marks else { return Ok(None) };
         let since = |mark: &Mark| mark.ms_since(base);
-        Ok(Some([since(begun)?, since(copied_in)?, since(started)?, since(computed)?, since(copied_out)?]))
+        Ok(Some([since(begun)?, since(copied_in)?, since(computed)?, since(copied_out)?]))
     }
 
     fn set(&self, mark: impl Fn(&Marks) -> &Mark) -> Result<(), DeviceError> {
         self.marks.as_ref().map_or(Ok(()), |marks| self.lane.set(mark(marks)))
-    }
-
-    /// Runs of so many tokens compute in order with other workers' from now on: to measure what that gives.
-    pub fn in_order_from(&mut self, tokens: usize) {
-        self.in_order_from = tokens;
     }
 
     /// Bytes on the device, weights aside.
@@ -323,21 +307,12 @@ impl Encoder {
                 self.graphs.insert(shape, Known::Seen);
             }
         }
-        let weights = self.weights.clone();
-        let last = (shape.tokens >= self.in_order_from).then(|| weights.in_order.lock());
-        if let Some(last) = &last {
-            self.lane.after(last)?;
-        }
-        self.set(|marks| &marks.started)?;
         match self.graphs.get(&shape) {
             // SAFETY: the buffers and the weights in it are this encoder's, and dropped after it.
             Some(Known::Captured(graph)) => unsafe { self.lane.replay(graph)? },
             _ => forward(&self.weights, &mut self.working, &self.lane, shape)?,
         }
         self.set(|marks| &marks.computed)?;
-        if let Some(last) = last {
-            self.lane.set(&last)?;
-        }
         self.lane.copy_out(&self.working.pooled, &mut self.embeddings, self.rows * hidden)?;
         self.set(|marks| &marks.copied_out)?;
         Ok(&self.embeddings.values()?[..self.rows * hidden])

@@ -29,7 +29,7 @@ const SHAPES: [(usize, usize); 9] =
 const WAITING: [(usize, usize); 3] = [(1, 16), (32, 16), (128, 128)];
 const SPINNING: [Duration; 3] = [Duration::ZERO, Duration::from_millis(2), Duration::MAX];
 /// Where phases are measured.
-const PHASES: [(usize, usize); 4] = [(32, 128), (64, 128), (96, 128), (128, 128)];
+const PHASES: [(usize, usize); 3] = [(32, 128), (64, 128), (128, 128)];
 
 /// Numbers that are alike in every run.
 struct Random(u64);
@@ -76,7 +76,7 @@ fn main() -> Result<(), Failure> {
     let (free, all) = gpu.memory()?;
     println!("{{\"check\": \"memory\", \"free\": {free}, \"all\": {all}, \"weights\": {}}}", weights.device_bytes());
     let each = Duration::from_secs_f64(
-        seconds / (SHAPES.len() * 3 + WAITING.len() * SPINNING.len() + PHASES.len() * 3) as f64,
+        seconds / (SHAPES.len() * 3 + WAITING.len() * SPINNING.len() + PHASES.len() * 2) as f64,
     );
     for (rows, tokens) in SHAPES {
         pass(&weights, rows, tokens, false, 1, each)?;
@@ -89,8 +89,8 @@ fn main() -> Result<(), Failure> {
         }
     }
     for (rows, tokens) in PHASES {
-        for (lanes, in_order) in [(1, false), (2, false), (2, true)] {
-            phases(&gpu, &weights, rows, tokens, lanes, in_order, each)?;
+        for lanes in 1..=2 {
+            phases(&gpu, &weights, rows, tokens, lanes, each)?;
         }
     }
     Ok(())
@@ -263,27 +263,24 @@ fn cpu_time() -> Result<Duration, Failure> {
     Ok(Duration::from_nanos(text.split(' ').next().ok_or("schedstat is empty")?.parse()?))
 }
 
-/// Whether copies run while another lane computes, and how much of the time the device computes, by its own clock; lanes compute
-/// side by side or in order.
+/// Whether copies run while another lane computes, and how much of the time the device computes, by its own clock.
 fn phases(
     gpu: &Gpu,
     weights: &Arc<Weights>,
     rows: usize,
     tokens: usize,
     lanes: usize,
-    in_order: bool,
     time: Duration,
 ) -> Result<(), Failure> {
     let ready = Barrier::new(lanes);
     let base = gpu.mark()?;
-    let lane = |lane: usize| -> Result<Vec<[f64; 5]>, DeviceError> {
+    let lane = |lane: usize| -> Result<Vec<[f64; 4]>, DeviceError> {
         let mut random = Random(10 + lane as u64);
         let texts: Vec<Vec<u32>> = (0..rows).map(|_| random.row(tokens)).collect();
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
         let warm = || {
             let mut encoder = Encoder::new(weights.clone(), 16384 + 512, rows)?;
             encoder.note_phases()?;
-            encoder.in_order_from(if in_order { 0 } else { usize::MAX });
             for _ in 0..5 {
                 encoder.gather(&texts)?;
                 encoder.run()?;
@@ -308,22 +305,22 @@ fn phases(
     })?;
     // While all lanes ran.
     let first = seen.iter().map(|runs| runs[0][0]).fold(0.0, f64::max);
-    let last = seen.iter().map(|runs| runs[runs.len() - 1][4]).fold(f64::MAX, f64::min);
-    let within = |runs: &Vec<[f64; 5]>| -> Vec<[f64; 5]> {
-        runs.iter().filter(|run| run[0] >= first && run[4] <= last).copied().collect()
+    let last = seen.iter().map(|runs| runs[runs.len() - 1][3]).fold(f64::MAX, f64::min);
+    let within = |runs: &Vec<[f64; 4]>| -> Vec<[f64; 4]> {
+        runs.iter().filter(|run| run[0] >= first && run[3] <= last).copied().collect()
     };
     let seen: Vec<_> = seen.iter().map(within).collect();
     let (mut copies, mut beside) = (0.0, 0.0);
     for (number, runs) in seen.iter().enumerate() {
-        for [begun, copied_in, _, computed, copied_out] in runs {
+        for [begun, copied_in, computed, copied_out] in runs {
             for copy in [[*begun, *copied_in], [*computed, *copied_out]] {
                 copies += copy[1] - copy[0];
                 let others = seen.iter().enumerate().filter(|(other, _)| *other != number);
-                beside += others.flat_map(|(_, runs)| runs).map(|run| common(copy, [run[2], run[3]])).sum::<f64>();
+                beside += others.flat_map(|(_, runs)| runs).map(|run| common(copy, [run[1], run[2]])).sum::<f64>();
             }
         }
     }
-    let mut computing: Vec<[f64; 2]> = seen.iter().flatten().map(|run| [run[2], run[3]]).collect();
+    let mut computing: Vec<[f64; 2]> = seen.iter().flatten().map(|run| [run[1], run[2]]).collect();
     computing.sort_by(|a, b| a[0].total_cmp(&b[0]));
     let (mut busy, mut until) = (0.0, first);
     for [from, to] in computing {
@@ -336,12 +333,12 @@ fn phases(
         all[all.len() / 2]
     };
     println!(
-        "{{\"check\": \"phases\", \"rows\": {rows}, \"tokens\": {tokens}, \"lanes\": {lanes}, \"in_order\": {in_order}, \"runs_per_s\": {:.1}, \"copy_in_ms\": {:.4}, \
+        "{{\"check\": \"phases\", \"rows\": {rows}, \"tokens\": {tokens}, \"lanes\": {lanes}, \"runs_per_s\": {:.1}, \"copy_in_ms\": {:.4}, \
          \"compute_ms\": {:.4}, \"copy_out_ms\": {:.4}, \"copying_while_another_computes\": {:.3}, \"computing\": {:.3}}}",
         seen.iter().map(Vec::len).sum::<usize>() as f64 / (last - first) * 1e3,
         median(0, 1),
+        median(1, 2),
         median(2, 3),
-        median(3, 4),
         beside / copies,
         busy / (last - first)
     );
