@@ -181,6 +181,14 @@ def test_only_one_item_and_the_list(world):
     assert "--flag" in one_failure(world.fetch("--flag"), 64)
 
 
+def test_what_is_fetched_only_if_named(world):
+    world.catalog["items"].append({"name": "gpu", "what": "large", "licence": "MIT", "directories": ["lib/gpu"], "only_if_named": True})
+    world.write_catalog()
+    fetched(world)
+    assert not (world.cache / "lib/gpu").exists() and "gpu " in world.fetch("--list").stdout
+    assert world.fetch("--only", "gpu").returncode == 0 and (world.cache / "lib/gpu").is_dir()
+
+
 @pytest.mark.parametrize("same_size", [True, False])
 def test_a_damaged_file_is_replaced_and_the_others_are_left(world, same_size):
     fetched(world)

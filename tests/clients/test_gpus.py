@@ -285,7 +285,7 @@ def test_onnx_graphs_go_where_their_library_can(serve, tmp_path):
     for name in ("magika", "demanding"):
         shutil.copytree(CACHE / "models/magika", tmp_path / "models" / name, ignore=shutil.ignore_patterns("config.pbtxt"))
     (tmp_path / "models/demanding/config.pbtxt").write_text("instance_group [ { kind: KIND_GPU } ]")
-    server = serve(ONE_GPU)
+    server = serve(ONE_GPU, "--set", f"onnxruntime.library={CACHE}/lib/libonnxruntime.so")
     assert "there is no libonnxruntime_providers_cuda.so beside " in load(server, "demanding")
     assert load(server, "magika") is None and visible(server) == [None]
     assert any("a version runs on the CPU" in line and "libonnxruntime_providers_cuda.so" in line for line in server.log)
@@ -293,7 +293,7 @@ def test_onnx_graphs_go_where_their_library_can(serve, tmp_path):
     (tmp_path / "lib").mkdir()
     shutil.copy(CACHE / "lib/libonnxruntime.so", tmp_path / "lib/libonnxruntime.so")
     (tmp_path / "lib/libonnxruntime_providers_cuda.so").write_text("not a library")
-    server = serve(ONE_GPU, "--set", f"onnxruntime.library={tmp_path}/lib/libonnxruntime.so")
+    server = serve(ONE_GPU, "--set", f"onnxruntime.cuda_library={tmp_path}/lib/libonnxruntime.so")
     reason = load(server, "demanding")
     assert "demanding/1/model.onnx" in reason and "CUDA" in reason
     assert load(server, "magika") is None and visible(server) == [None]
