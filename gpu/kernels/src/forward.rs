@@ -222,12 +222,7 @@ impl Encoder {
     /// Notes from now on when the phases of a run are: to measure what runs beside what.
     pub fn note_phases(&mut self) -> Result<(), DeviceError> {
         let mark = || self.lane.mark();
-        self.marks = Some(Marks {
-            begun: mark()?,
-            copied_in: mark()?,
-            computed: mark()?,
-            copied_out: mark()?,
-        });
+        self.marks = Some(Marks { begun: mark()?, copied_in: mark()?, computed: mark()?, copied_out: mark()? });
         Ok(())
     }
 
