@@ -8,12 +8,14 @@ mod canonical;
 mod claims;
 mod credential;
 mod payload;
+mod sign;
 mod signing;
 mod stamp;
 #[cfg(test)]
 mod tests;
 
 pub use claims::PRESIGNED_S_MOST;
+pub use sign::Signer;
 pub use stamp::CLOCK_SKEW_S;
 
 use crate::{Denied, DeniedCode, Keys, Principal, Scope, hex};

@@ -76,6 +76,7 @@ impl ControlPlane {
                 })
                 .await?
             }
+            CodeSource { manifest: Some(manifest), .. } => self.take_announced(&manifest).await?,
             _ => return Err(ControlError::invalid("Please provide a source for function code.")),
         };
         let manifest_sha256 = package.manifest_sha256.to_string();
@@ -100,6 +101,15 @@ impl ControlPlane {
             if let Err(error) = plane.clean_up().await {
                 tracing::error!(%error, "packages that nobody has were not removed");
             }
+        });
+    }
+
+    /// The same, when clients whose uploads the last end of the server cut have had their time to go on.
+    pub(crate) fn clean_up_later(&self) {
+        let this = self.this.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(crate::uploads::KEPT).await;
+            this.upgrade().inspect(|plane| plane.spawn_clean_up());
         });
     }
 

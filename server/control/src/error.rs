@@ -128,6 +128,7 @@ impl From<PackageError> for ControlError {
                 let lambda = error.lambda_text().map(|text| format!("{text} ({told})"));
                 Self::invalid(lambda.unwrap_or(told))
             }
+            _ if matches!(error, PackageError::MissingContents { .. }) => Self::invalid(told),
             _ => {
                 tracing::error!(error = %told, "the content store failed");
                 Self::service(told)

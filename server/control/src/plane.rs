@@ -5,6 +5,7 @@
 use crate::due::Due;
 use crate::error::{ControlError, ErrorKind};
 use crate::names::Account;
+use crate::uploads::Uploads;
 use penstock_dispatch::House;
 use penstock_packages::ContentStore;
 use penstock_registry::store::{Commit, Entry, Expect, Store};
@@ -32,6 +33,8 @@ pub struct ControlOptions {
     pub environment_concurrency: u32,
     /// All of the account's, as its settings tell.
     pub concurrency: u32,
+    /// Largest package that comes file by file, in bytes of all its files.
+    pub package_bytes_max: u64,
     /// The wall clock.
     pub clock: fn() -> SystemTime,
 }
@@ -52,6 +55,8 @@ pub struct ControlPlane {
     pub(crate) verified: parking_lot::Mutex<HashMap<String, PathBuf>>,
     /// Asynchronous invocations that wait.
     pub(crate) due: Due,
+    /// Packages that are being sent.
+    pub(crate) uploads: Uploads,
     /// A removal of unused packages is about to begin.
     pub(crate) cleaning: AtomicBool,
 }
@@ -77,6 +82,7 @@ impl ControlPlane {
             serving: tokio::sync::Mutex::default(),
             verified: parking_lot::Mutex::default(),
             due: Due::default(),
+            uploads: Uploads::default(),
             cleaning: AtomicBool::new(false),
         })
     }

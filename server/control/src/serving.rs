@@ -26,7 +26,7 @@ impl ControlPlane {
                 tracing::error!(function = name, %error, "a function was not restored as it was");
             }
         }
-        self.spawn_clean_up();
+        self.clean_up_later();
         Ok(restored)
     }
 

@@ -153,6 +153,7 @@ impl House {
             Ok(specification) => specification,
             Err(reason) => {
                 tracing::warn!(function = %served.function, version = served.number.0, reason, "a version cannot run here");
+                self.journals.add(&served.function, served.number, format!("it cannot run here: {reason}"));
                 served.state.send_replace(Cause::Configuration.because(reason));
                 return served;
             }
@@ -190,6 +191,7 @@ impl House {
                 grant: None,
                 stop,
                 changed: self.changed.clone(),
+                journals: self.journals.clone(),
             };
             self.tasks.spawn(supervisor.run());
         }

@@ -2,6 +2,7 @@
 //!
 //! Called by the control plane, never inside a request. What is to be served is its business; the house serves it.
 
+use crate::LogLine;
 use crate::changes::settled;
 use crate::function::{Cause, ServedFunction, ServedVersion, Unavailable, VersionState};
 use crate::house::House;
@@ -133,6 +134,13 @@ impl House {
             functions.remove(function.as_str());
             functions
         });
+        self.journals.forget(function);
+    }
+
+    /// What a function's environments said last, and what became of them: lines after number `after`, oldest first, and the
+    /// number of the last of all functions' lines.
+    pub fn log(&self, function: &FunctionName, after: u64) -> (Vec<LogLine>, u64) {
+        self.journals.after(function, after)
     }
 
     /// Waits until a version that is stopped has ended; one that is not there has.

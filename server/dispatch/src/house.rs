@@ -8,6 +8,7 @@ use crate::changes::settled;
 use crate::deployed::beside_deployed;
 use crate::function::{Health, ServedFunction, ServedVersion, Shared, Unavailable, VersionState};
 use crate::invoke;
+use crate::journal::Journals;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use penstock_admission::{ByteBudget, ByteShare};
@@ -113,6 +114,8 @@ pub struct House {
     pub(crate) changed: watch::Sender<u64>,
     /// Devices that environments share, by name.
     pub(crate) devices: Arc<Devices>,
+    /// What environments said last.
+    pub(crate) journals: Arc<Journals>,
     /// Parent of every version's own.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -135,6 +138,7 @@ impl House {
             started: AtomicBool::new(false),
             changed: watch::Sender::new(0),
             devices: Arc::default(),
+            journals: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })

@@ -3,7 +3,7 @@
 //! Called by the front end, which hands in an [`Invocation`](penstock_domain::Invocation) and gets an answer or a
 //! refusal. Never parses a protocol and never runs a model. A request goes `house` → `invoke` → an
 //! [`EnvironmentHandle`](penstock_environment::EnvironmentHandle); `accounting` records how it ended; `changes` opens
-//! and stops versions; `supervisor` keeps their environments alive and `log` passes their words on; `function` and
+//! and stops versions; `supervisor` keeps their environments alive and `log` passes their words on and `journal` keeps the last; `function` and
 //! `statistics` are what people see.
 
 mod accounting;
@@ -12,6 +12,7 @@ mod deployed;
 mod function;
 mod house;
 mod invoke;
+mod journal;
 mod log;
 mod statistics;
 mod supervisor;
@@ -20,5 +21,6 @@ pub use accounting::Balance;
 pub use deployed::{Deployment, Leaving};
 pub use function::{ALIAS_LIVE, Cause, Health, Placed, ServedFunction, ServedVersion, Unavailable, VersionState};
 pub use house::{House, HouseOptions, LoadOverride, Reply, Specify};
+pub use journal::LogLine;
 pub use penstock_repository::ControlMode;
 pub use statistics::{BatchStatistics, Duration as StatisticDuration, VersionStatistics};

@@ -4,6 +4,7 @@
 
 use crate::function::{Cause, Placed, ServedVersion, Unavailable, VersionState};
 use crate::house::Devices;
+use crate::journal::Journals;
 use crate::log::{self, LastWords};
 use penstock_admission::ByteBudget;
 use penstock_capacity::{Grant, NoRoom, Placement, Wanted};
@@ -55,6 +56,8 @@ pub(crate) struct Supervisor {
     pub(crate) stop: CancellationToken,
     /// Told when the version's state changes.
     pub(crate) changed: watch::Sender<u64>,
+    /// Where people read what became of it.
+    pub(crate) journals: Arc<Journals>,
 }
 
 /// How one life of an environment ended.
@@ -182,9 +185,11 @@ impl Supervisor {
         };
         let (words, function) = (LastWords::default(), name.clone());
         let heard = words.clone();
+        let (journals, version) = (self.journals.clone(), self.version.clone());
         let listening = log.map(|log| {
             tokio::spawn(log::pass_on(log, move |line| {
                 heard.heard(line);
+                journals.add(&version.function, version.number, line);
                 tracing::info!(target: "environment", function, "{line}");
             }))
         });
@@ -236,6 +241,7 @@ impl Supervisor {
         let (pid, load_ms, warmup_ms) = (report.pid, report.load_ms, report.warmup_ms);
         let device = self.grant.as_ref().map_or("cpu", Grant::uuid);
         tracing::info!(function = name, pid, load_ms, warmup_ms, device, "environment ready");
+        self.tell(format!("environment ready: pid {pid}, loaded in {load_ms} ms, warm in {warmup_ms} ms, on {device}"));
         self.version.signature.store(Some(Arc::new(report.signature())));
         if let Some(share) = &specification.device {
             environment.take_turns(&self.devices.named(share), share.weight);
@@ -318,7 +324,15 @@ impl Supervisor {
         self.tell_load();
     }
 
+    /// Says it to whoever reads the function's log.
+    fn tell(&self, text: String) {
+        self.journals.add(&self.version.function, self.version.number, text);
+    }
+
     fn set_state(&self, state: VersionState) {
+        if !state.reason().is_empty() {
+            self.tell(state.reason().to_owned());
+        }
         // Another environment of the version may still be ready.
         let state = match state {
             VersionState::Restarting(_) | VersionState::Unavailable(_)

@@ -4,7 +4,7 @@
 //! token; probes of health need nothing. Never judges a key itself: `penstock_authority` does.
 
 use crate::http::{BodyLimits, Door, Failure, Share, Upload};
-use crate::lambda::is_lambda;
+use crate::lambda::{is_lambda, sent_content};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -125,6 +125,12 @@ async fn signed(door: &Door, guard: &Guard, request: Request) -> Result<Request,
     }
     let signed = guard.authoriser.signed_head(&head.method, &head.uri, &head.headers, (guard.now)());
     let signed = signed.map_err(|denied| told(&denied))?;
+    if let Some(sha256) = sent_content(head.uri.path()) {
+        // A content is not held until it is hashed: its path says what it must hash to, and who takes it sees to that.
+        let judged = hash_of(sha256).ok_or_else(not_a_hash).and_then(|sha256| signed.verify(sha256));
+        judged.and_then(|principal| principal.require(scope)).map_err(|denied| told(&denied))?;
+        return Ok(Request::from_parts(head, upload.into_body()));
+    }
     let limits = BodyLimits { bytes_max: SIGNED_BYTES_MAX, ..door.options.body_limits() };
     let mut share = Share::new(&door.options.budget);
     let body = upload.read(&head.headers, limits, &mut share).await.map_err(IntoResponse::into_response)?;
@@ -136,6 +142,19 @@ async fn signed(door: &Door, guard: &Guard, request: Request) -> Result<Request,
     // The handler reads it again, and takes its own share for as long as it needs one.
     drop(share);
     Ok(Request::from_parts(head, Body::new(Full::new(body))))
+}
+
+/// 64 hexadecimal digits.
+fn hash_of(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes().as_chunks::<2>().0;
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Vec<u8> = digits.iter().map(byte).collect::<Option<_>>()?;
+    bytes.try_into().ok().filter(|_| text.len() == 64)
+}
+
+fn not_a_hash() -> Denied {
+    let text = "the path must end with the content's SHA-256 in 64 hexadecimal digits";
+    Denied { code: DeniedCode::InvalidSignature, message: text.to_owned() }
 }
 
 /// Stands before the metrics port.

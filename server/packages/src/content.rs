@@ -27,6 +27,16 @@ impl ContentSha256 {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// A hash that was made elsewhere.
+    pub fn from_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
+    /// Its bytes.
+    pub fn digest(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// What a hash came to.
     pub(crate) fn from_hash(hash: Sha256) -> Self {
         Self(hash.finalize().into())

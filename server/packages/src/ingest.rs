@@ -31,6 +31,18 @@ pub struct Package {
     pub hold: Hold,
 }
 
+impl PackageLimits {
+    /// Whether a package of these files may be taken.
+    pub fn check_manifest(&self, manifest: &Manifest) -> Result<(), PackageError> {
+        let (files, unpacked_bytes) = (manifest.files().len(), manifest.unpacked_bytes());
+        if files > self.files {
+            return Err(PackageError::TooManyFiles { found: files as u64, limit: self.files });
+        }
+        // There is no archive that it could be too large for.
+        check_size(&Self { ratio_free_bytes: u64::MAX, ..*self }, 0, unpacked_bytes, || "the package".to_owned())
+    }
+}
+
 impl ContentStore {
     /// Takes a ZIP. It is read twice, once to hash it and once to unpack it: give a file, and let nobody change it
     /// meanwhile. Permissions are not kept but for "its owner may run it"; neither are times and empty folders.
@@ -51,13 +63,8 @@ impl ContentStore {
 
     /// Takes a package whose contents have been put one by one; all of them have to be here.
     pub fn ingest_manifest(&self, manifest: Manifest, limits: &PackageLimits) -> Result<Package, PackageError> {
-        let (files, unpacked_bytes) = (manifest.files().len(), manifest.unpacked_bytes());
-        if files > limits.files {
-            return Err(PackageError::TooManyFiles { found: files as u64, limit: limits.files });
-        }
-        // There is no archive that it could be too large for.
-        let limits = PackageLimits { ratio_free_bytes: u64::MAX, ..*limits };
-        check_size(&limits, 0, unpacked_bytes, || "the package".to_owned())?;
+        limits.check_manifest(&manifest)?;
+        let unpacked_bytes = manifest.unpacked_bytes();
         let hold = self.hold(&manifest);
         let missing = hold.add([], || self.missing(&manifest));
         if let Some(sha256) = missing.first() {

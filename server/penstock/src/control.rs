@@ -32,6 +32,7 @@ pub(crate) fn open(config: &Config, house: Arc<House>) -> Result<Arc<ControlPlan
         destinations: folder.join("destinations"),
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
         environment_concurrency: config.integer_u32("environments.concurrency"),
+        package_bytes_max: config.integer("packages.max_package_bytes"),
         concurrency: config.integer_u32("limits.concurrency"),
         clock: now,
     };

@@ -307,6 +307,14 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "The account in ARNs, which nobody is asked for.",
     },
     Field {
+        key: "packages.max_package_bytes",
+        variable: "PENSTOCK_MAX_PACKAGE_BYTES",
+        kind: Kind::Integer(1 << 20, 1 << 44),
+        default: "68719476736",
+        unit: "bytes",
+        meaning: "Largest package that is taken file by file, as penstock deploy sends it: all its files together.",
+    },
+    Field {
         key: "callers.header",
         variable: "PENSTOCK_CALLER_HEADER",
         kind: Kind::Header,

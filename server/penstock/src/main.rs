@@ -3,6 +3,7 @@
 //! The composition root: the only place that reads the environment, knows every runtime and wires the rooms together.
 
 mod accelerate;
+mod client;
 mod config;
 mod control;
 mod devices;
@@ -12,8 +13,9 @@ mod keys;
 mod runtime;
 mod serve;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use config::{Config, ConfigError, Sources};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// A request makes some thirty small allocations in the protocol stack, freed on another thread than they were made
@@ -60,6 +62,13 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    #[command(flatten)]
+    Client(client::Command),
+    /// Print completions for a shell: bash, zsh, fish, elvish or powershell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Be an execution environment on descriptor 0. Started by `serve`, not by people.
     #[command(hide = true)]
     Environment,
@@ -87,6 +96,14 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Environment => penstock_runtimes::environment(),
+        Command::Client(command) => client::run(command, &variable, unix_time_s),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "penstock", &mut script);
+            // Nobody may be reading any more.
+            let _ = std::io::stdout().write_all(&script);
+            ExitCode::SUCCESS
+        }
         Command::Config { settings } => with_config(&settings, Vec::new(), |config| {
             print!("{}", config.print());
             ExitCode::SUCCESS
@@ -102,6 +119,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// The wall clock, in seconds since the epoch.
+#[allow(clippy::disallowed_methods)]
+fn unix_time_s() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs() as i64)
+}
+
 fn with_config(settings: &Settings, options: Vec<(String, String)>, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     match resolve(settings, options) {
         Ok(config) => then(config),
@@ -113,8 +137,11 @@ fn with_config(settings: &Settings, options: Vec<(String, String)>, then: impl F
 }
 
 #[allow(clippy::disallowed_methods)] // the composition root reads the environment
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 fn resolve(settings: &Settings, mut options: Vec<(String, String)>) -> Result<Config, ConfigError> {
-    let variable = |name: &str| std::env::var(name).ok();
     let path = settings.config.clone().or_else(|| variable("PENSTOCK_CONFIG"));
     let text =
         match &path {

@@ -41,7 +41,8 @@ impl<'a> Stamp<'a> {
     }
 }
 
-fn show(unix_s: i64) -> String {
+/// A moment as text.
+pub(super) fn show(unix_s: i64) -> String {
     let moment = OffsetDateTime::from_unix_timestamp(unix_s).ok().and_then(|moment| moment.format(BASIC).ok());
     moment.unwrap_or_else(|| format!("{unix_s} s"))
 }

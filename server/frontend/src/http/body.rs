@@ -12,7 +12,9 @@ use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use penstock_admission::{ByteBudget, ByteShare};
 use penstock_domain::{ErrorCode, Refusal, ShedReason};
+use std::io;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 /// After a refusal the rest of the body is read and thrown away, so that the client, still writing, gets to read why:
@@ -100,6 +102,12 @@ impl Upload {
         Self { body, length: content_length(headers), linger: !headers.contains_key(header::EXPECT) }
     }
 
+    /// The body, for whoever reads it after this.
+    pub(crate) fn into_body(mut self) -> Body {
+        self.linger = false;
+        std::mem::take(&mut self.body)
+    }
+
     /// Reads the whole body and inflates it.
     pub(crate) async fn read(
         mut self,
@@ -151,6 +159,34 @@ impl Upload {
         }
         self.linger = false;
         Ok(first.unwrap_or_else(|| all.freeze()))
+    }
+
+    /// Passes the body on as it comes: no more of it is in memory than the channel holds. Ends early, and well, if nobody
+    /// takes it any more.
+    pub(crate) async fn pass_on(
+        mut self,
+        limits: BodyLimits,
+        to: &mpsc::Sender<io::Result<Bytes>>,
+    ) -> Result<(), Failure> {
+        let (begun, mut received) = (Instant::now(), 0u64);
+        loop {
+            match self.next(begun, received, limits).await {
+                Ok(None) => {
+                    self.linger = false;
+                    return Ok(());
+                }
+                Ok(Some(piece)) => {
+                    received += piece.len() as u64;
+                    if to.send(Ok(piece)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(failure) => {
+                    let _ = to.send(Err(io::Error::other("the body broke off"))).await;
+                    return Err(failure);
+                }
+            }
+        }
     }
 
     /// The next piece, `None` at the end.

@@ -8,6 +8,7 @@ mod failure;
 mod function_error;
 mod invoke;
 mod operations;
+mod packages;
 mod payload;
 mod query;
 mod retries;
@@ -60,6 +61,17 @@ pub(crate) fn is_lambda(path: &str) -> bool {
             .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() })
 }
 
+/// Where a content of a package is sent.
+const CONTENT: &str = "/2026-11-26/packages/{manifest}/contents/{sha256}";
+
+/// The content that a path is for, by its hash in hexadecimal digits.
+pub(crate) fn sent_content(path: &str) -> Option<&str> {
+    match path.split('/').collect::<Vec<_>>()[..] {
+        ["", "2026-11-26", "packages", _manifest, "contents", sha256] => Some(sha256),
+        _ => None,
+    }
+}
+
 /// All routes of Lambda's API that are served.
 pub(crate) fn routes() -> Router<Arc<Door>> {
     let functions = "/2015-03-31/functions";
@@ -108,6 +120,9 @@ pub(crate) fn routes() -> Router<Arc<Door>> {
             "/2017-03-31/tags/{arn}",
             get(operations::list_tags).post(operations::tag).merge(delete(operations::untag)),
         )
+        .route("/2026-11-26/functions/{name}/log", get(operations::function_log))
+        .route("/2026-11-26/packages", post(packages::announce))
+        .route(CONTENT, put(packages::content))
         .route("/2016-08-19/account-settings", get(operations::account_settings))
         .route("/2016-08-19/account-settings/", get(operations::account_settings))
         .layer(DefaultBodyLimit::disable())

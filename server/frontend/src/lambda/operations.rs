@@ -27,7 +27,7 @@ pub(super) fn control(door: &Door) -> Result<&Arc<ControlPlane>, ControlError> {
 }
 
 /// A part of the path, decoded.
-fn param<'a>(params: &'a RawPathParams, name: &str) -> &'a str {
+pub(super) fn param<'a>(params: &'a RawPathParams, name: &str) -> &'a str {
     params.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value)
 }
 
@@ -105,6 +105,12 @@ pub(super) async fn get_function(
     let qualifier = named.qualifier.as_ref().map(|qualifier| format!("?Qualifier={}", qualifier.replace('$', "%24")));
     let location = format!("http://{host}/2015-03-31/functions/{}/code{}", named.name, qualifier.unwrap_or_default());
     told(StatusCode::OK, &control(&door)?.get_function(&named, &location).await?)
+}
+
+pub(super) async fn function_log(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
+    let after = Query::read(uri.query()).get("After").map_or(Ok(0), str::parse);
+    let after = after.map_err(|_| ControlError::invalid("After: expected the number of a line"))?;
+    told(StatusCode::OK, &control(&door)?.function_log(&function(&params, &uri)?, after).await?)
 }
 
 /// What GetFunction's `Location` leads to: the package as a ZIP.
