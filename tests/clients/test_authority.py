@@ -4,6 +4,7 @@ import datetime
 import subprocess
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import boto3
 import botocore.auth
@@ -13,7 +14,8 @@ import botocore.exceptions
 import grpc
 import pytest
 import tritonclient.grpc
-from lambda_client import payload
+from lambda_client import create, payload, publish, serving  # noqa: F401
+from lambda_client import refused as refused_as
 
 from conftest import PROGRAM, Server, identity_repository
 
@@ -120,3 +122,43 @@ def test_without_keys_nobody_beyond_this_machine_is_let_in():
     ended = subprocess.run([PROGRAM, "serve", "--set", "listen.grpc=0.0.0.0:0"], capture_output=True, text=True, timeout=20)
     assert ended.returncode == 64
     assert "listen.grpc" in ended.stderr and "auth.keys_file" in ended.stderr
+
+
+def test_a_role_s_credentials_reach_its_environments_and_no_others(tmp_path):
+    role, other = "arn:aws:iam::000000000000:role/reads-weights", "arn:aws:iam::000000000000:role/unknown"
+    (tmp_path / "roles.toml").write_text(
+        f'[[roles]]\narn = "{role}"\naccess_key_id = "AKIAROLE"\nsecret_access_key = "secret-of-the-role"\nsession_token = "lent"\n')
+    server = Server("--model-repository", identity_repository(tmp_path / "models", "own"),
+                    "--set", f"auth.roles_file={tmp_path}/roles.toml", "--set", "lambda.region=eu-north-1")
+    try:
+        anyone = client(server, "any", "any")
+        for name, arn in (("with", role), ("without", other)):
+            create(anyone, name, Role=arn, Environment={"Variables": {"STAGE": "canary"}})
+            publish(anyone, name)
+        told = {}
+        for pid in server.environments():
+            variables = dict(line.split("=", 1) for line in (Path(f"/proc/{pid}/environ").read_text()).split("\0") if line)
+            told[variables.get("AWS_LAMBDA_FUNCTION_NAME")] = variables
+        assert set(told) == {"with", "without", None}
+        with_it, without, own = told["with"], told["without"], told[None]
+        assert [with_it[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")] == [
+            "AKIAROLE", "secret-of-the-role", "lent"]
+        assert (with_it["STAGE"], with_it["AWS_REGION"], with_it["AWS_LAMBDA_FUNCTION_VERSION"]) == ("canary", "eu-north-1", "1")
+        assert without["STAGE"] == "canary" and not [name for name in (*without, *own) if "KEY" in name or "TOKEN" in name]
+        # Nobody else is told.
+        said = "".join(server.log) + str(anyone.get_function(FunctionName="with"))
+        assert "secret-of-the-role" not in said
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES", "PENSTOCK_CONFIG"])
+def test_variables_that_are_the_platform_s_cannot_be_set(serving, name):  # noqa: F811
+    with refused_as("InvalidParameterValueException", 400, f"Reserved keys used in this request: {name}"):
+        create(client(serving, "any", "any"), "reserved", Environment={"Variables": {name: "x"}})
+
+
+def test_a_file_of_roles_that_is_wrong_keeps_the_server_from_starting(tmp_path):
+    (tmp_path / "roles.toml").write_text('[[roles]]\narn = "a"\n')
+    done = subprocess.run([PROGRAM, "serve", "--set", f"auth.roles_file={tmp_path}/roles.toml"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 64 and "roles[0].access_key_id is missing" in done.stderr

@@ -241,6 +241,8 @@ fn put_settings(
     });
     own.max_concurrency =
         instances.per_execution_environment_max_concurrency.or(own.max_concurrency).or(Some(environment_concurrency));
-    own.timeout_ms = Some(u64::from(configuration.timeout) * 1000);
+    settings.role = Some(configuration.role.clone());
+    settings.variables = configuration.environment.clone().map(|environment| environment.variables).unwrap_or_default();
+    settings.penstock.timeout_ms = Some(u64::from(configuration.timeout) * 1000);
     Ok(())
 }

@@ -283,6 +283,15 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "A TOML file of [[keys]]: secret, scope (invoke or operate), and id for those that sign as AWS does. With keys,                   Lambda's routes need a signature and all others a bearer token; probes of health need none.",
     },
     Field {
+        key: "auth.roles_file",
+        variable: "PENSTOCK_ROLES_FILE",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "A TOML file of [[roles]]: arn, access_key_id, secret_access_key and, if there is one, session_token. The environments \
+                  of functions with this role get them as AWS's variables; nobody else does.",
+    },
+    Field {
         key: "auth.allow_unauthenticated",
         variable: "PENSTOCK_ALLOW_UNAUTHENTICATED",
         kind: Kind::Choice(&["false", "true"]),

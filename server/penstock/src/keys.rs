@@ -29,11 +29,7 @@ pub(crate) fn authoriser(config: &Config) -> Result<Option<Authoriser>, String> 
 
 fn read(file: &Path) -> Result<Keys, String> {
     let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
-    // The parser's own words would quote the line, and with it perhaps a secret.
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
-        format!("line {line} is not TOML")
-    })?;
+    let table = secret_table(&text)?;
     let entries = table.get("keys").and_then(toml::Value::as_array).filter(|entries| !entries.is_empty());
     let entries = entries.ok_or("expected at least one [[keys]]")?;
     if let Some(other) = table.keys().find(|key| *key != "keys") {
@@ -42,6 +38,14 @@ fn read(file: &Path) -> Result<Keys, String> {
     let entries: Result<Vec<KeyEntry>, String> =
         entries.iter().enumerate().map(|(at, entry)| entry_of(at, entry)).collect();
     Keys::new(entries?).map_err(|error| error.to_string())
+}
+
+/// A file that holds secrets, as TOML. The parser's own words would quote the line, and with it perhaps a secret.
+pub(crate) fn secret_table(text: &str) -> Result<toml::Table, String> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
+        format!("line {line} is not TOML")
+    })
 }
 
 fn entry_of(at: usize, entry: &toml::Value) -> Result<KeyEntry, String> {

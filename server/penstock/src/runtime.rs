@@ -2,6 +2,7 @@
 
 use crate::accelerate::{Accelerators, accelerator};
 use crate::config::Config;
+use crate::roles::Roles;
 use penstock_domain::TensorSpec;
 use penstock_environment::{
     BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, QueueTimeout, Specification, TimeoutAction,
@@ -33,6 +34,7 @@ pub(crate) fn specify(
     config: &Config,
     cores: usize,
     accelerators: Option<&Accelerators>,
+    roles: &Roles,
     function: &FunctionSource,
     version: &VersionSource,
 ) -> Result<Specification, String> {
@@ -106,6 +108,11 @@ pub(crate) fn specify(
         (RuntimeSource::Bert { .. }, Engine::Candle) => penstock_bert::candle_variables(threads),
         _ => BTreeMap::new(),
     };
+    if let Some(role) = &settings.role {
+        variables.extend(settings.variables.clone());
+        variables.extend(lambda_variables(config, function, version));
+        variables.extend(roles.variables(role));
+    }
     if settings.penstock.memory_limit_bytes.is_some() {
         // Else the allocator takes a gibibyte at once, which counts whether it is used or not.
         variables.insert("MIMALLOC_ARENA_EAGER_COMMIT".into(), "0".into());
@@ -164,6 +171,18 @@ pub(crate) fn specify(
         accelerator,
         body_bytes_max: config.integer("limits.message_bytes"),
     })
+}
+
+/// What Lambda tells every function's environment.
+fn lambda_variables(config: &Config, function: &FunctionSource, version: &VersionSource) -> BTreeMap<String, String> {
+    let region = config.text("lambda.region");
+    let told = [
+        ("AWS_REGION", region.to_owned()),
+        ("AWS_DEFAULT_REGION", region.to_owned()),
+        ("AWS_LAMBDA_FUNCTION_NAME", function.name.to_string()),
+        ("AWS_LAMBDA_FUNCTION_VERSION", version.number.to_string()),
+    ];
+    told.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// A specification that loads nothing, to see which isolation measures hold on this machine.

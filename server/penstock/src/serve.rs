@@ -3,6 +3,7 @@
 use crate::accelerate::Accelerators;
 use crate::config::Config;
 use crate::gpus::Gpus;
+use crate::roles::Roles;
 use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, runtime};
 use penstock_admission::ByteBudget;
 use penstock_control::ControlPlane;
@@ -57,8 +58,9 @@ pub(crate) fn run(config: Config) -> ExitCode {
         "json" => LogFormat::Json,
         _ => LogFormat::Auto,
     };
-    let authoriser = match keys::authoriser(&config) {
-        Ok(authoriser) => authoriser,
+    let read = keys::authoriser(&config).and_then(|authoriser| Ok((authoriser, Roles::new(&config)?)));
+    let (authoriser, roles) = match read {
+        Ok(read) => read,
         Err(error) => {
             say(&mut io::stderr(), &format!("penstock: configuration: {error}"));
             return ExitCode::from(EXIT_USAGE);
@@ -70,7 +72,7 @@ pub(crate) fn run(config: Config) -> ExitCode {
         .enable_all()
         .build()
         .map_err(ServeError::from)
-        .and_then(|runtime| runtime.block_on(serve(config, guard)));
+        .and_then(|runtime| runtime.block_on(serve(config, guard, roles)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -90,7 +92,7 @@ pub(crate) fn launcher() -> io::Result<Launcher> {
     Ok(Launcher { program: std::env::current_exe()?, accelerated: None, arguments: vec!["environment".into()] })
 }
 
-async fn serve(config: Config, guard: Option<Guard>) -> Result<(), ServeError> {
+async fn serve(config: Config, guard: Option<Guard>, roles: Roles) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let scrape = Arc::new(penstock_telemetry::install()?);
     let http = listen(&config, "listen.http").await?;
@@ -113,7 +115,7 @@ async fn serve(config: Config, guard: Option<Guard>) -> Result<(), ServeError> {
         .map_err(io::Error::other)?
     };
     let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
-    let house = House::new(house_options(config.clone(), budget.clone(), accelerators)?);
+    let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles)?);
     let control = {
         let (config, house) = (config.clone(), house.clone());
         tokio::task::spawn_blocking(move || control::open(&config, house)).await.map_err(io::Error::other)??
@@ -148,6 +150,7 @@ fn house_options(
     config: Arc<Config>,
     budget: ByteBudget,
     accelerators: Option<Accelerators>,
+    roles: Roles,
 ) -> io::Result<HouseOptions> {
     let mut repositories: Vec<PathBuf> = config.list("models.repository").iter().map(PathBuf::from).collect();
     if repositories.is_empty() {
@@ -177,7 +180,7 @@ fn house_options(
         specify: {
             let config = config.clone();
             Box::new(move |function, version| {
-                runtime::specify(&config, cores, accelerators.as_ref(), function, version)
+                runtime::specify(&config, cores, accelerators.as_ref(), &roles, function, version)
             })
         },
     })

@@ -77,6 +77,10 @@ pub struct VersionSettings {
     pub parameters: BTreeMap<String, String>,
     /// Those of them that are Penstock's own, read.
     pub penstock: PenstockSettings,
+    /// The execution role, for functions that have one.
+    pub role: Option<String>,
+    /// Variables of its environments, beside those that are the platform's.
+    pub variables: BTreeMap<String, String>,
     /// To run before the version counts as ready.
     pub warmup: Vec<WarmupRequest>,
     /// What is written and not followed: each names the field and says what happens instead. For the log, once a load.
