@@ -3,7 +3,12 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
+import threading
+import urllib.error
+import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from lambda_client import ask, gone, payload, serving  # noqa: F401
@@ -283,5 +288,40 @@ def test_with_keys_all_of_it_is_signed(tmp_path, folder):
         # What is sent under a content's name is that content, whoever signed.
         status, _, _ = ask(server, "PUT", f"{PACKAGES}/{'0' * 64}/contents/{'0' * 64}", b"unsigned")
         assert status == 403
+    finally:
+        server.kill()
+
+
+def test_a_server_is_ready_when_what_was_deployed_is(tmp_path):
+    """Of the encoder that was deployed; the model repository is empty, and ready at once."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "models").mkdir()
+    arguments = ("--model-repository", tmp_path / "models")
+    state = {"PENSTOCK_DATA_DIR": str(tmp_path / "state")}
+    server = Server(*arguments, env=state)
+    Shell(server.url).json("deploy", CACHE / "models/minilm/1", "--name", "embed")
+    server.kill()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    seen = []
+
+    def look():
+        while not seen or seen[-1][0] != 200:
+            try:
+                ready = urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5).status
+            except urllib.error.HTTPError as error:
+                ready = error.code
+            except OSError:
+                continue
+            own = ask(SimpleNamespace(url=f"http://127.0.0.1:{port}"), "GET", "/v2/models/embed/ready")[0] if ready == 200 else None
+            seen.append((ready, own))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    server = Server(*arguments, "--set", f"listen.http=127.0.0.1:{port}", env=state)
+    try:
+        looking.join(TIMEOUT_S)
+        assert seen[-1] == (200, 200), seen[-1]
     finally:
         server.kill()

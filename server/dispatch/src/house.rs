@@ -287,7 +287,7 @@ impl House {
     }
 
     /// Loads what the repositories hold, as the control mode says, and waits until each version is ready or known not
-    /// to be. Errors: a repository that cannot be read, a function to load that does not exist.
+    /// to be; [`House::all_loaded`] comes after. Errors: a repository that cannot be read, a function to load that does not exist.
     pub async fn start(&self) -> Result<(), Refusal> {
         let scan = self.scan().await?;
         let names = &self.options.load_at_start;
@@ -297,20 +297,29 @@ impl House {
                 format!("nothing in the model repository is called '{}'", unknown.join("', '")),
             )
         })?;
-        self.start_with(functions).await;
+        self.load_all(functions).await;
         Ok(())
     }
 
-    /// The same with functions that are known.
+    /// The same with functions that are known, and opens.
     pub async fn start_with(&self, functions: Vec<FunctionSource>) {
+        self.load_all(functions).await;
+        self.all_loaded();
+    }
+
+    /// All is loaded: the house tells that it takes requests.
+    pub fn all_loaded(&self) {
+        self.started.store(true, Ordering::Relaxed);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    async fn load_all(&self, functions: Vec<FunctionSource>) {
         let changed = {
             let mut control = self.control.lock().await;
             let wanted = beside_deployed(&control, functions);
             self.change(&mut control, wanted)
         };
         settled(&changed.opened).await;
-        self.started.store(true, Ordering::Relaxed);
-        self.changed.send_modify(|count| *count += 1);
     }
 
     /// Looks at the repositories again, once, and follows what changed (poll mode).

@@ -265,7 +265,9 @@ async fn start(house: &House, control: &ControlPlane) -> Result<(), ServeError> 
     let restored = control.restore().await?;
     let (started, restored) = tokio::join!(house.start(), control.restored(restored));
     started?;
-    Ok(restored?)
+    restored?;
+    house.all_loaded();
+    Ok(())
 }
 
 /// Poll mode: looks at the repository again and again. One bad look is logged and the next is tried.
