@@ -21,7 +21,7 @@ pub(crate) const PAGE_MAX: usize = 50;
 impl ControlPlane {
     /// CreateFunction: `FunctionConfiguration` of `$LATEST`, or of the version where one was published at once.
     pub async fn create_function(&self, request: CreateFunction) -> Result<Object, ControlError> {
-        let name = FunctionRef::parse(&request.function_name, None)?.unqualified()?;
+        let name = FunctionRef::parse(&request.function_name, None, self.account())?.unqualified()?;
         check_new_name(&name)?;
         package_type(request.package_type.as_deref())?;
         check_publish_to(request.publish_to.as_deref())?;

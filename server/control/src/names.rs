@@ -56,8 +56,8 @@ pub struct FunctionRef {
 
 impl FunctionRef {
     /// Reads what stands in the path, decoded, and in the query. Errors: text that names nothing, two qualifiers that
-    /// disagree.
-    pub fn parse(text: &str, query: Option<&str>) -> Result<Self, ControlError> {
+    /// disagree, an ARN of another region or account than `own`.
+    pub fn parse(text: &str, query: Option<&str>, own: &Account) -> Result<Self, ControlError> {
         let invalid = || {
             let pattern = "Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:lambda:)?\
                            ((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?\
@@ -73,6 +73,10 @@ impl FunctionRef {
                 parts.len() >= 7 && parts[1].starts_with("aws") && parts[2] == "lambda" && parts[5] == "function";
             if !lambda {
                 return Err(invalid());
+            }
+            if parts[3] != own.region || parts[4] != own.id {
+                let text = format!("Function not found: {text}. Functions here are of {} in {}.", own.id, own.region);
+                return Err(ControlError::not_found(text));
             }
             parts.drain(..6);
         } else if let Some(at) = parts.iter().position(|part| *part == "function").filter(|at| *at + 1 < parts.len()) {
@@ -168,10 +172,16 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
+    fn own() -> Account {
+        Account { region: "us-east-1".into(), id: "123456789012".into() }
+    }
+
     #[test]
     fn every_way_to_name_a_function() {
         let parse = |text: &str, query: Option<&str>| {
-            FunctionRef::parse(text, query).map(|named| (named.name, named.qualifier)).map_err(|error| error.kind)
+            FunctionRef::parse(text, query, &own())
+                .map(|named| (named.name, named.qualifier))
+                .map_err(|error| error.kind)
         };
         let arn = "arn:aws:lambda:us-east-1:123456789012:function:f";
         for text in ["f", arn, "123456789012:function:f", "us-east-1:123456789012:function:f", "function:f"] {
@@ -186,6 +196,9 @@ mod tests {
         assert_eq!(parse("f:1", Some("2")), Err(ErrorKind::InvalidParameterValue));
         for bad in ["", "a b", "f:", "f:1:2", "f:$X", "arn:aws:s3:::f", "arn:aws:lambda:r:1:layer:f", "ü"] {
             assert_eq!(parse(bad, None), Err(ErrorKind::Validation), "{bad}");
+        }
+        for elsewhere in [arn.replace("us-east", "eu-west"), arn.replace("12345", "54321")] {
+            assert_eq!(parse(&elsewhere, None), Err(ErrorKind::ResourceNotFound), "{elsewhere}");
         }
         assert_eq!(parse("f", Some("a b")), Err(ErrorKind::Validation));
         assert_eq!(parse(&"f".repeat(300), None), Err(ErrorKind::Validation));

@@ -22,7 +22,7 @@ enum Tagged {
 impl ControlPlane {
     /// ListTags.
     pub async fn list_tags(&self, arn: &str) -> Result<Value, ControlError> {
-        if FunctionRef::parse(arn, None)
+        if FunctionRef::parse(arn, None, self.account())
             .is_ok_and(|named| named.qualifier.is_none() && self.house.is_of_repository(&named.name))
         {
             return Ok(json!({ "Tags": {} }));
@@ -70,7 +70,7 @@ impl ControlPlane {
             let (provider, revision) = self.provider(provider_name(arn)?).await?;
             return Ok(Tagged::Provider(provider, revision));
         }
-        let named = FunctionRef::parse(arn, None)?;
+        let named = FunctionRef::parse(arn, None, self.account())?;
         if named.qualifier.is_some() {
             let text = "Tags on function aliases and versions are not supported. Please specify a function ARN.";
             return Err(ControlError::invalid(text));

@@ -95,10 +95,10 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn of(request: Request, params: &RawPathParams) -> Result<Self, ControlError> {
+    pub(super) fn of(door: &Door, request: Request, params: &RawPathParams) -> Result<Self, ControlError> {
         let (head, body) = request.into_parts();
         let upload = Upload::new(&head.headers, body);
-        let (named, kind) = (function(params, &head.uri)?, Kind::of(&head.headers)?);
+        let (named, kind) = (function(door, params, &head.uri)?, Kind::of(&head.headers)?);
         Ok(Self { head, upload, named, kind })
     }
 }
@@ -117,7 +117,7 @@ pub(super) async fn invoke(
     params: RawPathParams,
     request: Request,
 ) -> Result<Response, LambdaError> {
-    let Call { head, upload, named, kind } = Call::of(request, &params)?;
+    let Call { head, upload, named, kind } = Call::of(&door, request, &params)?;
     match kind {
         Kind::RequestResponse => {}
         Kind::DryRun => return dry_run(&door, &named).await,

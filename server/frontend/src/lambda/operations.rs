@@ -32,13 +32,13 @@ pub(super) fn param<'a>(params: &'a RawPathParams, name: &str) -> &'a str {
 }
 
 /// The function that the path names, with the query's qualifier.
-pub(super) fn function(params: &RawPathParams, uri: &Uri) -> Result<FunctionRef, ControlError> {
-    FunctionRef::parse(param(params, "name"), Query::read(uri.query()).get("Qualifier"))
+pub(super) fn function(door: &Door, params: &RawPathParams, uri: &Uri) -> Result<FunctionRef, ControlError> {
+    FunctionRef::parse(param(params, "name"), Query::read(uri.query()).get("Qualifier"), control(door)?.account())
 }
 
 /// The function that the path names, whole.
-fn whole(params: &RawPathParams) -> Result<String, ControlError> {
-    FunctionRef::parse(param(params, "name"), None)?.unqualified()
+fn whole(door: &Door, params: &RawPathParams) -> Result<String, ControlError> {
+    FunctionRef::parse(param(params, "name"), None, control(door)?.account())?.unqualified()
 }
 
 /// Reads a body of JSON; an empty one is `{}`. Of what it takes of the memory budget it gives back what is read.
@@ -91,7 +91,7 @@ pub(super) async fn create_function(State(door): State<Arc<Door>>, request: Requ
 pub(super) async fn list_functions(State(door): State<Arc<Door>>, uri: Uri) -> Told {
     let query = Query::read(uri.query());
     let all = query.get("FunctionVersion") == Some("ALL");
-    told(StatusCode::OK, &control(&door)?.list_functions(&query.page(), all).await?)
+    told(StatusCode::OK, &control(&door)?.list_functions(&query.page()?, all).await?)
 }
 
 pub(super) async fn get_function(
@@ -100,7 +100,7 @@ pub(super) async fn get_function(
     uri: Uri,
     headers: HeaderMap,
 ) -> Told {
-    let named = function(&params, &uri)?;
+    let named = function(&door, &params, &uri)?;
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let qualifier = named.qualifier.as_ref().map(|qualifier| format!("?Qualifier={}", qualifier.replace('$', "%24")));
     let location = format!("http://{host}/2015-03-31/functions/{}/code{}", named.name, qualifier.unwrap_or_default());
@@ -110,77 +110,77 @@ pub(super) async fn get_function(
 pub(super) async fn function_log(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
     let after = Query::read(uri.query()).get("After").map_or(Ok(0), str::parse);
     let after = after.map_err(|_| ControlError::invalid("After: expected the number of a line"))?;
-    told(StatusCode::OK, &control(&door)?.function_log(&function(&params, &uri)?, after).await?)
+    told(StatusCode::OK, &control(&door)?.function_log(&function(&door, &params, &uri)?, after).await?)
 }
 
 /// What GetFunction's `Location` leads to: the package as a ZIP.
 pub(super) async fn get_code(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    let zip = control(&door)?.export_code(&function(&params, &uri)?).await?;
+    let zip = control(&door)?.export_code(&function(&door, &params, &uri)?).await?;
     let mut response = Response::new(Body::from(zip));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zip"));
     Ok(response)
 }
 
 pub(super) async fn get_configuration(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    let named = function(&params, &uri)?;
+    let named = function(&door, &params, &uri)?;
     told(StatusCode::OK, &control(&door)?.get_configuration(&named).await?)
 }
 
 pub(super) async fn update_configuration(State(door): State<Arc<Door>>, params: RawPathParams, body: Request) -> Told {
-    let (name, request) = (whole(&params)?, read(&door, body).await?);
+    let (name, request) = (whole(&door, &params)?, read(&door, body).await?);
     told(StatusCode::OK, &control(&door)?.update_configuration(&name, request).await?)
 }
 
 pub(super) async fn update_code(State(door): State<Arc<Door>>, params: RawPathParams, body: Request) -> Told {
-    let (name, (request, _share)) = (whole(&params)?, read_with_share(&door, body).await?);
+    let (name, (request, _share)) = (whole(&door, &params)?, read_with_share(&door, body).await?);
     told(StatusCode::OK, &control(&door)?.update_code(&name, request).await?)
 }
 
 pub(super) async fn delete_function(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    let named = function(&params, &uri)?;
+    let named = function(&door, &params, &uri)?;
     control(&door)?.delete_function(&named).await?;
     told(StatusCode::ACCEPTED, &serde_json::json!({ "StatusCode": StatusCode::ACCEPTED.as_u16() }))
 }
 
 pub(super) async fn publish_version(State(door): State<Arc<Door>>, params: RawPathParams, body: Request) -> Told {
-    let (name, request) = (whole(&params)?, read(&door, body).await?);
+    let (name, request) = (whole(&door, &params)?, read(&door, body).await?);
     told(StatusCode::CREATED, &control(&door)?.publish_version(&name, request).await?)
 }
 
 pub(super) async fn list_versions(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    let (name, page) = (whole(&params)?, Query::read(uri.query()).page());
+    let (name, page) = (whole(&door, &params)?, Query::read(uri.query()).page()?);
     told(StatusCode::OK, &control(&door)?.list_versions(&name, &page).await?)
 }
 
 pub(super) async fn create_alias(State(door): State<Arc<Door>>, params: RawPathParams, body: Request) -> Told {
-    let (name, request) = (whole(&params)?, read(&door, body).await?);
+    let (name, request) = (whole(&door, &params)?, read(&door, body).await?);
     told(StatusCode::CREATED, &control(&door)?.create_alias(&name, request).await?)
 }
 
 pub(super) async fn list_aliases(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    let (name, query) = (whole(&params)?, Query::read(uri.query()));
+    let (name, query) = (whole(&door, &params)?, Query::read(uri.query()));
     let of = query.get("FunctionVersion");
-    told(StatusCode::OK, &control(&door)?.list_aliases(&name, of, &query.page()).await?)
+    told(StatusCode::OK, &control(&door)?.list_aliases(&name, of, &query.page()?).await?)
 }
 
 pub(super) async fn get_alias(State(door): State<Arc<Door>>, params: RawPathParams) -> Told {
-    let name = whole(&params)?;
+    let name = whole(&door, &params)?;
     told(StatusCode::OK, &control(&door)?.get_alias(&name, param(&params, "alias")).await?)
 }
 
 pub(super) async fn update_alias(State(door): State<Arc<Door>>, params: RawPathParams, body: Request) -> Told {
-    let (name, request) = (whole(&params)?, read(&door, body).await?);
+    let (name, request) = (whole(&door, &params)?, read(&door, body).await?);
     told(StatusCode::OK, &control(&door)?.update_alias(&name, param(&params, "alias"), request).await?)
 }
 
 pub(super) async fn delete_alias(State(door): State<Arc<Door>>, params: RawPathParams) -> Told {
-    let name = whole(&params)?;
+    let name = whole(&door, &params)?;
     control(&door)?.delete_alias(&name, param(&params, "alias")).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn put_concurrency(State(door): State<Arc<Door>>, params: RawPathParams, body: Request) -> Told {
-    let (name, request) = (whole(&params)?, read::<Value>(&door, body).await?);
+    let (name, request) = (whole(&door, &params)?, read::<Value>(&door, body).await?);
     let Some(reserved) = request["ReservedConcurrentExecutions"].as_i64() else {
         return Err(ControlError::validation("null", "reservedConcurrentExecutions", "Member must not be null").into());
     };
@@ -188,20 +188,20 @@ pub(super) async fn put_concurrency(State(door): State<Arc<Door>>, params: RawPa
 }
 
 pub(super) async fn get_concurrency(State(door): State<Arc<Door>>, params: RawPathParams) -> Told {
-    told(StatusCode::OK, &control(&door)?.get_concurrency(&whole(&params)?).await?)
+    told(StatusCode::OK, &control(&door)?.get_concurrency(&whole(&door, &params)?).await?)
 }
 
 pub(super) async fn delete_concurrency(State(door): State<Arc<Door>>, params: RawPathParams) -> Told {
-    control(&door)?.put_concurrency(&whole(&params)?, None).await?;
+    control(&door)?.put_concurrency(&whole(&door, &params)?, None).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn get_scaling(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    told(StatusCode::OK, &control(&door)?.get_scaling(&function(&params, &uri)?).await?)
+    told(StatusCode::OK, &control(&door)?.get_scaling(&function(&door, &params, &uri)?).await?)
 }
 
 pub(super) async fn put_scaling(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri, body: Request) -> Told {
-    let (named, request) = (function(&params, &uri)?, read::<Value>(&door, body).await?);
+    let (named, request) = (function(&door, &params, &uri)?, read::<Value>(&door, body).await?);
     let config = &request["FunctionScalingConfig"];
     let of = |key: &str| config[key].as_i64();
     let (least, most) = (of("MinExecutionEnvironments"), of("MaxExecutionEnvironments"));
@@ -214,7 +214,7 @@ pub(super) async fn put_event_invoke(
     uri: Uri,
     body: Request,
 ) -> Told {
-    let (named, request) = (function(&params, &uri)?, read(&door, body).await?);
+    let (named, request) = (function(&door, &params, &uri)?, read(&door, body).await?);
     told(StatusCode::OK, &control(&door)?.put_event_invoke(&named, request, false).await?)
 }
 
@@ -224,21 +224,21 @@ pub(super) async fn update_event_invoke(
     uri: Uri,
     body: Request,
 ) -> Told {
-    let (named, request) = (function(&params, &uri)?, read(&door, body).await?);
+    let (named, request) = (function(&door, &params, &uri)?, read(&door, body).await?);
     told(StatusCode::OK, &control(&door)?.put_event_invoke(&named, request, true).await?)
 }
 
 pub(super) async fn get_event_invoke(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    told(StatusCode::OK, &control(&door)?.get_event_invoke(&function(&params, &uri)?).await?)
+    told(StatusCode::OK, &control(&door)?.get_event_invoke(&function(&door, &params, &uri)?).await?)
 }
 
 pub(super) async fn delete_event_invoke(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    control(&door)?.delete_event_invoke(&function(&params, &uri)?).await?;
+    control(&door)?.delete_event_invoke(&function(&door, &params, &uri)?).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn list_event_invoke(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    let (name, page) = (whole(&params)?, Query::read(uri.query()).page());
+    let (name, page) = (whole(&door, &params)?, Query::read(uri.query()).page()?);
     told(StatusCode::OK, &control(&door)?.list_event_invoke(&name, &page).await?)
 }
 
@@ -249,7 +249,7 @@ pub(super) async fn create_provider(State(door): State<Arc<Door>>, body: Request
 
 pub(super) async fn list_providers(State(door): State<Arc<Door>>, uri: Uri) -> Told {
     let query = Query::read(uri.query());
-    told(StatusCode::OK, &control(&door)?.list_providers(query.get("State"), &query.page()).await?)
+    told(StatusCode::OK, &control(&door)?.list_providers(query.get("State"), &query.page()?).await?)
 }
 
 pub(super) async fn get_provider(State(door): State<Arc<Door>>, params: RawPathParams) -> Told {
@@ -266,7 +266,7 @@ pub(super) async fn delete_provider(State(door): State<Arc<Door>>, params: RawPa
 }
 
 pub(super) async fn versions_by_provider(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
-    let page = Query::read(uri.query()).page();
+    let page = Query::read(uri.query()).page()?;
     told(StatusCode::OK, &control(&door)?.versions_by_provider(param(&params, "name"), &page).await?)
 }
 

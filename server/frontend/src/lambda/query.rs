@@ -2,6 +2,7 @@
 //!
 //! Called by the handlers. Pure.
 
+use penstock_control::ControlError;
 use penstock_control::requests::Page;
 use percent_encoding::percent_decode_str;
 
@@ -30,10 +31,14 @@ impl Query {
         self.0.iter().filter(move |(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
-    /// The page asked for.
-    pub(crate) fn page(&self) -> Page {
-        let max_items = self.get("MaxItems").and_then(|text| text.parse().ok());
-        Page { marker: self.get("Marker").map(str::to_owned), max_items }
+    /// The page asked for. Errors: of no entries, or of what is no number.
+    pub(crate) fn page(&self) -> Result<Page, ControlError> {
+        let number = |text: &str| match text.parse() {
+            Ok(number @ 1..) => Ok(number),
+            _ => Err(ControlError::validation(text, "maxItems", "Member must have value greater than or equal to 1")),
+        };
+        let max_items = self.get("MaxItems").map(number).transpose()?;
+        Ok(Page { marker: self.get("Marker").map(str::to_owned), max_items })
     }
 }
 
@@ -48,6 +53,9 @@ mod tests {
         assert_eq!(query.all("tagKeys").collect::<Vec<_>>(), ["a", "b c d"]);
         assert_eq!((query.get("Marker"), query.get("x"), query.get("y")), (None, None, None));
         assert!(Query::read(None).get("a").is_none());
-        assert_eq!(Query::read(Some("MaxItems=3&Marker=m")).page().max_items, Some(3));
+        assert_eq!(Query::read(Some("MaxItems=3&Marker=m")).page().unwrap().max_items, Some(3));
+        for wrong in ["0", "-1", "x"] {
+            assert!(Query::read(Some(&format!("MaxItems={wrong}"))).page().is_err(), "{wrong}");
+        }
     }
 }

@@ -35,7 +35,7 @@ pub(super) async fn invoke(
     params: RawPathParams,
     request: Request,
 ) -> Result<Response, LambdaError> {
-    let Call { head, upload, named, kind } = Call::of(request, &params)?;
+    let Call { head, upload, named, kind } = Call::of(&door, request, &params)?;
     match kind {
         Kind::RequestResponse => {}
         Kind::DryRun => return dry_run(&door, &named).await,
