@@ -63,9 +63,7 @@ impl ControlPlane {
                 ));
             }
             CodeSource { s3_bucket: Some(_), .. } | CodeSource { s3_key: Some(_), .. } => {
-                return Err(ControlError::invalid(
-                    "Code from S3 is not supported here yet: send ZipFile, or put a larger model into a model repository.",
-                ));
+                self.fetch_code(source).await?
             }
             CodeSource { zip_file: Some(encoded), .. } => {
                 self.blocking(move || {

@@ -13,6 +13,7 @@ mod destination;
 mod due;
 mod error;
 mod events;
+mod fetched;
 mod functions;
 mod invocable;
 pub mod names;

@@ -9,6 +9,7 @@ use penstock_dispatch::House;
 use penstock_packages::ContentStore;
 use penstock_registry::store::{Commit, Entry, Expect, Store};
 use penstock_registry::{AliasRecord, FunctionRecord, VersionRecord, keys};
+use penstock_remote::Remote;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -28,6 +29,10 @@ pub struct ControlOptions {
     pub account: Account,
     /// The folder of the files where ends of asynchronous invocations are told.
     pub destinations: PathBuf,
+    /// Other services: where code may lie, and ends of invocations may be told.
+    pub remote: Remote,
+    /// Most bytes of a package that does not come in a request, as an archive and unpacked.
+    pub package_bytes_max: u64,
     /// Invocations in flight in one environment, where nothing is said.
     pub environment_concurrency: u32,
     /// All of the account's, as its settings tell.

@@ -30,6 +30,7 @@ pub use limits::PackageLimits;
 pub use manifest::{FileEntry, Manifest};
 pub use path::{PathFault, TreeFault, check_path};
 pub use retain::Retained;
+pub use staging::Staged;
 pub use store::ContentStore;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 //! flushing take seconds per GiB. Never asks for the time and never decides what is still needed; see `retain` for that.
 
 use crate::hold::Holds;
-use crate::staging::{Incoming, flush, make_folder, remove, rename, write_content};
+use crate::staging::{Incoming, Staged, flush, make_folder, remove, rename, write_content};
 use crate::{ContentSha256, Hold, Manifest, PackageError};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Read;
@@ -54,6 +54,19 @@ impl ContentStore {
         flush(&root)?;
         let incoming = Incoming::open(root.join("incoming"))?;
         Ok(Self { root, incoming, holds: Holds::default(), folders: Mutex::new(()), _lock: file })
+    }
+
+    /// A folder for a file that a package is made of, such as an archive that is being received. It goes when it is dropped, or
+    /// at the next start.
+    pub fn stage(&self) -> Result<Staged, PackageError> {
+        self.incoming.stage()
+    }
+
+    /// Bytes that can still be written to the store's file system.
+    pub fn free_bytes(&self) -> Result<u64, PackageError> {
+        let found =
+            rustix::fs::statvfs(&self.root).map_err(|error| PackageError::io("look at", &self.root)(error.into()))?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     /// Which of a manifest's contents are not here, or not with the length that it states: what has to be sent.

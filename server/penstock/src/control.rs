@@ -8,6 +8,7 @@ use penstock_control::{ControlOptions, ControlPlane};
 use penstock_dispatch::House;
 use penstock_packages::{ContentStore, PackageError};
 use penstock_registry::store::{LocalStore, LocalStoreOptions, OpenError};
+use penstock_remote::Remote;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,12 +25,14 @@ pub(crate) enum ControlPlaneError {
 }
 
 /// Opens what the data directory holds. Blocks.
-pub(crate) fn open(config: &Config, house: Arc<House>) -> Result<Arc<ControlPlane>, ControlPlaneError> {
+pub(crate) fn open(config: &Config, remote: Remote, house: Arc<House>) -> Result<Arc<ControlPlane>, ControlPlaneError> {
     let folder = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
     let store = LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?;
     let content = ContentStore::open(folder.join("packages"))?;
     let options = ControlOptions {
         destinations: folder.join("destinations"),
+        remote,
+        package_bytes_max: config.integer("packages.max_package_bytes"),
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
         environment_concurrency: config.integer_u32("environments.concurrency"),
         concurrency: config.integer_u32("limits.concurrency"),

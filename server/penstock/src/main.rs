@@ -9,6 +9,7 @@ mod devices;
 mod fields;
 mod gpus;
 mod keys;
+mod remote;
 mod runtime;
 mod serve;
 

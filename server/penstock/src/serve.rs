@@ -3,7 +3,7 @@
 use crate::accelerate::Accelerators;
 use crate::config::Config;
 use crate::gpus::Gpus;
-use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, runtime};
+use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, remote, runtime};
 use penstock_admission::ByteBudget;
 use penstock_control::ControlPlane;
 use penstock_dispatch::{ControlMode, House, HouseOptions};
@@ -17,6 +17,7 @@ use penstock_frontend::metrics::metrics_router;
 use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES, header_name};
 use penstock_frontend::request_id::RequestIds;
 use penstock_frontend::status::OverloadCodes;
+use penstock_remote::Remote;
 use penstock_telemetry::{LogFormat, Scrape};
 use std::io;
 use std::path::PathBuf;
@@ -57,8 +58,9 @@ pub(crate) fn run(config: Config) -> ExitCode {
         "json" => LogFormat::Json,
         _ => LogFormat::Auto,
     };
-    let authoriser = match keys::authoriser(&config) {
-        Ok(authoriser) => authoriser,
+    let checked = keys::authoriser(&config).and_then(|authoriser| Ok((authoriser, remote::open(&config)?)));
+    let (authoriser, remote) = match checked {
+        Ok(checked) => checked,
         Err(error) => {
             say(&mut io::stderr(), &format!("penstock: configuration: {error}"));
             return ExitCode::from(EXIT_USAGE);
@@ -70,7 +72,7 @@ pub(crate) fn run(config: Config) -> ExitCode {
         .enable_all()
         .build()
         .map_err(ServeError::from)
-        .and_then(|runtime| runtime.block_on(serve(config, guard)));
+        .and_then(|runtime| runtime.block_on(serve(config, guard, remote)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -90,7 +92,7 @@ pub(crate) fn launcher() -> io::Result<Launcher> {
     Ok(Launcher { program: std::env::current_exe()?, accelerated: None, arguments: vec!["environment".into()] })
 }
 
-async fn serve(config: Config, guard: Option<Guard>) -> Result<(), ServeError> {
+async fn serve(config: Config, guard: Option<Guard>, remote: Remote) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let scrape = Arc::new(penstock_telemetry::install()?);
     let http = listen(&config, "listen.http").await?;
@@ -116,7 +118,7 @@ async fn serve(config: Config, guard: Option<Guard>) -> Result<(), ServeError> {
     let house = House::new(house_options(config.clone(), budget.clone(), accelerators)?);
     let control = {
         let (config, house) = (config.clone(), house.clone());
-        tokio::task::spawn_blocking(move || control::open(&config, house)).await.map_err(io::Error::other)??
+        tokio::task::spawn_blocking(move || control::open(&config, remote, house)).await.map_err(io::Error::other)??
     };
     let lambda = Lambda::new(control.clone());
     let doors = Doors::open(&config, &house, &scrape, budget, (lambda, guard), (http, grpc, metrics));

@@ -40,6 +40,7 @@ fn imports_point_one_way() {
         ("penstock-registry", &["penstock-domain"]),
         ("penstock-packages", &["penstock-domain"]),
         ("penstock-authority", &[]),
+        ("penstock-remote", &["penstock-packages"]),
         (
             "penstock-control",
             &[
@@ -49,6 +50,7 @@ fn imports_point_one_way() {
                 "penstock-repository",
                 "penstock-dispatch",
                 "penstock-router",
+                "penstock-remote",
             ],
         ),
         ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),
@@ -113,7 +115,10 @@ fn heavy_libraries_stay_in_their_crates() {
         ("landlock", &["penstock-environment"]),
         ("redb", &["penstock-registry"]),
         ("zip", &["penstock-packages"]),
-        ("hmac", &["penstock-authority"]),
+        ("hmac", &["penstock-authority", "penstock-remote"]),
+        ("object_store", &["penstock-remote"]),
+        ("reqwest", &["penstock-remote"]),
+        ("rustls", &["penstock-remote"]),
         ("clap", &["penstock", "penstock-loadtest", "penstock-sim"]),
     ]);
     for (name, dependencies) in dependencies() {

@@ -6,7 +6,7 @@ use crate::client::client;
 use crate::endpoint::{endpoint, is_region};
 use crate::sqs::Sqs;
 use crate::target::prefixes;
-use crate::{CredentialSource, CredentialsError, S3, S3Error};
+use crate::{CredentialSource, CredentialsError, S3};
 use reqwest::{Client, Url};
 use std::time::SystemTime;
 
@@ -94,12 +94,5 @@ impl Remote {
     /// Storage. Errors: there are no keys for it.
     pub fn s3(&self) -> Result<&S3, RemoteError> {
         self.s3.as_ref().ok_or(RemoteError::NoS3)
-    }
-}
-
-impl S3Error {
-    /// Whether this server's disk failed, and nobody else.
-    pub fn is_own(&self) -> bool {
-        matches!(self, Self::File { .. })
     }
 }
