@@ -11,6 +11,7 @@ mod check;
 mod code;
 mod destination;
 mod due;
+mod elsewhere;
 mod error;
 mod events;
 mod fetched;

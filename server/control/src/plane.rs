@@ -3,6 +3,7 @@
 //! Opened by the composition root. The operations are in the other files of this crate, by what they are on.
 
 use crate::due::Due;
+use crate::elsewhere::Elsewhere;
 use crate::error::{ControlError, ErrorKind};
 use crate::names::Account;
 use penstock_dispatch::House;
@@ -57,6 +58,8 @@ pub struct ControlPlane {
     pub(crate) verified: parking_lot::Mutex<HashMap<String, PathBuf>>,
     /// Asynchronous invocations that wait.
     pub(crate) due: Due,
+    /// Destinations outside this machine that are being told, or have failed.
+    pub(crate) elsewhere: Elsewhere,
     /// A removal of unused packages is about to begin.
     pub(crate) cleaning: AtomicBool,
 }
@@ -82,6 +85,7 @@ impl ControlPlane {
             serving: tokio::sync::Mutex::default(),
             verified: parking_lot::Mutex::default(),
             due: Due::default(),
+            elsewhere: Elsewhere::default(),
             cleaning: AtomicBool::new(false),
         })
     }
