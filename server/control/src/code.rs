@@ -2,7 +2,7 @@
 //!
 //! Called by the operations on functions. What is kept and how is the content store's.
 
-use crate::error::ControlError;
+use crate::error::{ControlError, ErrorKind};
 use crate::names::{FunctionRef, Which};
 use crate::plane::ControlPlane;
 use crate::requests::CodeSource;
@@ -65,15 +65,15 @@ impl ControlPlane {
             CodeSource { s3_bucket: Some(_), .. } | CodeSource { s3_key: Some(_), .. } => {
                 self.fetch_code(source).await?
             }
-            CodeSource { zip_file: Some(encoded), .. } => {
-                self.blocking(move || {
+            CodeSource { zip_file: Some(encoded), .. } => self
+                .blocking(move || {
                     let bytes = STANDARD.decode(encoded.as_bytes()).map_err(|error| {
                         ControlError::validation("(blob)", "code.zipFile", format!("Member must be base64: {error}"))
                     })?;
                     content.ingest_zip(Cursor::new(bytes), &ZIP_LIMITS).map_err(ControlError::from)
                 })
-                .await?
-            }
+                .await
+                .inspect_err(|error| self.clean_after(error))?,
             _ => return Err(ControlError::invalid("Please provide a source for function code.")),
         };
         let manifest_sha256 = package.manifest_sha256.to_string();
@@ -99,6 +99,13 @@ impl ControlPlane {
                 tracing::error!(%error, "packages that nobody has were not removed");
             }
         });
+    }
+
+    /// A package whose taking in failed on our side may have left contents.
+    pub(crate) fn clean_after(&self, error: &ControlError) {
+        if error.kind == ErrorKind::Service {
+            self.spawn_clean_up();
+        }
     }
 
     async fn clean_up(&self) -> Result<(), ControlError> {

@@ -57,6 +57,7 @@ impl ControlPlane {
             package.map_err(ControlError::from)
         })
         .await
+        .inspect_err(|error| self.clean_after(error))
     }
 }
 

@@ -7,6 +7,7 @@
 //! an archive says about itself.
 
 mod archive;
+mod backing;
 mod content;
 mod directory;
 mod error;
@@ -22,6 +23,7 @@ mod staging;
 mod store;
 mod unpack;
 
+pub use backing::{BackedFile, Backing};
 pub use content::{ContentSha256, ParseContentSha256Error};
 pub use error::PackageError;
 pub use hold::Hold;

@@ -323,6 +323,23 @@ pub(crate) const FIELDS: &[Field] = &[
         meaning: "Largest package from S3, as a ZIP and unpacked. While it is read, the data directory needs room for both.",
     },
     Field {
+        key: "packages.s3_bucket",
+        variable: "PENSTOCK_PACKAGES_S3_BUCKET",
+        kind: Kind::Text,
+        default: "",
+        unit: "bucket",
+        meaning: "Packages are kept in this bucket too, and fetched from it where the data directory lacks them. Nothing is ever \
+                  deleted there: servers may share it. Empty: in the data directory alone.",
+    },
+    Field {
+        key: "packages.s3_prefix",
+        variable: "PENSTOCK_PACKAGES_S3_PREFIX",
+        kind: Kind::Text,
+        default: "penstock",
+        unit: "prefix",
+        meaning: "What their keys begin with.",
+    },
+    Field {
         key: "aws.credentials_file",
         variable: "PENSTOCK_AWS_CREDENTIALS_FILE",
         kind: Kind::Path,

@@ -3,11 +3,18 @@
 //! Called by `serve` before a port opens. Never prints a secret.
 
 use crate::config::Config;
-use penstock_remote::{CredentialSource, Credentials, Remote, RemoteOptions};
+use penstock_remote::{CredentialSource, Credentials, Remote, RemoteOptions, S3Contents};
 use std::time::SystemTime;
 
+/// What is called.
+pub(crate) struct Services {
+    pub(crate) remote: Remote,
+    /// Where packages are kept too.
+    pub(crate) contents: Option<S3Contents>,
+}
+
 /// The services. Errors: which setting is wrong.
-pub(crate) fn open(config: &Config) -> Result<Remote, String> {
+pub(crate) fn open(config: &Config) -> Result<Services, String> {
     let region = Some(config.text("s3.region")).filter(|region| !region.is_empty());
     let options = RemoteOptions {
         s3_region: region.unwrap_or(config.text("lambda.region")).to_owned(),
@@ -17,7 +24,11 @@ pub(crate) fn open(config: &Config) -> Result<Remote, String> {
         http_destinations: config.list("lambda.http_destinations").to_vec(),
         clock: now,
     };
-    Remote::new(options).map_err(|error| error.to_string())
+    let remote = Remote::new(options).map_err(|error| error.to_string())?;
+    let bucket = Some(config.text("packages.s3_bucket")).filter(|bucket| !bucket.is_empty());
+    let contents = bucket.map(|bucket| remote.contents(bucket, config.text("packages.s3_prefix"))).transpose();
+    let contents = contents.map_err(|error| format!("packages.s3_bucket: {error}"))?;
+    Ok(Services { remote, contents })
 }
 
 fn credentials(config: &Config) -> Option<CredentialSource> {

@@ -3,6 +3,7 @@
 use crate::accelerate::Accelerators;
 use crate::config::Config;
 use crate::gpus::Gpus;
+use crate::remote::Services;
 use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, remote, runtime};
 use penstock_admission::ByteBudget;
 use penstock_control::ControlPlane;
@@ -17,7 +18,6 @@ use penstock_frontend::metrics::metrics_router;
 use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES, header_name};
 use penstock_frontend::request_id::RequestIds;
 use penstock_frontend::status::OverloadCodes;
-use penstock_remote::Remote;
 use penstock_telemetry::{LogFormat, Scrape};
 use std::io;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ pub(crate) fn run(config: Config) -> ExitCode {
         _ => LogFormat::Auto,
     };
     let checked = keys::authoriser(&config).and_then(|authoriser| Ok((authoriser, remote::open(&config)?)));
-    let (authoriser, remote) = match checked {
+    let (authoriser, services) = match checked {
         Ok(checked) => checked,
         Err(error) => {
             say(&mut io::stderr(), &format!("penstock: configuration: {error}"));
@@ -68,11 +68,14 @@ pub(crate) fn run(config: Config) -> ExitCode {
     };
     let guard = authoriser.map(|authoriser| Guard::new(authoriser, epoch));
     penstock_telemetry::init_logs(format, config.text("log.filter"));
-    let served = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(ServeError::from)
-        .and_then(|runtime| runtime.block_on(serve(config, guard, remote)));
+    let served = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::from).and_then(
+        |runtime| {
+            let served = runtime.block_on(serve(config, guard, services));
+            // What still reads or writes a package then is as it would be after a kill.
+            runtime.shutdown_timeout(CLOSE_TIMEOUT);
+            served
+        },
+    );
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -92,7 +95,7 @@ pub(crate) fn launcher() -> io::Result<Launcher> {
     Ok(Launcher { program: std::env::current_exe()?, accelerated: None, arguments: vec!["environment".into()] })
 }
 
-async fn serve(config: Config, guard: Option<Guard>, remote: Remote) -> Result<(), ServeError> {
+async fn serve(config: Config, guard: Option<Guard>, services: Services) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let scrape = Arc::new(penstock_telemetry::install()?);
     let http = listen(&config, "listen.http").await?;
@@ -118,7 +121,9 @@ async fn serve(config: Config, guard: Option<Guard>, remote: Remote) -> Result<(
     let house = House::new(house_options(config.clone(), budget.clone(), accelerators)?);
     let control = {
         let (config, house) = (config.clone(), house.clone());
-        tokio::task::spawn_blocking(move || control::open(&config, remote, house)).await.map_err(io::Error::other)??
+        tokio::task::spawn_blocking(move || control::open(&config, services, house))
+            .await
+            .map_err(io::Error::other)??
     };
     let lambda = Lambda::new(control.clone());
     let doors = Doors::open(&config, &house, &scrape, budget, (lambda, guard), (http, grpc, metrics));

@@ -6,6 +6,7 @@
 //! it is given, and prints no secret.
 
 mod client;
+mod contents;
 mod credentials;
 mod endpoint;
 mod remote;
@@ -14,6 +15,7 @@ mod sigv4;
 mod sqs;
 mod target;
 
+pub use contents::S3Contents;
 pub use credentials::{CredentialSource, Credentials, CredentialsError};
 pub use remote::{Remote, RemoteError, RemoteOptions};
 pub use s3::{S3, S3Error, S3Object};

@@ -177,7 +177,7 @@ impl S3Object {
     /// comes too slowly; the file cannot be written.
     pub async fn save(self, path: &Path) -> Result<(), S3Error> {
         let bytes = self.bytes();
-        let limit = SLOWEST.1 + Duration::from_secs(bytes / SLOWEST.0);
+        let limit = slowest(bytes);
         let saved = timeout(limit, save(self.found, path, bytes)).await;
         saved.unwrap_or_else(|_| {
             Err(told("RequestTimeout", format!("{bytes} bytes did not come within {} s.", limit.as_secs())))
@@ -222,6 +222,11 @@ fn told(code: impl Into<String>, message: impl Into<String>) -> S3Error {
     S3Error::Told { code: code.into(), message: message.into() }
 }
 
+/// How long so many bytes may take.
+pub(crate) fn slowest(bytes: u64) -> Duration {
+    SLOWEST.1 + Duration::from_secs(bytes / SLOWEST.0)
+}
+
 /// What began it: clients wrap what the network said many times.
 pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
@@ -232,7 +237,7 @@ pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// The text of an element of S3's error, which is XML without attributes.
-fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
 }

@@ -11,8 +11,13 @@ pub(crate) struct Answer(String);
 impl Answer {
     /// `head` are lines that end in CR LF.
     pub(crate) fn new(status: u16, head: &str, body: &str) -> Self {
-        let length = body.len();
-        Self(format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n{head}\r\n{body}"))
+        let Self(head) = Self::head(status, head, body.len());
+        Self(head + body)
+    }
+
+    /// The same, to a request that asks for the head alone.
+    pub(crate) fn head(status: u16, head: &str, bytes: usize) -> Self {
+        Self(format!("HTTP/1.1 {status} X\r\ncontent-length: {bytes}\r\nconnection: close\r\n{head}\r\n"))
     }
 }
 
