@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
 from lambda_client import ask, client_of, create, created, identity, invoke, magika, refused, zipped
 from remote_services import KEYS, NO_KEYS, endpoint, moto
 from scraped import until
 
-from conftest import Server, identity_repository
+from conftest import PROGRAM, Server, identity_repository
 
 BUCKET = "packages"
 WAIT_S = 60
@@ -146,7 +147,9 @@ def test_what_cannot_be_kept_there_is_not_taken(start_on, tmp_path):
 
 def test_a_bucket_needs_keys(tmp_path):
     settings = ["--set", f"packages.s3_bucket={BUCKET}", "--set", f"data_dir={tmp_path}/state"]
-    with pytest.raises(AssertionError, match="aws.credentials_file"):
-        Server(*settings, env=NO_KEYS, ready_timeout_s=5)
-    with pytest.raises(AssertionError, match="packages.s3_prefix: found '../up'"):
-        Server(*settings, "--set", "packages.s3_prefix=../up", env=KEYS, ready_timeout_s=5)
+    for more, keys, words in [
+        ([], NO_KEYS, "aws.credentials_file"),
+        (["--set", "packages.s3_prefix=../up"], KEYS, "packages.s3_prefix: found '../up'"),
+    ]:
+        refusal = subprocess.run([PROGRAM, "serve", *settings, *more], capture_output=True, text=True, env=keys, timeout=30)
+        assert refusal.returncode == 64 and words in refusal.stderr, refusal.stderr
