@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 
+import botocore.exceptions
 import pytest
-from lambda_client import ask, client_of, create, created, identity, invoke, magika, refused, zipped
+from lambda_client import adding, ask, client_of, create, created, identity, invoke, magika, refused, zipped
 from remote_services import KEYS, NO_KEYS, endpoint, moto
 from scraped import until
 
@@ -143,6 +145,36 @@ def test_what_cannot_be_kept_there_is_not_taken(start_on, tmp_path):
         assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [1.5])
         folders = tmp_path / "state/packages/packages"
         until(lambda: len(list(folders.iterdir())) == 1, "nothing is left of it", WAIT_S)
+
+
+def test_what_cannot_be_fetched_at_the_start_is_served_when_it_can_be(start_on, services, prefix, tmp_path):
+    """The server begins without its packages and without the storage that has them."""
+    server, client = start_on()
+    created(client, "f", adding(1))
+    server.kill()
+    storage, away = services.client("s3"), threading.Event()
+    away.set()
+
+    def answer(_, path):
+        if away.is_set():
+            return 403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        found = storage.get_object(Bucket=BUCKET, Key=path.removeprefix(f"/{BUCKET}/"))
+        return 200, {"Last-Modified": "Thu, 26 Nov 2026 12:00:00 GMT", "ETag": found["ETag"]}, found["Body"].read()
+
+    shutil.rmtree(tmp_path / "state/packages")
+    with endpoint(answer) as fake:
+        _, client = start_on(PENSTOCK_S3_ENDPOINT_URL=fake.url)
+        with pytest.raises(botocore.exceptions.ClientError):
+            invoke(client, "f", 1.5, Qualifier="1")
+        away.clear()
+
+        def served():
+            try:
+                return invoke(client, "f", 1.5, Qualifier="1")
+            except botocore.exceptions.ClientError:
+                return None
+
+        assert until(served, "it is served", WAIT_S) == ("1", [2.5])
 
 
 def test_a_bucket_needs_keys(tmp_path):

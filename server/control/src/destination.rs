@@ -37,7 +37,11 @@ impl Destination {
     /// Reads `file://FOLDER/NAME`, an HTTP URL or the ARN of a queue. Errors: it is another folder, no plain name, nothing that
     /// is known, or not allowed.
     pub(crate) fn parse(text: &str, folder: &Path, remote: &Remote) -> Result<Self, ControlError> {
-        if !text.starts_with("file://") && text.len() <= BYTES_MAX {
+        if text.len() > BYTES_MAX {
+            let constraint = format!("Member must have length less than or equal to {BYTES_MAX}");
+            return Err(ControlError::validation(text, "destinationConfig.destination", constraint));
+        }
+        if Self::is_elsewhere(text) {
             return remote.target(text).map(Self::Elsewhere).map_err(|expected| {
                 let constraint = format!("Member must {expected}; or be file://{}/NAME", folder.display());
                 ControlError::validation(text, "destinationConfig.destination", constraint)
@@ -46,9 +50,7 @@ impl Destination {
         let name = text.strip_prefix("file://").and_then(|path| Path::new(path).strip_prefix(folder).ok()?.to_str());
         let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         match name {
-            Some(name)
-                if text.len() <= BYTES_MAX && !name.is_empty() && !name.starts_with('.') && name.chars().all(word) =>
-            {
+            Some(name) if !name.is_empty() && !name.starts_with('.') && name.chars().all(word) => {
                 Ok(Self::File(DestinationFile { folder: folder.to_owned(), file: folder.join(name) }))
             }
             _ => {

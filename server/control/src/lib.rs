@@ -26,6 +26,7 @@ pub mod requests;
 mod scaling;
 mod serving;
 mod tags;
+mod unreachable;
 mod versions;
 mod view;
 

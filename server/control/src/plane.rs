@@ -62,6 +62,8 @@ pub struct ControlPlane {
     pub(crate) elsewhere: Elsewhere,
     /// A removal of unused packages is about to begin.
     pub(crate) cleaning: AtomicBool,
+    /// A package could not be fetched, and perhaps can be later.
+    pub(crate) unreachable: AtomicBool,
 }
 
 /// A record and the revision that wrote it.
@@ -87,6 +89,7 @@ impl ControlPlane {
             due: Due::default(),
             elsewhere: Elsewhere::default(),
             cleaning: AtomicBool::new(false),
+            unreachable: AtomicBool::new(false),
         })
     }
 
