@@ -78,7 +78,7 @@ def test_config_prints_every_field_with_its_meaning_and_can_be_read_again(tmp_pa
     for block in blocks:
         meaning, origin, value = block.splitlines()
         assert re.fullmatch(r"# .{20,}[.`]", meaning)
-        assert re.fullmatch(r"# [\w:]+; PENSTOCK_[A-Z_]+; from (default|PENSTOCK_\w+)", origin)
+        assert re.fullmatch(r"# [\w:]+; PENSTOCK_[A-Z0-9_]+; from (default|PENSTOCK_\w+)", origin)
         assert value.split(" = ")[0] in fields
     # Everything set to something else, printed, and read from that.
     others = {

@@ -2,7 +2,7 @@
 //!
 //! Called by the operations on functions. What is kept and how is the content store's.
 
-use crate::error::ControlError;
+use crate::error::{ControlError, ErrorKind};
 use crate::names::{FunctionRef, Which};
 use crate::plane::ControlPlane;
 use crate::requests::CodeSource;
@@ -63,19 +63,17 @@ impl ControlPlane {
                 ));
             }
             CodeSource { s3_bucket: Some(_), .. } | CodeSource { s3_key: Some(_), .. } => {
-                return Err(ControlError::invalid(
-                    "Code from S3 is not supported here yet: send ZipFile, or put a larger model into a model repository.",
-                ));
+                self.fetch_code(source).await?
             }
-            CodeSource { zip_file: Some(encoded), .. } => {
-                self.blocking(move || {
+            CodeSource { zip_file: Some(encoded), .. } => self
+                .blocking(move || {
                     let bytes = STANDARD.decode(encoded.as_bytes()).map_err(|error| {
                         ControlError::validation("(blob)", "code.zipFile", format!("Member must be base64: {error}"))
                     })?;
                     content.ingest_zip(Cursor::new(bytes), &ZIP_LIMITS).map_err(ControlError::from)
                 })
-                .await?
-            }
+                .await
+                .inspect_err(|error| self.clean_after(error))?,
             CodeSource { manifest: Some(manifest), .. } => self.take_announced(&manifest).await?,
             _ => return Err(ControlError::invalid("Please provide a source for function code.")),
         };
@@ -111,6 +109,13 @@ impl ControlPlane {
             tokio::time::sleep(crate::uploads::KEPT).await;
             this.upgrade().inspect(|plane| plane.spawn_clean_up());
         });
+    }
+
+    /// A package whose taking in failed on our side may have left contents.
+    pub(crate) fn clean_after(&self, error: &ControlError) {
+        if error.kind == ErrorKind::Service {
+            self.spawn_clean_up();
+        }
     }
 
     async fn clean_up(&self) -> Result<(), ControlError> {

@@ -1,12 +1,13 @@
-//! Where the ends of asynchronous invocations are told: files of one folder, a line of JSON each.
+//! Where the ends of asynchronous invocations are told: files of one folder, a line of JSON each, or other services.
 //!
 //! Called by the queue of events, and when a destination is set. Only plain files below that folder are written, whatever
-//! a client asks for: no links, no devices, nothing elsewhere.
+//! a client asks for: no links, no devices, nothing elsewhere. Which services may be told is theirs to say.
 
 use crate::error::ControlError;
 use crate::queue::Event;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use penstock_remote::{Remote, Target};
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -16,34 +17,56 @@ use std::path::{Path, PathBuf};
 /// Longest destination that clients send, in bytes.
 const BYTES_MAX: usize = 350;
 
+/// A destination.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// On this machine.
+    File(DestinationFile),
+    /// Another service.
+    Elsewhere(Target),
+}
+
 /// A file.
 #[derive(Debug)]
-pub(crate) struct Destination {
+pub(crate) struct DestinationFile {
     folder: PathBuf,
     file: PathBuf,
 }
 
 impl Destination {
-    /// Reads `file://FOLDER/NAME`. Errors: it is another folder, or no plain name.
-    pub(crate) fn parse(text: &str, folder: &Path) -> Result<Self, ControlError> {
+    /// Reads `file://FOLDER/NAME`, an HTTP URL or the ARN of a queue. Errors: it is another folder, no plain name, nothing that
+    /// is known, or not allowed.
+    pub(crate) fn parse(text: &str, folder: &Path, remote: &Remote) -> Result<Self, ControlError> {
+        if text.len() > BYTES_MAX {
+            let constraint = format!("Member must have length less than or equal to {BYTES_MAX}");
+            return Err(ControlError::validation(text, "destinationConfig.destination", constraint));
+        }
+        if Self::is_elsewhere(text) {
+            return remote.target(text).map(Self::Elsewhere).map_err(|expected| {
+                let constraint = format!("Member must {expected}; or be file://{}/NAME", folder.display());
+                ControlError::validation(text, "destinationConfig.destination", constraint)
+            });
+        }
         let name = text.strip_prefix("file://").and_then(|path| Path::new(path).strip_prefix(folder).ok()?.to_str());
         let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         match name {
-            Some(name)
-                if text.len() <= BYTES_MAX && !name.is_empty() && !name.starts_with('.') && name.chars().all(word) =>
-            {
-                Ok(Self { folder: folder.to_owned(), file: folder.join(name) })
+            Some(name) if !name.is_empty() && !name.starts_with('.') && name.chars().all(word) => {
+                Ok(Self::File(DestinationFile { folder: folder.to_owned(), file: folder.join(name) }))
             }
             _ => {
-                let constraint = format!(
-                    "Member must be file://{}/NAME: other destinations are not supported here yet",
-                    folder.display()
-                );
+                let constraint = format!("Member must be file://{}/NAME, with a plain name", folder.display());
                 Err(ControlError::validation(text, "destinationConfig.destination", constraint))
             }
         }
     }
 
+    /// Whether it is outside this machine, by how it is written.
+    pub(crate) fn is_elsewhere(text: &str) -> bool {
+        !text.starts_with("file://")
+    }
+}
+
+impl DestinationFile {
     /// Appends a record. Blocks.
     pub(crate) fn append(&self, record: &Value) -> io::Result<()> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
@@ -98,7 +121,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("told");
         let shown = folder.display();
-        let parse = |text: &str| Destination::parse(text, &folder);
+        let remote = Remote::new(penstock_remote::RemoteOptions::default()).unwrap();
+        let parse = |text: &str| match Destination::parse(text, &folder, &remote)? {
+            Destination::File(file) => Ok::<_, ControlError>(file),
+            Destination::Elsewhere(_) => panic!("no service may be told"),
+        };
         for bad in ["", "..", ".hidden", "a/b", "../x", "a b", "a\0"] {
             assert!(parse(&format!("file://{shown}/{bad}")).is_err(), "{bad:?}");
         }

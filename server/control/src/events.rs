@@ -3,7 +3,6 @@
 //! Called by the front end.
 
 use crate::check::between;
-use crate::destination::Destination;
 use crate::error::ControlError;
 use crate::functions::PAGE_MAX;
 use crate::names::FunctionRef;
@@ -57,7 +56,7 @@ impl ControlPlane {
         }
         for (said, kept) in [(on_success, &mut new.on_success), (on_failure, &mut new.on_failure)] {
             if let Some(said) = said {
-                said.iter().try_for_each(|text| Destination::parse(text, &self.options.destinations).map(drop))?;
+                said.iter().try_for_each(|text| self.destination(text).map(drop))?;
                 *kept = said;
             }
         }

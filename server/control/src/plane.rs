@@ -3,6 +3,7 @@
 //! Opened by the composition root. The operations are in the other files of this crate, by what they are on.
 
 use crate::due::Due;
+use crate::elsewhere::Elsewhere;
 use crate::error::{ControlError, ErrorKind};
 use crate::names::Account;
 use crate::uploads::Uploads;
@@ -10,6 +11,7 @@ use penstock_dispatch::House;
 use penstock_packages::ContentStore;
 use penstock_registry::store::{Commit, Entry, Expect, Store};
 use penstock_registry::{AliasRecord, FunctionRecord, VersionRecord, keys};
+use penstock_remote::Remote;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -29,12 +31,14 @@ pub struct ControlOptions {
     pub account: Account,
     /// The folder of the files where ends of asynchronous invocations are told.
     pub destinations: PathBuf,
+    /// Other services: where code may lie, and ends of invocations may be told.
+    pub remote: Remote,
+    /// Most bytes of a package that does not come in a request, as an archive and unpacked.
+    pub package_bytes_max: u64,
     /// Invocations in flight in one environment, where nothing is said.
     pub environment_concurrency: u32,
     /// All of the account's, as its settings tell.
     pub concurrency: u32,
-    /// Largest package that comes file by file, in bytes of all its files.
-    pub package_bytes_max: u64,
     /// The wall clock.
     pub clock: fn() -> SystemTime,
 }
@@ -57,8 +61,12 @@ pub struct ControlPlane {
     pub(crate) due: Due,
     /// Packages that are being sent.
     pub(crate) uploads: Uploads,
+    /// Destinations outside this machine that are being told, or have failed.
+    pub(crate) elsewhere: Elsewhere,
     /// A removal of unused packages is about to begin.
     pub(crate) cleaning: AtomicBool,
+    /// A package could not be fetched, and perhaps can be later.
+    pub(crate) unreachable: AtomicBool,
 }
 
 /// A record and the revision that wrote it.
@@ -83,7 +91,9 @@ impl ControlPlane {
             verified: parking_lot::Mutex::default(),
             due: Due::default(),
             uploads: Uploads::default(),
+            elsewhere: Elsewhere::default(),
             cleaning: AtomicBool::new(false),
+            unreachable: AtomicBool::new(false),
         })
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct Event {
 struct End {
     to: String,
     record: Value,
+    /// Since when it is to be told; earlier servers did not note it.
+    since_s: Option<f64>,
 }
 
 /// How a try ended.
@@ -78,6 +80,14 @@ pub enum EventEnd {
         /// What is missing.
         message: String,
     },
+}
+
+/// What became of telling an end.
+enum Told {
+    /// It was told.
+    Done,
+    /// The destination is left alone until then.
+    NotBefore(f64),
 }
 
 /// What becomes of an event after a try.
@@ -212,7 +222,9 @@ impl ControlPlane {
         }
         let config = self.event_config(&event).await?;
         let aged = now - event.received_s > config.maximum_event_age_in_seconds.map_or(AGE_S, f64::from);
-        if event.end.is_some() {
+        if let Some(end) = &event.end {
+            // How long the function may take to end it is one thing, how long it is told another.
+            let aged = now - end.since_s.unwrap_or(event.received_s) > AGE_S;
             return self.tell(key, event, aged).await;
         }
         if aged {
@@ -280,33 +292,66 @@ impl ControlPlane {
             let arn = |qualifier: &str| self.options.account.qualified_arn(&event.function, qualifier);
             let record = record(&event, &self.now_text(), arn, condition, version, payload);
             event.pauses = 0;
-            event.end = Some(End { to: to.clone(), record });
+            event.end = Some(End { to: to.clone(), record, since_s: Some(self.now_seconds()) });
+            if Destination::is_elsewhere(to) {
+                // It may take long: whatever happens meanwhile, the function does not run again for it.
+                self.keep(key, &event).await?;
+            }
         }
         self.tell(key, event, false).await
     }
 
     /// Tells the end of an event and forgets it. What cannot be told is told again later, until it is too old.
     async fn tell(&self, key: &str, mut event: Event, aged: bool) -> Result<Next, ControlError> {
-        if let Some(End { to, record }) = event.end.clone() {
-            let destination = Destination::parse(&to, &self.options.destinations);
-            let written = match destination {
-                Ok(destination) => {
-                    self.blocking(move || {
-                        destination.append(&record).map_err(|error| ControlError::service(error.to_string()))
-                    })
-                    .await
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = written {
-                tracing::error!(event = key, to, %error, gives_up = aged, "the end of an event cannot be told");
-                if !aged {
-                    self.pause(&mut event);
+        if let Some(End { to, record, .. }) = event.end.clone() {
+            match self.tell_record(&to, record).await {
+                Ok(Told::Done) => {}
+                Ok(Told::NotBefore(due_s)) if !aged => {
+                    event.due_s = due_s;
                     return self.keep(key, &event).await;
+                }
+                Ok(Told::NotBefore(_)) => {
+                    tracing::error!(
+                        event = key,
+                        to,
+                        gives_up = aged,
+                        "the end of an event cannot be told: it fails all the time"
+                    );
+                }
+                Err(error) => {
+                    tracing::error!(event = key, to, %error, gives_up = aged, "the end of an event cannot be told");
+                    if !aged {
+                        self.pause(&mut event);
+                        return self.keep(key, &event).await;
+                    }
                 }
             }
         }
         self.commit(Commit::new().delete_large(key)).await?;
         Ok(Next::Over)
+    }
+
+    /// Tells one destination once. Errors: nobody took it.
+    async fn tell_record(&self, to: &str, record: Value) -> Result<Told, ControlError> {
+        match self.destination(to)? {
+            Destination::File(file) => self
+                .blocking(move || file.append(&record).map_err(|error| ControlError::service(error.to_string())))
+                .await
+                .map(|()| Told::Done),
+            Destination::Elsewhere(target) => {
+                let telling = match self.elsewhere.enter(to, self.now_seconds()) {
+                    Ok(telling) => telling,
+                    Err(due_s) => return Ok(Told::NotBefore(due_s)),
+                };
+                let told = self.options.remote.tell(&target, &record.to_string()).await;
+                telling.ended(told.is_ok(), self.now_seconds());
+                told.map(|()| Told::Done).map_err(|error| ControlError::service(error.to_string()))
+            }
+        }
+    }
+
+    /// Reads a destination. Errors: it is none, or not allowed.
+    pub(crate) fn destination(&self, text: &str) -> Result<Destination, ControlError> {
+        Destination::parse(text, &self.options.destinations, &self.options.remote)
     }
 }

@@ -17,6 +17,7 @@ pub struct CodeSource {
     pub s3_bucket: Option<String>,
     pub s3_key: Option<String>,
     pub s3_object_version: Option<String>,
+    pub s3_object_storage_mode: Option<String>,
     pub image_uri: Option<String>,
     /// Not Lambda's: the name of a package that was announced, all of whose files have been sent.
     pub manifest: Option<String>,

@@ -7,7 +7,7 @@ use crate::plane::ControlPlane;
 use crate::versions::is_coming_up;
 use penstock_dispatch::Deployment;
 use penstock_domain::{FunctionName, VersionNumber};
-use penstock_packages::ContentSha256;
+use penstock_packages::{ContentSha256, PackageError};
 use penstock_registry::{Configuration, Content, FunctionRecord, Scaling, State, VersionRecord, keys};
 use penstock_repository::{ContentRevision, Engine, FunctionSource, Origin, VersionSource, WorkerDevice};
 use penstock_router::Route;
@@ -27,6 +27,7 @@ impl ControlPlane {
             }
         }
         self.clean_up_later();
+        self.follow_unreachable();
         Ok(restored)
     }
 
@@ -160,12 +161,17 @@ impl ControlPlane {
         let known = self.verified.lock().get(&manifest).cloned();
         let store = self.content.clone();
         let (configuration, concurrency) = (content.configuration.clone(), self.options.environment_concurrency);
+        let plane = self.this.clone();
         let read = tokio::task::spawn_blocking(move || {
+            let note = |error: PackageError| {
+                plane.upgrade().iter().for_each(|plane| plane.note_unreachable(&error));
+                error.to_string()
+            };
             let folder = match known {
                 Some(folder) => folder,
                 None => {
                     let sha256: ContentSha256 = manifest.parse().map_err(|error| format!("{error}"))?;
-                    store.package(sha256).map_err(|error| error.to_string())?
+                    store.package(sha256).map_err(note)?
                 }
             };
             let mut source = penstock_repository::read_package(&folder, number)?;

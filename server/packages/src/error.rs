@@ -172,6 +172,24 @@ pub enum PackageError {
         /// What the writer says.
         source: io::Error,
     },
+    /// The second place cannot be reached, or refuses.
+    #[error("cannot {doing} the storage that packages.s3_bucket names: {source}")]
+    Backing {
+        /// What was tried.
+        doing: &'static str,
+        /// What it says.
+        source: io::Error,
+    },
+    /// The second place does not hold what was kept there.
+    #[error(
+        "{name} is damaged in the storage that packages.s3_bucket names: {found}; delete it there and upload the package again"
+    )]
+    BackingDamaged {
+        /// Its name there.
+        name: String,
+        /// What was found.
+        found: String,
+    },
     /// The disk is full, may not be written to, or failed.
     #[error("cannot {doing} {path}: {source}{}", remedy(source))]
     Io {
@@ -208,7 +226,9 @@ impl PackageError {
             Self::NotFound { .. } => ErrorCode::NotFound,
             Self::MissingContents { .. } | Self::InUse { .. } => ErrorCode::Conflict,
             Self::Read { .. } | Self::Write { .. } => ErrorCode::Cancelled,
-            Self::Damaged { .. } | Self::Io { .. } => ErrorCode::Internal,
+            Self::Damaged { .. } | Self::Io { .. } | Self::Backing { .. } | Self::BackingDamaged { .. } => {
+                ErrorCode::Internal
+            }
             _ => ErrorCode::InvalidArgument,
         }
     }

@@ -32,8 +32,26 @@ impl ContentStore {
         self.package_folder(&self.manifest(manifest_sha256)?, manifest_sha256, false)
     }
 
-    /// Reads a content to its end and shows it to `chunk`. An error if it is not there, or not what its name says.
+    /// Reads a content to its end and shows it to `chunk`. One that is not here, or damaged, is fetched. An error if there is
+    /// none, or none that is what its name says.
     pub(crate) fn verify(
+        &self,
+        manifest: &Manifest,
+        sha256: ContentSha256,
+        bytes: u64,
+        chunk: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), PackageError> {
+        match self.verify_here(manifest, sha256, bytes, chunk) {
+            Err(PackageError::MissingContents { .. } | PackageError::Damaged { .. })
+                if self.recall_blob(sha256, bytes)? =>
+            {
+                self.verify_here(manifest, sha256, bytes, chunk)
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_here(
         &self,
         manifest: &Manifest,
         sha256: ContentSha256,

@@ -91,6 +91,7 @@ impl ContentStore {
         self.put_manifest(&manifest)?;
         // Not flushed: a folder that a crash loses is made anew from what has been.
         let folder = self.package_folder(&manifest, manifest_sha256, false)?;
+        self.back(&manifest, manifest_sha256)?;
         let unpacked_bytes = manifest.unpacked_bytes();
         Ok(Package { manifest, manifest_sha256, code_sha256_base64, code_size, unpacked_bytes, folder, hold })
     }

@@ -7,6 +7,7 @@
 //! an archive says about itself.
 
 mod archive;
+mod backing;
 mod content;
 mod directory;
 mod error;
@@ -22,6 +23,7 @@ mod staging;
 mod store;
 mod unpack;
 
+pub use backing::{BackedFile, Backing};
 pub use content::{ContentSha256, ParseContentSha256Error};
 pub use error::PackageError;
 pub use hold::Hold;
@@ -30,6 +32,7 @@ pub use limits::PackageLimits;
 pub use manifest::{FileEntry, Manifest};
 pub use path::{PathFault, TreeFault, check_path};
 pub use retain::Retained;
+pub use staging::Staged;
 pub use store::ContentStore;
 
 #[cfg(test)]

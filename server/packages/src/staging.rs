@@ -23,7 +23,7 @@ pub(crate) struct Incoming {
 }
 
 /// A folder in `incoming/`, removed with all that is in it when dropped.
-pub(crate) struct Staged {
+pub struct Staged {
     path: PathBuf,
 }
 
@@ -54,7 +54,8 @@ impl Incoming {
 }
 
 impl Staged {
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

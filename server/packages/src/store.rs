@@ -13,12 +13,12 @@
 //! flushing take seconds per GiB. Never asks for the time and never decides what is still needed; see `retain` for that.
 
 use crate::hold::Holds;
-use crate::staging::{Incoming, flush, make_folder, remove, rename, write_content};
-use crate::{ContentSha256, Hold, Manifest, PackageError};
+use crate::staging::{Incoming, Staged, flush, make_folder, remove, rename, write_content};
+use crate::{Backing, ContentSha256, Hold, Manifest, PackageError};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Packages on disk, by content. Shared between threads by reference.
 pub struct ContentStore {
@@ -27,6 +27,8 @@ pub struct ContentStore {
     pub(crate) holds: Holds,
     /// Held while a package's folder is looked at and, if need be, made.
     pub(crate) folders: Mutex<()>,
+    /// A second place, if there is one.
+    pub(crate) backing: Option<Arc<dyn Backing>>,
     _lock: File,
 }
 
@@ -53,7 +55,20 @@ impl ContentStore {
         flush(&root.join("blobs"))?;
         flush(&root)?;
         let incoming = Incoming::open(root.join("incoming"))?;
-        Ok(Self { root, incoming, holds: Holds::default(), folders: Mutex::new(()), _lock: file })
+        Ok(Self { root, incoming, holds: Holds::default(), folders: Mutex::new(()), backing: None, _lock: file })
+    }
+
+    /// A folder for a file that a package is made of, such as an archive that is being received. It goes when it is dropped, or
+    /// at the next start.
+    pub fn stage(&self) -> Result<Staged, PackageError> {
+        self.incoming.stage()
+    }
+
+    /// Bytes that can still be written to the store's file system.
+    pub fn free_bytes(&self) -> Result<u64, PackageError> {
+        let found =
+            rustix::fs::statvfs(&self.root).map_err(|error| PackageError::io("look at", &self.root)(error.into()))?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     /// Which of a manifest's contents are not here, or not with the length that it states: what has to be sent.
@@ -101,8 +116,12 @@ impl ContentStore {
         flush(&self.prefix(sha256))
     }
 
-    /// A package's list of files, which hashes to its id.
+    /// A package's list of files, which hashes to its id. One that is not here, or damaged, is fetched.
     pub fn manifest(&self, manifest_sha256: ContentSha256) -> Result<Manifest, PackageError> {
+        self.manifest_here(manifest_sha256).or_else(|error| self.recall_manifest(manifest_sha256)?.ok_or(error))
+    }
+
+    fn manifest_here(&self, manifest_sha256: ContentSha256) -> Result<Manifest, PackageError> {
         let path = self.manifest_path(manifest_sha256);
         let json = match std::fs::read(&path) {
             Ok(json) => json,
@@ -122,7 +141,7 @@ impl ContentStore {
     pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<(), PackageError> {
         let manifest_sha256 = manifest.sha256();
         let path = self.manifest_path(manifest_sha256);
-        if self.manifest(manifest_sha256).is_ok() {
+        if self.manifest_here(manifest_sha256).is_ok() {
             return flush(&self.root.join("manifests"));
         }
         let staged = self.incoming.stage()?;

@@ -1,6 +1,7 @@
 //! Tests of this crate: attacks, damage, and whole stores in temporary folders.
 
 mod attacks;
+mod backing;
 mod crash;
 mod damage;
 mod export;

@@ -3,6 +3,7 @@
 //! Called by `serve` at start.
 
 use crate::config::Config;
+use crate::remote::Services;
 use penstock_control::names::Account;
 use penstock_control::{ControlOptions, ControlPlane};
 use penstock_dispatch::House;
@@ -24,15 +25,23 @@ pub(crate) enum ControlPlaneError {
 }
 
 /// Opens what the data directory holds. Blocks.
-pub(crate) fn open(config: &Config, house: Arc<House>) -> Result<Arc<ControlPlane>, ControlPlaneError> {
+pub(crate) fn open(
+    config: &Config,
+    services: Services,
+    house: Arc<House>,
+) -> Result<Arc<ControlPlane>, ControlPlaneError> {
     let folder = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
     let store = LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?;
-    let content = ContentStore::open(folder.join("packages"))?;
+    let mut content = ContentStore::open(folder.join("packages"))?;
+    if let Some(contents) = services.contents {
+        content = content.with_backing(Arc::new(contents));
+    }
     let options = ControlOptions {
         destinations: folder.join("destinations"),
+        remote: services.remote,
+        package_bytes_max: config.integer("packages.max_package_bytes"),
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
         environment_concurrency: config.integer_u32("environments.concurrency"),
-        package_bytes_max: config.integer("packages.max_package_bytes"),
         concurrency: config.integer_u32("limits.concurrency"),
         clock: now,
     };

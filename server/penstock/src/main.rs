@@ -10,6 +10,7 @@ mod devices;
 mod fields;
 mod gpus;
 mod keys;
+mod remote;
 mod roles;
 mod runtime;
 mod serve;

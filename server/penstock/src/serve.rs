@@ -3,8 +3,9 @@
 use crate::accelerate::Accelerators;
 use crate::config::Config;
 use crate::gpus::Gpus;
+use crate::remote::Services;
 use crate::roles::Roles;
-use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, runtime};
+use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, remote, runtime};
 use penstock_admission::ByteBudget;
 use penstock_control::ControlPlane;
 use penstock_dispatch::{ControlMode, House, HouseOptions};
@@ -58,9 +59,10 @@ pub(crate) fn run(config: Config) -> ExitCode {
         "json" => LogFormat::Json,
         _ => LogFormat::Auto,
     };
-    let read = keys::authoriser(&config).and_then(|authoriser| Ok((authoriser, Roles::new(&config)?)));
-    let (authoriser, roles) = match read {
-        Ok(read) => read,
+    let checked =
+        keys::authoriser(&config).and_then(|authoriser| Ok((authoriser, Roles::new(&config)?, remote::open(&config)?)));
+    let (authoriser, roles, services) = match checked {
+        Ok(checked) => checked,
         Err(error) => {
             say(&mut io::stderr(), &format!("penstock: configuration: {error}"));
             return ExitCode::from(EXIT_USAGE);
@@ -68,11 +70,14 @@ pub(crate) fn run(config: Config) -> ExitCode {
     };
     let guard = authoriser.map(|authoriser| Guard::new(authoriser, epoch));
     penstock_telemetry::init_logs(format, config.text("log.filter"));
-    let served = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(ServeError::from)
-        .and_then(|runtime| runtime.block_on(serve(config, guard, roles)));
+    let served = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::from).and_then(
+        |runtime| {
+            let served = runtime.block_on(serve(config, guard, roles, services));
+            // What still reads or writes a package then is as it would be after a kill.
+            runtime.shutdown_timeout(CLOSE_TIMEOUT);
+            served
+        },
+    );
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -92,7 +97,7 @@ pub(crate) fn launcher() -> io::Result<Launcher> {
     Ok(Launcher { program: std::env::current_exe()?, accelerated: None, arguments: vec!["environment".into()] })
 }
 
-async fn serve(config: Config, guard: Option<Guard>, roles: Roles) -> Result<(), ServeError> {
+async fn serve(config: Config, guard: Option<Guard>, roles: Roles, services: Services) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let scrape = Arc::new(penstock_telemetry::install()?);
     let http = listen(&config, "listen.http").await?;
@@ -118,7 +123,9 @@ async fn serve(config: Config, guard: Option<Guard>, roles: Roles) -> Result<(),
     let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles)?);
     let control = {
         let (config, house) = (config.clone(), house.clone());
-        tokio::task::spawn_blocking(move || control::open(&config, house)).await.map_err(io::Error::other)??
+        tokio::task::spawn_blocking(move || control::open(&config, services, house))
+            .await
+            .map_err(io::Error::other)??
     };
     let lambda = Lambda::new(control.clone());
     let doors = Doors::open(&config, &house, &scrape, budget, (lambda, guard), (http, grpc, metrics));

@@ -40,6 +40,7 @@ fn imports_point_one_way() {
         ("penstock-registry", &["penstock-domain"]),
         ("penstock-packages", &["penstock-domain"]),
         ("penstock-authority", &[]),
+        ("penstock-remote", &["penstock-packages", "penstock-authority"]),
         (
             "penstock-control",
             &[
@@ -49,6 +50,7 @@ fn imports_point_one_way() {
                 "penstock-repository",
                 "penstock-dispatch",
                 "penstock-router",
+                "penstock-remote",
             ],
         ),
         ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),
@@ -114,6 +116,9 @@ fn heavy_libraries_stay_in_their_crates() {
         ("redb", &["penstock-registry"]),
         ("zip", &["penstock-packages"]),
         ("hmac", &["penstock-authority"]),
+        ("object_store", &["penstock-remote"]),
+        ("reqwest", &["penstock-remote", "penstock"]),
+        ("rustls", &["penstock-remote", "penstock"]),
         ("clap", &["penstock", "penstock-loadtest", "penstock-sim"]),
     ]);
     for (name, dependencies) in dependencies() {
