@@ -1,5 +1,7 @@
 """`penstock deploy` and its neighbours, as a person or a script runs them; and the calls by which packages come file by file."""
 
+import base64
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -188,6 +190,60 @@ def test_a_log_is_followed(shell, serving, name, folder):  # noqa: F811
         follow.wait(10)
 
 
+def test_deploys_beside_each_other_each_publish_their_own(shell, name, tmp_path):
+    """Every version that a deploy says is its own has its code and its variables."""
+    folders = []
+    for which in "ab":
+        own = tmp_path / which
+        own.mkdir()
+        (own / "config.pbtxt").write_text(f"# {which}\n" + CONFIG)
+        folders.append(own)
+    shell("deploy", folders[0], "--name", name, "--runtime", "onnx", "--alias", "")
+    for _ in range(4):
+        run = lambda which: shell.json(  # noqa: E731
+            "deploy", folders[which], "--name", name, "--env", f"WHICH={'ab'[which]}", "--alias", "")
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            told = list(pool.map(run, (0, 1)))
+        versions = {version["Version"]: version for version in shell.json("versions", name)}
+        for which, one in enumerate(told):
+            found = versions[one["Version"]]
+            assert found["Environment"]["Variables"] == {"WHICH": "ab"[which]}, (one, found)
+            assert base64.b64decode(found["CodeSha256"]).hex() == one["Manifest"]
+
+
+def test_a_refused_setting_leaves_the_code_as_it_is(shell, name, folder):
+    before = shell.json("deploy", folder, "--name", name, "--runtime", "onnx")["Manifest"]
+    (folder / "config.pbtxt").write_text("# second\n" + CONFIG)
+    assert shell.refused("deploy", folder, "--name", name, "--timeout", "999999")["code"] == "ValidationException"
+    latest = next(version for version in shell.json("versions", name) if version["Version"] == "$LATEST")
+    assert base64.b64decode(latest["CodeSha256"]).hex() == before
+
+
+def test_an_alias_to_what_is_not_there_says_so(shell, name, folder):
+    shell("deploy", folder, "--name", name, "--runtime", "onnx")
+    assert ":7" in shell.refused("alias", name, "live", "7")["message"]
+    assert ":7" in shell.refused("alias", name, "other", "7")["message"]
+    lines = shell("logs", name, "--qualifier", "live")
+    assert "environment ready" in lines
+    assert json.loads(shell("alias", name, "live", "--delete", "--json")) == {"Deleted": f"{name}:live"}
+
+
+def test_nobody_reading_is_no_mistake(shell, name, folder):
+    """Whoever reads may leave: the deploy goes on, a followed log ends."""
+    command = f"exec {PROGRAM} deploy {folder} --name {name} --runtime onnx 2>&1 | head -c 1"
+    subprocess.run(["sh", "-c", command], env=shell.env, capture_output=True, timeout=TIMEOUT_S)
+    until(lambda: any(alias["Name"] == "live" for alias in shell.json("alias", name)), "the alias leads to it")
+    follow = subprocess.Popen([PROGRAM, "logs", name, "--follow"], env=shell.env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert "environment ready" in follow.stdout.readline()
+        follow.stdout.close()
+        (folder / "config.pbtxt").write_text("# second\n" + CONFIG)
+        shell("deploy", folder, "--name", name)
+        assert follow.wait(TIMEOUT_S) == 0
+    finally:
+        follow.kill()
+
+
 # --- the calls beneath
 
 
@@ -232,6 +288,16 @@ def test_contents_are_taken_as_they_were_announced_and_no_other_way(serving):  #
     assert status == 400 and b"nothing that can be served" in answer, answer
     made["Code"] = {"Manifest": other}
     assert ask(serving, "POST", "/2015-03-31/functions", made)[0] == 404
+
+
+def test_whole_packages_make_room_for_others_and_half_ones_do_not(serving):  # noqa: F811
+    content = os.urandom(1000)
+    _, wanted = announced(serving, ("1/whole", content))
+    path = f"{PACKAGES}/{wanted['Manifest']}/contents/{sha256(content)}"
+    assert ask(serving, "PUT", path, content)[0] == 204
+    assert {announced(serving, (f"{number}/whole", content))[0] for number in range(70)} == {200}
+    told = [announced(serving, (f"{number}/half", os.urandom(10))) for number in range(70)]
+    assert told[0][0] == 200 and told[-1][0] == 429 and "packages are being sent" in str(told[-1][1])
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a//b", "a/./b", "", "a\\..\\b", "x" * 2000])

@@ -23,7 +23,7 @@ const MEMORY_GIB_PER_VCPU: f64 = 2.0;
 const TIMEOUT_S: (i64, i64) = (5400, 3);
 /// Most bytes of all variables together.
 const ENVIRONMENT_BYTES_MAX: usize = 4096;
-/// Variables with these beginnings are the platform's; all but the first three are read by the loader, the allocator or the device's driver before an environment is isolated.
+/// Variables with these beginnings are the platform's; all but the first four are read by the loader, the allocator or the device's driver before an environment is isolated.
 const RESERVED_VARIABLES: [&str; 10] =
     ["AWS_", "LAMBDA_", "_", "PENSTOCK_", "LD_", "GLIBC_", "MALLOC_", "MIMALLOC_", "CUDA_", "NVIDIA_"];
 

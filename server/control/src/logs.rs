@@ -5,7 +5,7 @@
 use crate::error::ControlError;
 use crate::names::{FunctionRef, Which};
 use crate::plane::{ControlPlane, as_text};
-use penstock_domain::{FunctionName, Qualifier};
+use penstock_domain::{FunctionName, Qualifier, VersionNumber};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
@@ -17,10 +17,12 @@ impl ControlPlane {
         let version = match named.which() {
             None => None,
             Some(Which::Published(Qualifier::Version(number))) => Some(number),
-            Some(_) => {
-                let text = "Qualifier: expected the number of a version, or $LATEST.PUBLISHED; others have no log";
-                return Err(ControlError::invalid(text));
+            Some(Which::Published(Qualifier::Alias(alias))) => {
+                let found = self.alias(&named.name, &alias).await?;
+                let not_found = || self.function_not_found(&named.name, Some(&alias));
+                VersionNumber::parse(&found.ok_or_else(not_found)?.0.version)
             }
+            Some(_) => return Err(ControlError::invalid("Qualifier: $LATEST never runs, and has no log")),
         };
         let name = FunctionName::new(&named.name).map_err(|error| ControlError::invalid(error.to_string()))?;
         let (lines, last) = self.house.log(&name, after);

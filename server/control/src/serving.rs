@@ -6,7 +6,7 @@ use crate::error::ControlError;
 use crate::plane::ControlPlane;
 use crate::versions::is_coming_up;
 use penstock_dispatch::Deployment;
-use penstock_domain::{FunctionName, VersionNumber};
+use penstock_domain::{FunctionName, Variables, VersionNumber};
 use penstock_packages::{ContentSha256, PackageError};
 use penstock_registry::{Configuration, Content, FunctionRecord, Scaling, State, VersionRecord, keys};
 use penstock_repository::{ContentRevision, Engine, FunctionSource, Origin, VersionSource, WorkerDevice};
@@ -248,7 +248,8 @@ fn put_settings(
     own.max_concurrency =
         instances.per_execution_environment_max_concurrency.or(own.max_concurrency).or(Some(environment_concurrency));
     settings.role = Some(configuration.role.clone());
-    settings.variables = configuration.environment.clone().map(|environment| environment.variables).unwrap_or_default();
+    settings.variables =
+        Variables(configuration.environment.clone().map(|environment| environment.variables).unwrap_or_default());
     settings.penstock.timeout_ms = Some(u64::from(configuration.timeout) * 1000);
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::plane::ControlPlane;
 use penstock_packages::{ContentSha256, Hold, Manifest, Package, PackageLimits};
 use std::collections::HashMap;
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -16,18 +17,28 @@ use tokio::time::Instant;
 const ANNOUNCED_MAX: usize = 64;
 /// Contents that may come at once, of all packages together.
 const COMING_MAX: usize = 16;
+/// How long a package is kept that is the code of a function: for an attempt after one that failed.
+const KEPT_WHOLE: Duration = Duration::from_secs(60);
+/// How often is looked whether one is out of its time.
+const LOOK: Duration = Duration::from_secs(30);
 /// How long an announced package is kept after the last word of it.
 pub(crate) const KEPT: Duration = Duration::from_secs(15 * 60);
 
 /// The packages that were announced.
 #[derive(Default)]
-pub(crate) struct Uploads(parking_lot::Mutex<HashMap<ContentSha256, Announced>>);
+pub(crate) struct Uploads {
+    announced: parking_lot::Mutex<HashMap<ContentSha256, Announced>>,
+    /// Somebody looks whether one is out of its time.
+    looked_at: AtomicBool,
+}
 
 struct Announced {
     manifest: Manifest,
     /// Keeps what has come.
     _hold: Hold,
-    heard: Instant,
+    until: Instant,
+    /// Nothing is missing: others may take its place.
+    whole: bool,
     /// Contents that are coming now.
     coming: usize,
 }
@@ -66,14 +77,20 @@ impl ControlPlane {
             })
             .await?;
         let sha256 = manifest.sha256();
-        let mut announced = self.uploads.0.lock();
-        announced.retain(|_, one| one.coming > 0 || one.heard.elapsed() < KEPT);
+        let mut announced = self.uploads.announced.lock();
         if announced.len() >= ANNOUNCED_MAX && !announced.contains_key(&sha256) {
-            let text = format!("{ANNOUNCED_MAX} packages are being sent; send this one when one of them is whole.");
-            return Err(ControlError::new(ErrorKind::TooManyRequests, text));
+            let whole = announced.iter().filter(|(_, one)| one.whole && one.coming == 0);
+            let Some(oldest) = whole.min_by_key(|(_, one)| one.until).map(|(sha256, _)| *sha256) else {
+                let text = format!("{ANNOUNCED_MAX} packages are being sent; send this one when one of them is whole.");
+                return Err(ControlError::new(ErrorKind::TooManyRequests, text));
+            };
+            announced.remove(&oldest);
         }
         let coming = announced.get(&sha256).map_or(0, |one| one.coming);
-        announced.insert(sha256, Announced { manifest, _hold: hold, heard: Instant::now(), coming });
+        let whole = missing.is_empty();
+        announced.insert(sha256, Announced { manifest, _hold: hold, until: Instant::now() + KEPT, whole, coming });
+        drop(announced);
+        self.look_at_uploads();
         Ok(Wanted { manifest: sha256, missing, kept: KEPT })
     }
 
@@ -81,7 +98,7 @@ impl ControlPlane {
     pub fn coming(&self, manifest: &str, sha256: &str) -> Result<Coming<'_>, ControlError> {
         let name = parsed(manifest)?;
         let sha256 = parsed(sha256)?;
-        let mut announced = self.uploads.0.lock();
+        let mut announced = self.uploads.announced.lock();
         if announced.values().map(|one| one.coming).sum::<usize>() >= COMING_MAX {
             let text = format!("{COMING_MAX} files are being sent; send this one when one of them is there.");
             return Err(ControlError::new(ErrorKind::TooManyRequests, text));
@@ -91,18 +108,51 @@ impl ControlPlane {
             return Err(ControlError::not_found(format!("The package {manifest} has no file of content {sha256}.")));
         };
         one.coming += 1;
-        one.heard = Instant::now();
+        one.until = Instant::now() + KEPT;
         Ok(Coming { plane: self, manifest: name, sha256, bytes })
     }
 
     /// An announced package, all of whose contents have come.
     pub(crate) async fn take_announced(&self, manifest: &str) -> Result<Package, ControlError> {
         let name = parsed(manifest)?;
-        let announced = self.uploads.0.lock().get(&name).map(|one| one.manifest.clone());
+        let announced = self.uploads.announced.lock().get(&name).map(|one| one.manifest.clone());
         let announced = announced.ok_or_else(|| not_announced(manifest))?;
         let (content, limits) = (self.content.clone(), self.package_limits());
-        // It stays announced for the rest of its time: what fails after this is tried again without sending anything.
-        self.blocking(move || content.ingest_manifest(announced, &limits).map_err(ControlError::from)).await
+        let taken =
+            self.blocking(move || content.ingest_manifest(announced, &limits).map_err(ControlError::from)).await?;
+        if let Some(one) = self.uploads.announced.lock().get_mut(&name) {
+            (one.whole, one.until) = (true, Instant::now() + KEPT_WHOLE);
+        }
+        Ok(taken)
+    }
+
+    /// Lets go of packages that are out of their time, in the background, for as long as there are any.
+    fn look_at_uploads(&self) {
+        if self.uploads.looked_at.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let this = self.this.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let Some(plane) = this.upgrade() else { return };
+                let (before, left) = {
+                    let mut announced = plane.uploads.announced.lock();
+                    let before = announced.len();
+                    announced.retain(|_, one| one.coming > 0 || Instant::now() < one.until);
+                    if announced.is_empty() {
+                        plane.uploads.looked_at.store(false, Ordering::Release);
+                    }
+                    (before, announced.len())
+                };
+                if left < before {
+                    plane.spawn_clean_up();
+                }
+                if left == 0 {
+                    return;
+                }
+            }
+        });
     }
 
     fn package_limits(&self) -> PackageLimits {
@@ -125,9 +175,9 @@ impl Coming<'_> {
 
 impl Drop for Coming<'_> {
     fn drop(&mut self) {
-        if let Some(one) = self.plane.uploads.0.lock().get_mut(&self.manifest) {
+        if let Some(one) = self.plane.uploads.announced.lock().get_mut(&self.manifest) {
             one.coming = one.coming.saturating_sub(1);
-            one.heard = Instant::now();
+            one.until = Instant::now() + KEPT;
         }
     }
 }

@@ -242,6 +242,11 @@ impl Supervisor {
         let device = self.grant.as_ref().map_or("cpu", Grant::uuid);
         tracing::info!(function = name, pid, load_ms, warmup_ms, device, "environment ready");
         self.tell(format!("environment ready: pid {pid}, loaded in {load_ms} ms, warm in {warmup_ms} ms, on {device}"));
+        let hidden = report.isolation.iter().any(|measure| measure.name == "read_only_view" && measure.in_force);
+        if !hidden && specification.isolation.variables.contains_key("AWS_SECRET_ACCESS_KEY") {
+            let remedy = "this machine's kernel has no Landlock: `penstock devices` says more";
+            tracing::warn!(function = name, remedy, "other environments may read the credentials of this one's role");
+        }
         self.version.signature.store(Some(Arc::new(report.signature())));
         if let Some(share) = &specification.device {
             environment.take_turns(&self.devices.named(share), share.weight);

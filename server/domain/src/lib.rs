@@ -11,6 +11,7 @@ mod names;
 mod signature;
 mod tensor;
 mod timing;
+mod variables;
 
 pub use answer::Answer;
 pub use device::{CONTEXT_BYTES, DeviceMemory, DeviceReading};
@@ -20,6 +21,7 @@ pub use names::{CallerId, FunctionName, InvalidName, Qualifier, VersionNumber};
 pub use signature::{Signature, TensorSpec};
 pub use tensor::{Datatype, Shape, Tensor, TensorError, bytes_elements, encode_bytes_element};
 pub use timing::{BatchReport, StageTimes};
+pub use variables::Variables;
 
 #[cfg(test)]
 mod tests;

@@ -109,7 +109,7 @@ impl Launcher {
         let child = Command::new(program)
             .args(&self.arguments)
             .env_clear()
-            .envs(&policy.variables)
+            .envs(policy.variables.iter())
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

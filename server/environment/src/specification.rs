@@ -1,10 +1,9 @@
 //! What an environment is told when it starts, and what it reports when it is ready. Crosses the link as JSON once.
 
 use crate::queue::LEVELS_MAX;
-use penstock_domain::{Datatype, Signature, TensorSpec};
+use penstock_domain::{Datatype, Signature, TensorSpec, Variables};
 use penstock_executor::{BatchCost, Model};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Everything an environment needs to serve one version.
@@ -192,7 +191,7 @@ pub struct IsolationPolicy {
     /// Niceness added, so that the front end outranks the environments.
     pub nice: i32,
     /// The only variables of its environment: for libraries that can be told things in no other way.
-    pub variables: BTreeMap<String, String>,
+    pub variables: Variables,
 }
 
 /// What an environment reports once it is loaded and warm.

@@ -147,7 +147,10 @@ async fn signed(door: &Door, guard: &Guard, request: Request) -> Result<Request,
 /// 64 hexadecimal digits.
 fn hash_of(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes().as_chunks::<2>().0;
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let byte = |pair: &[u8; 2]| {
+        let digits = std::str::from_utf8(pair).ok().filter(|_| pair.iter().all(u8::is_ascii_hexdigit));
+        u8::from_str_radix(digits?, 16).ok()
+    };
     let bytes: Vec<u8> = digits.iter().map(byte).collect::<Option<_>>()?;
     bytes.try_into().ok().filter(|_| text.len() == 64)
 }

@@ -91,12 +91,12 @@ pub(crate) fn run(command: Command, variable: &dyn Fn(&str) -> Option<String>, n
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match common.json {
-                true => eprintln!("{}", error.json()),
-                false => eprintln!("penstock: {error}"),
+                true => show::tell(&error.json().to_string()),
+                false => show::tell(&format!("penstock: {error}")),
             }
             ExitCode::from(match error {
                 ClientError::Usage(_) => EXIT_USAGE,
-                ClientError::Unreachable { .. } => EXIT_UNAVAILABLE,
+                ClientError::Unreachable { .. } | ClientError::Silent { .. } => EXIT_UNAVAILABLE,
                 ClientError::Refused { .. } | ClientError::Local(_) => EXIT_REFUSED,
             })
         }

@@ -3,7 +3,7 @@
 use crate::accelerate::{Accelerators, accelerator};
 use crate::config::Config;
 use crate::roles::Roles;
-use penstock_domain::TensorSpec;
+use penstock_domain::{TensorSpec, Variables};
 use penstock_environment::{
     BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, QueueTimeout, Specification, TimeoutAction,
 };
@@ -109,7 +109,7 @@ pub(crate) fn specify(
         _ => BTreeMap::new(),
     };
     if let Some(role) = &settings.role {
-        variables.extend(settings.variables.clone());
+        variables.extend(settings.variables.0.clone());
         variables.extend(lambda_variables(config, function, version));
         variables.extend(roles.variables(role));
     }
@@ -161,7 +161,7 @@ pub(crate) fn specify(
             memory_limit_bytes: settings.penstock.memory_limit_bytes.unwrap_or_default(),
             network: false,
             nice: config.integer("environments.nice") as i32,
-            variables,
+            variables: Variables(variables),
         },
         device: settings.penstock.device.clone().map(|name| DeviceShare {
             name,

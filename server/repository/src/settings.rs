@@ -6,7 +6,7 @@
 use crate::text_format::Document;
 use crate::unsupported;
 use crate::warmup::{self, WarmupRequest};
-use penstock_domain::{ErrorCode, TensorSpec};
+use penstock_domain::{ErrorCode, TensorSpec, Variables};
 use penstock_proto::inference::model_config::SchedulingChoice;
 use penstock_proto::inference::{ModelConfig, ModelQueuePolicy};
 use std::collections::BTreeMap;
@@ -80,7 +80,7 @@ pub struct VersionSettings {
     /// The execution role, for functions that have one.
     pub role: Option<String>,
     /// Variables of its environments, beside those that are the platform's.
-    pub variables: BTreeMap<String, String>,
+    pub variables: Variables,
     /// To run before the version counts as ready.
     pub warmup: Vec<WarmupRequest>,
     /// What is written and not followed: each names the field and says what happens instead. For the log, once a load.

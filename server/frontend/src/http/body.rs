@@ -168,7 +168,7 @@ impl Upload {
         limits: BodyLimits,
         to: &mpsc::Sender<io::Result<Bytes>>,
     ) -> Result<(), Failure> {
-        let (begun, mut received) = (Instant::now(), 0u64);
+        let (mut begun, mut received) = (Instant::now(), 0u64);
         loop {
             match self.next(begun, received, limits).await {
                 Ok(None) => {
@@ -177,9 +177,12 @@ impl Upload {
                 }
                 Ok(Some(piece)) => {
                     received += piece.len() as u64;
+                    let passing = Instant::now();
                     if to.send(Ok(piece)).await.is_err() {
                         return Ok(());
                     }
+                    // What its taker needs is not the client's slowness.
+                    begun += passing.elapsed();
                 }
                 Err(failure) => {
                     let _ = to.send(Err(io::Error::other("the body broke off"))).await;

@@ -4,11 +4,14 @@
 
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use parking_lot::Mutex;
 use penstock_authority::Signer;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
@@ -18,8 +21,8 @@ const ENDPOINT: &str = "http://127.0.0.1:8000";
 const REGION: &str = "us-east-1";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the server may be silent; a function's answer may take Lambda's longest.
-const SILENCE_MAX: Duration = Duration::from_secs(900);
+/// How long the server may be silent: an invocation may take 5,400 seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(5_460);
 /// Read of a file at once, in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Longest text of an answer that is no JSON that is shown, in characters.
@@ -40,6 +43,12 @@ pub(crate) enum ClientError {
         endpoint: String,
         /// Of the network.
         reason: String,
+    },
+    /// It was reached, and said nothing for too long.
+    #[error("{endpoint} has not answered for {} s; what was asked for may still be going on", SILENCE_MAX.as_secs())]
+    Silent {
+        /// Who was asked.
+        endpoint: String,
     },
     /// The server said no, or what was asked for failed.
     #[error("{message} ({code})")]
@@ -62,10 +71,23 @@ impl ClientError {
         let (code, message) = match self {
             ClientError::Usage(text) => ("Usage", text.clone()),
             ClientError::Unreachable { .. } => ("Unreachable", self.to_string()),
+            ClientError::Silent { .. } => ("Silent", self.to_string()),
             ClientError::Refused { code, message, .. } => (code.as_str(), message.clone()),
             ClientError::Local(text) => ("Local", text.clone()),
         };
         json!({ "error": { "code": code, "message": message } })
+    }
+
+    /// There is no room for it now.
+    pub(crate) fn is_throttled(&self) -> bool {
+        matches!(self, ClientError::Refused { code, .. } if code == "TooManyRequestsException")
+    }
+
+    /// Another change came between, or stands in the way.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        let ClientError::Refused { code, message, .. } = self else { return false };
+        let codes = ["PreconditionFailedException", "ResourceConflictException"];
+        codes.contains(&code.as_str()) || message.contains("is different from current CodeSHA256")
     }
 
     /// The server knows no such thing.
@@ -136,9 +158,11 @@ impl Client {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE_MAX)
-            .redirect(reqwest::redirect::Policy::none())
-            .build();
-        let http = http.map_err(|error| ClientError::Local(format!("cannot start: {error}")))?;
+            .redirect(reqwest::redirect::Policy::none());
+        // No proxy knows what listens here.
+        let here = uri.as_ref().and_then(Uri::host).is_some_and(is_loopback);
+        let http = if here { http.no_proxy() } else { http };
+        let http = http.build().map_err(|error| ClientError::Local(format!("cannot start: {error}")))?;
         Ok(Self { http, endpoint, signer, now })
     }
 
@@ -181,16 +205,30 @@ impl Client {
     ) -> Result<(), ClientError> {
         let opened = tokio::fs::File::open(file).await;
         let opened = opened.map_err(|error| ClientError::Local(format!("{}: {error}", file.display())))?;
-        let parts = stream::try_unfold((opened, sent), |(mut file, sent)| async move {
-            let mut part = Vec::with_capacity(CHUNK_BYTES);
-            let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut part).await?;
-            sent(read as u64);
-            Ok::<_, std::io::Error>((read > 0).then_some((part, (file, sent))))
+        // What is wrong with the file is not the server's silence.
+        let wrong = Arc::new(Mutex::new(None));
+        let noted = wrong.clone();
+        let parts = stream::try_unfold((opened, bytes, sent), move |(mut file, left, sent)| {
+            let noted = noted.clone();
+            async move {
+                let mut part = Vec::with_capacity(CHUNK_BYTES);
+                let read = (&mut file).take(left.min(CHUNK_BYTES as u64)).read_to_end(&mut part).await;
+                let read = read.inspect_err(|error| *noted.lock() = Some(error.to_string()))? as u64;
+                if read == 0 && left > 0 {
+                    *noted.lock() = Some("it changed while it was sent; deploy again".to_owned());
+                }
+                sent(read);
+                Ok::<_, std::io::Error>((read > 0).then_some((part, (file, left - read, sent))))
+            }
         });
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_LENGTH, bytes.into());
         let body = reqwest::Body::wrap_stream(parts);
-        let answer = self.exchange(Method::PUT, path, headers, sha256, body).await?;
+        let answer = self.exchange(Method::PUT, path, headers, sha256, body).await;
+        if let Some(wrong) = wrong.lock().take() {
+            return Err(ClientError::Local(format!("{}: {wrong}", file.display())));
+        }
+        let answer = answer?;
         if answer.status.is_success() { Ok(()) } else { Err(refused(&answer)) }
     }
 
@@ -209,6 +247,9 @@ impl Client {
             signed.map_err(|denied| ClientError::Local(denied.message))?;
         }
         let unreachable = |error: reqwest::Error| {
+            if error.is_timeout() && !error.is_connect() {
+                return ClientError::Silent { endpoint: self.endpoint.clone() };
+            }
             // The innermost says why.
             let error = error.without_url();
             let mut reason: &dyn std::error::Error = &error;
@@ -222,6 +263,11 @@ impl Client {
         let body = answer.bytes().await.map_err(unreachable)?.to_vec();
         Ok(Answer { status, headers, body })
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// An answer that says no.

@@ -6,7 +6,7 @@
 use super::call::{Client, ClientError, part, with_query};
 use super::package::{self, Local};
 use super::show::{Progress, size, text};
-use super::{Common, show};
+use super::{Common, functions, show};
 use clap::Args;
 use http::Method;
 use penstock_packages::ContentSha256;
@@ -21,6 +21,9 @@ use tokio::time::{Instant, sleep};
 const LOOK: Duration = Duration::from_millis(200);
 /// How often is tried what another change stands in the way of.
 const TRIES: u32 = 50;
+/// How long and how often is waited for room.
+const WAIT: Duration = Duration::from_secs(1);
+const WAITS: u32 = 120;
 /// The role of functions that need none.
 const ROLE: &str = "arn:aws:iam::000000000000:role/none";
 
@@ -60,7 +63,7 @@ pub(crate) struct Deploy {
     /// Invocations in flight in one environment.
     #[arg(long, value_name = "COUNT")]
     concurrency: Option<u32>,
-    /// An environment variable, `NAME=VALUE`; may be given more than once.
+    /// An environment variable, `NAME=VALUE`; may be given more than once. All together take the place of those that there are.
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// What the version is said to be.
@@ -88,13 +91,8 @@ impl Deploy {
         let mut progress = Progress::new(self.common.json);
         let local = self.read(&mut progress)?;
         let sent = send(client, &local, &mut progress).await?;
-        let existed = self.give_code(client, &local, &sent.manifest).await?;
+        let (published, existed) = self.publish(client, &local, &sent.manifest).await?;
         progress.done(if existed { "function updated" } else { "function created" });
-        let path = format!("/2015-03-31/functions/{}/versions", part(&self.name));
-        let mut publish = Map::new();
-        publish.extend(self.description.iter().map(|text| ("Description".to_owned(), json!(text))));
-        let publish = Value::Object(publish);
-        let published = again_if_busy(|| client.json(Method::POST, &path, Some(&publish))).await?;
         let version = text(&published, "Version");
         let mut state = text(&published, "State");
         if !self.no_wait {
@@ -115,7 +113,7 @@ impl Deploy {
                 .to_string(),
             ),
             false => show::say(&format!("{}:{version} {state}", self.name)),
-        }
+        };
         Ok(())
     }
 
@@ -134,8 +132,22 @@ impl Deploy {
         Ok(local)
     }
 
-    /// The function has this code and what the command line says; whether it was there before.
-    async fn give_code(&self, client: &Client, local: &Local, manifest: &str) -> Result<bool, ClientError> {
+    /// Publishes this code with what the command line says, whoever else deploys meanwhile; whether the function was there before.
+    async fn publish(&self, client: &Client, local: &Local, manifest: &str) -> Result<(Value, bool), ClientError> {
+        let mut tries = 0;
+        loop {
+            match self.publish_once(client, local, manifest).await {
+                Err(error) if error.is_overtaken() && tries < TRIES => {
+                    tries += 1;
+                    sleep(LOOK).await;
+                }
+                published => return published,
+            }
+        }
+    }
+
+    /// Each step says which revision it follows: what is published is this code and no other's.
+    async fn publish_once(&self, client: &Client, local: &Local, manifest: &str) -> Result<(Value, bool), ClientError> {
         let functions = "/2015-03-31/functions";
         let own = format!("{functions}/{}", part(&self.name));
         let there = match client.json(Method::GET, &own, None).await {
@@ -144,23 +156,33 @@ impl Deploy {
             Err(error) => return Err(error),
         };
         let mut settings = self.settings(there.as_ref())?;
-        if there.is_none() {
+        let now = if let Some(there) = &there {
+            let mut revision = there.pointer("/Configuration/RevisionId").cloned().unwrap_or_default();
+            // Settings first: refused ones leave the code as it is.
+            if !settings.is_empty() {
+                settings.insert("RevisionId".into(), revision);
+                let settings = Value::Object(settings);
+                let changed = client.json(Method::PUT, &format!("{own}/configuration"), Some(&settings)).await?;
+                revision = changed.get("RevisionId").cloned().unwrap_or_default();
+            }
+            let code = json!({ "Manifest": manifest, "RevisionId": revision });
+            client.json(Method::PUT, &format!("{own}/code"), Some(&code)).await?
+        } else {
             let onnx = local.manifest.files().iter().any(|file| file.path.ends_with(".onnx"));
             let guessed = || json!(if onnx { "onnx" } else { "candle" });
             settings.entry("Runtime").or_insert_with(guessed);
             settings.entry("Role").or_insert_with(|| json!(ROLE));
             settings.insert("FunctionName".into(), json!(self.name));
             settings.insert("Code".into(), json!({ "Manifest": manifest }));
-            client.json(Method::POST, functions, Some(&Value::Object(settings))).await?;
-            return Ok(false);
+            client.json(Method::POST, functions, Some(&Value::Object(settings))).await?
+        };
+        let mut publish = Map::new();
+        for name in ["CodeSha256", "RevisionId"] {
+            publish.extend(now.get(name).map(|value| (name.to_owned(), value.clone())));
         }
-        let (path, code) = (format!("{own}/code"), json!({ "Manifest": manifest }));
-        again_if_busy(|| client.json(Method::PUT, &path, Some(&code))).await?;
-        if !settings.is_empty() {
-            let (path, settings) = (format!("{own}/configuration"), Value::Object(settings));
-            again_if_busy(|| client.json(Method::PUT, &path, Some(&settings))).await?;
-        }
-        Ok(true)
+        publish.extend(self.description.iter().map(|text| ("Description".to_owned(), json!(text))));
+        let published = client.json(Method::POST, &format!("{own}/versions"), Some(&Value::Object(publish))).await?;
+        Ok((published, there.is_some()))
     }
 
     /// What the command line says of the function; of what is said in part the rest stays as it is `there`.
@@ -234,15 +256,16 @@ impl Deploy {
 
     /// The alias leads to the version, whole.
     async fn lead(&self, client: &Client, version: &str) -> Result<(), ClientError> {
-        let aliases = format!("/2015-03-31/functions/{}/aliases", part(&self.name));
-        let own = format!("{aliases}/{}", part(&self.alias));
-        let moved = json!({ "FunctionVersion": version, "RoutingConfig": { "AdditionalVersionWeights": {} } });
-        match again_if_busy(|| client.json(Method::PUT, &own, Some(&moved))).await {
-            Err(error) if error.is_not_found() => {
-                let made = json!({ "Name": self.alias, "FunctionVersion": version });
-                client.json(Method::POST, &aliases, Some(&made)).await.map(drop)
+        let whole = json!({ "FunctionVersion": version, "RoutingConfig": { "AdditionalVersionWeights": {} } });
+        let mut tries = 0;
+        loop {
+            match functions::set(client, &self.name, &self.alias, whole.clone()).await {
+                Err(error) if error.is_overtaken() && tries < TRIES => {
+                    tries += 1;
+                    sleep(LOOK).await;
+                }
+                led => return led.map(drop),
             }
-            moved => moved.map(drop),
         }
     }
 }
@@ -250,7 +273,7 @@ impl Deploy {
 /// Sends what the server does not have.
 async fn send(client: &Client, local: &Local, progress: &mut Progress) -> Result<Sent, ClientError> {
     let announced: Value = serde_json::from_slice(&local.manifest.json()).unwrap_or_default();
-    let answer = client.json(Method::POST, "/2026-11-26/packages", Some(&announced)).await?;
+    let answer = patiently(progress, || client.json(Method::POST, "/2026-11-26/packages", Some(&announced))).await?;
     let manifest = text(&answer, "Manifest");
     let missing: Vec<ContentSha256> = serde_json::from_value(answer.get("Missing").cloned().unwrap_or_default())
         .map_err(|error| ClientError::Local(format!("the server's answer has no list of what is missing: {error}")))?;
@@ -262,24 +285,25 @@ async fn send(client: &Client, local: &Local, progress: &mut Progress) -> Result
             return Err(ClientError::Local(format!("the server asks for {sha256}, which is not in the folder")));
         };
         let path = format!("/2026-11-26/packages/{manifest}/contents/{sha256}");
-        let counting = sent.clone();
-        let count = move |part| {
-            counting.fetch_add(part, Ordering::Relaxed);
-        };
-        let digest = sha256.digest();
-        let sending = client.send_file(&path, file, &digest, *bytes, count);
-        tokio::pin!(sending);
+        let (digest, before) = (sha256.digest(), sent.load(Ordering::Relaxed));
+        let mut waited = 0;
         loop {
-            tokio::select! {
-                biased;
-                done = &mut sending => {
-                    done?;
-                    break;
+            sent.store(before, Ordering::Relaxed);
+            let counting = sent.clone();
+            let count = move |part| {
+                counting.fetch_add(part, Ordering::Relaxed);
+            };
+            let sending = client.send_file(&path, file, &digest, *bytes, count);
+            match shown(progress, sending, || {
+                format!("sending {} of {}: {}", size(sent.load(Ordering::Relaxed)), size(total), file.display())
+            })
+            .await
+            {
+                Err(error) if error.is_throttled() && waited < WAITS => {
+                    waited += 1;
+                    sleep(WAIT).await;
                 }
-                () = sleep(LOOK) => {
-                    let so_far = sent.load(Ordering::Relaxed);
-                    progress.now(&format!("sending {} of {}: {}", size(so_far), size(total), file.display()));
-                }
+                done => break done?,
             }
         }
     }
@@ -288,16 +312,30 @@ async fn send(client: &Client, local: &Local, progress: &mut Progress) -> Result
     Ok(Sent { manifest, files: missing.len(), bytes: total })
 }
 
-/// Repeats what another change stands in the way of.
-async fn again_if_busy<F: Future<Output = Result<Value, ClientError>>>(
+/// Shows how things stand until it is done.
+async fn shown<T>(progress: &mut Progress, work: impl Future<Output = T>, text: impl Fn() -> String) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = sleep(LOOK) => progress.now(&text()),
+        }
+    }
+}
+
+/// Repeats what there is no room for now.
+async fn patiently<F: Future<Output = Result<Value, ClientError>>>(
+    progress: &mut Progress,
     call: impl Fn() -> F,
 ) -> Result<Value, ClientError> {
-    let mut tries = 0;
+    let mut waited = 0;
     loop {
         match call().await {
-            Err(ClientError::Refused { code, .. }) if code == "ResourceConflictException" && tries < TRIES => {
-                tries += 1;
-                sleep(LOOK).await;
+            Err(error) if error.is_throttled() && waited < WAITS => {
+                waited += 1;
+                progress.now(&format!("waiting: {error}"));
+                sleep(WAIT).await;
             }
             done => return done,
         }

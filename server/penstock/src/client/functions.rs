@@ -95,7 +95,9 @@ async fn all(client: &Client, path: &str, name: &str) -> Result<Vec<Value>, Clie
 
 fn print(json: bool, entries: Vec<Value>, heads: &[&str], row: impl Fn(&Value) -> Vec<String>) {
     match json {
-        true => show::say(&Value::Array(entries).to_string()),
+        true => {
+            show::say(&Value::Array(entries).to_string());
+        }
         false => table(heads, &entries.iter().map(row).collect::<Vec<_>>()),
     }
 }
@@ -135,7 +137,11 @@ impl Versions {
             let number = text(&version, "Version");
             // A list has no states; each version has.
             let path = with_query(&format!("{own}/configuration"), &[("Qualifier", Some(&number))]);
-            let found = client.json(Method::GET, &path, None).await?;
+            let found = match client.json(Method::GET, &path, None).await {
+                // It went meanwhile.
+                Err(error) if error.is_not_found() => continue,
+                found => found?,
+            };
             let leading = aliases.iter().filter(|alias| {
                 let extra = alias.pointer("/RoutingConfig/AdditionalVersionWeights").and_then(Value::as_object);
                 text(alias, "FunctionVersion") == number || extra.is_some_and(|extra| extra.contains_key(&number))
@@ -173,6 +179,7 @@ impl Alias {
         let own = format!("{aliases}/{}", part(alias));
         if self.delete {
             client.json(Method::DELETE, &own, None).await?;
+            deleted(self.common.json, &self.name, alias);
             return Ok(());
         }
         let found = match &self.version {
@@ -188,28 +195,44 @@ impl Alias {
                 };
                 let routing = json!({ "AdditionalVersionWeights": weights });
                 let moved = json!({ "FunctionVersion": version, "RoutingConfig": routing });
-                match client.json(Method::PUT, &own, Some(&moved)).await {
-                    Err(error) if error.is_not_found() => {
-                        let mut made = moved;
-                        made["Name"] = json!(alias);
-                        client.json(Method::POST, &aliases, Some(&made)).await?
-                    }
-                    moved => moved?,
-                }
+                set(client, &self.name, alias, moved).await?
             }
         };
         match self.common.json {
             true => show::say(&found.to_string()),
             false => show::say(&format!("{alias} leads to version {}", leads_to(&found))),
-        }
+        };
         Ok(())
     }
+}
+
+/// Lets an alias lead where `to` says: made, if it is not there.
+pub(super) async fn set(client: &Client, name: &str, alias: &str, mut to: Value) -> Result<Value, ClientError> {
+    let aliases = format!("/2015-03-31/functions/{}/aliases", part(name));
+    let own = format!("{aliases}/{}", part(alias));
+    match client.json(Method::GET, &own, None).await {
+        Ok(_) => client.json(Method::PUT, &own, Some(&to)).await,
+        Err(error) if error.is_not_found() => {
+            to["Name"] = json!(alias);
+            client.json(Method::POST, &aliases, Some(&to)).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn deleted(json: bool, name: &str, what: &str) {
+    let whole = if what.is_empty() { name.to_owned() } else { format!("{name}:{what}") };
+    match json {
+        true => show::say(&json!({ "Deleted": whole }).to_string()),
+        false => show::say(&format!("{whole} deleted")),
+    };
 }
 
 impl Delete {
     pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
         let path = format!("/2015-03-31/functions/{}", part(&self.name));
         client.json(Method::DELETE, &with_query(&path, &[("Qualifier", self.qualifier.as_deref())]), None).await?;
+        deleted(self.common.json, &self.name, self.qualifier.as_deref().unwrap_or_default());
         Ok(())
     }
 }
@@ -223,9 +246,12 @@ impl Logs {
             let page = client.json(Method::GET, &with_query(&path, &query), None).await?;
             for line in page.get("Lines").and_then(Value::as_array).into_iter().flatten() {
                 let told = |name| text(line, name);
-                match self.common.json {
-                    true => show::say(&line.to_string()),
-                    false => show::say(&format!("{} {:>7} {}", told("Time"), told("Version"), told("Text"))),
+                let text = match self.common.json {
+                    true => line.to_string(),
+                    false => format!("{} {:>7} {}", told("Time"), told("Version"), told("Text")),
+                };
+                if !show::say(&text) {
+                    return Ok(());
                 }
             }
             after = page.get("Last").map(Value::to_string).or(after);

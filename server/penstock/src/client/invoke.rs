@@ -55,7 +55,7 @@ impl Invoke {
             match self.common.json {
                 true => show::say(&json!({ "StatusCode": answer.status.as_u16(), "RequestId": id }).to_string()),
                 false => show::say(&format!("accepted: {id}")),
-            }
+            };
             return Ok(());
         }
         let body = String::from_utf8_lossy(&answer.body);
@@ -69,7 +69,7 @@ impl Invoke {
         } else {
             show::say(body.trim_end());
             if let Some(log) = log {
-                eprint!("{log}");
+                show::tell(log.trim_end());
             }
         }
         match failed {

@@ -6,6 +6,8 @@ use serde_json::Value;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+/// Longest line of progress, in characters: one that wraps could not be taken back.
+const LINE_MAX: usize = 79;
 /// How often a line of progress is written anew.
 const EVERY: Duration = Duration::from_millis(100);
 
@@ -26,9 +28,14 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// A line of the result. Nobody may be reading any more, which is no mistake of ours.
-pub(crate) fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+/// A line of the result; whether somebody still reads. That nobody does is no mistake.
+pub(crate) fn say(text: &str) -> bool {
+    writeln!(std::io::stdout(), "{text}").is_ok()
+}
+
+/// A line of what is wrong, or beside the result.
+pub(crate) fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// A member as text; empty if it is not there.
@@ -68,17 +75,29 @@ impl Progress {
         let due = self.written.is_none_or(|written| written.elapsed() >= EVERY);
         if !self.quiet && self.terminal && due {
             self.written = Some(Instant::now());
-            eprint!("\r\x1b[K{text}");
+            let cut: String = text.chars().take(LINE_MAX).collect();
+            let _ = write!(std::io::stderr(), "\r\x1b[K{cut}");
         }
     }
 
     /// A step is done.
     pub(crate) fn done(&mut self, text: &str) {
+        self.clear();
         if !self.quiet {
-            let start = if self.terminal { "\r\x1b[K" } else { "" };
-            eprintln!("{start}{text}");
+            tell(text);
         }
-        self.written = None;
+    }
+
+    fn clear(&mut self) {
+        if self.written.take().is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
