@@ -290,14 +290,18 @@ def test_contents_are_taken_as_they_were_announced_and_no_other_way(serving):  #
     assert ask(serving, "POST", "/2015-03-31/functions", made)[0] == 404
 
 
-def test_whole_packages_make_room_for_others_and_half_ones_do_not(serving):  # noqa: F811
-    content = os.urandom(1000)
-    _, wanted = announced(serving, ("1/whole", content))
-    path = f"{PACKAGES}/{wanted['Manifest']}/contents/{sha256(content)}"
-    assert ask(serving, "PUT", path, content)[0] == 204
-    assert {announced(serving, (f"{number}/whole", content))[0] for number in range(70)} == {200}
-    told = [announced(serving, (f"{number}/half", os.urandom(10))) for number in range(70)]
-    assert told[0][0] == 200 and told[-1][0] == 429 and "packages are being sent" in str(told[-1][1])
+def test_whole_packages_make_room_for_others_and_half_ones_do_not():
+    server = Server("--model-control-mode", "explicit")
+    try:
+        content = os.urandom(1000)
+        _, wanted = announced(server, ("1/whole", content))
+        path = f"{PACKAGES}/{wanted['Manifest']}/contents/{sha256(content)}"
+        assert ask(server, "PUT", path, content)[0] == 204
+        assert {announced(server, (f"{number}/whole", content))[0] for number in range(70)} == {200}
+        told = [announced(server, (f"{number}/half", os.urandom(10))) for number in range(70)]
+        assert told[0][0] == 200 and told[-1][0] == 429 and "packages are being sent" in str(told[-1][1])
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a//b", "a/./b", "", "a\\..\\b", "x" * 2000])
