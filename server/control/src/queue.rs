@@ -271,6 +271,19 @@ impl ControlPlane {
         Ok(Next::At(event.due_s))
     }
 
+    /// Keeps an end that is to be told later; one that there is no room for is given up, since its function must not run again.
+    async fn keep_or_give_up(&self, key: &str, event: &Event, to: &str) -> Result<Next, ControlError> {
+        match self.keep(key, event).await {
+            Err(error) if cannot_be_kept(&error) => {
+                let to = shown(to);
+                tracing::error!(event = key, to, %error, gives_up = true, "the end of an event can neither be told nor kept");
+                self.commit(Commit::new().delete_large(key)).await?;
+                Ok(Next::Over)
+            }
+            kept => kept,
+        }
+    }
+
     async fn event_config(&self, event: &Event) -> Result<EventInvoke, ControlError> {
         let function = self.read::<FunctionRecord>(&keys::function(&event.function)).await?;
         let qualifier = event.qualifier.as_deref().unwrap_or("$LATEST");
@@ -295,7 +308,14 @@ impl ControlPlane {
             event.end = Some(End { to: to.clone(), record, since_s: Some(self.now_seconds()) });
             if Destination::is_elsewhere(to) {
                 // It may take long: whatever happens meanwhile, the function does not run again for it.
-                self.keep(key, &event).await?;
+                match self.keep(key, &event).await {
+                    Err(error) if cannot_be_kept(&error) => {
+                        tracing::warn!(event = key, %error, "the end of an event is told without being kept: not after a kill");
+                    }
+                    kept => {
+                        kept?;
+                    }
+                }
             }
         }
         self.tell(key, event, false).await
@@ -308,9 +328,10 @@ impl ControlPlane {
                 Ok(Told::Done) => {}
                 Ok(Told::NotBefore(due_s)) if !aged => {
                     event.due_s = due_s;
-                    return self.keep(key, &event).await;
+                    return self.keep_or_give_up(key, &event, &to).await;
                 }
                 Ok(Told::NotBefore(_)) => {
+                    let to = shown(&to);
                     tracing::error!(
                         event = key,
                         to,
@@ -319,10 +340,11 @@ impl ControlPlane {
                     );
                 }
                 Err(error) => {
-                    tracing::error!(event = key, to, %error, gives_up = aged, "the end of an event cannot be told");
+                    let shown = shown(&to);
+                    tracing::error!(event = key, to = shown, %error, gives_up = aged, "the end of an event cannot be told");
                     if !aged {
                         self.pause(&mut event);
-                        return self.keep(key, &event).await;
+                        return self.keep_or_give_up(key, &event, &to).await;
                     }
                 }
             }
@@ -354,4 +376,15 @@ impl ControlPlane {
     pub(crate) fn destination(&self, text: &str) -> Result<Destination, ControlError> {
         Destination::parse(text, &self.options.destinations, &self.options.remote)
     }
+}
+/// It is too large for the store, or the store is full: trying again makes no room.
+fn cannot_be_kept(error: &ControlError) -> bool {
+    matches!(error.kind, ErrorKind::InvalidParameterValue | ErrorKind::CodeStorageExceeded)
+}
+
+/// A destination for the log: of a URL its host alone, since the rest may be a secret.
+fn shown(to: &str) -> &str {
+    let Some((scheme, rest)) = to.split_once("://").filter(|(scheme, _)| *scheme != "file") else { return to };
+    let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    &to[..scheme.len() + 3 + host]
 }

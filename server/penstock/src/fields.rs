@@ -338,7 +338,7 @@ pub(crate) const FIELDS: &[Field] = &[
         kind: Kind::Text,
         default: "",
         unit: "bucket",
-        meaning: "Packages are kept in this bucket too, and fetched from it where the data directory lacks them. Nothing is ever \
+        meaning: "Packages that come from now on are kept in this bucket too, and fetched from it where the data directory lacks them. Nothing is ever \
                   deleted there: servers may share it. Empty: in the data directory alone.",
     },
     Field {

@@ -27,7 +27,7 @@ pub(crate) fn open(config: &Config) -> Result<Services, String> {
     let remote = Remote::new(options).map_err(|error| error.to_string())?;
     let bucket = Some(config.text("packages.s3_bucket")).filter(|bucket| !bucket.is_empty());
     let contents = bucket.map(|bucket| remote.contents(bucket, config.text("packages.s3_prefix"))).transpose();
-    let contents = contents.map_err(|error| format!("packages.s3_bucket: {error}"))?;
+    let contents = contents.map_err(|error| error.to_string())?;
     Ok(Services { remote, contents })
 }
 

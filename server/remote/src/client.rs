@@ -10,8 +10,9 @@ use std::time::Duration;
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer may stand still, its head or any part of its body.
-pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer may stand still, its head or any part of its body. The head's time begins with the request, so a part of an
+/// object that is sent counts too: eight of 16 MiB at once, at a mebibyte a second. What tells of ends has less.
+const STALL_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long a connection that nobody uses stays open, and how many of one host.
 const IDLE: (Duration, usize) = (Duration::from_secs(60), 16);
 

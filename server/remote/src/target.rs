@@ -109,7 +109,12 @@ fn is_below(url: &Url, prefix: &Url) -> bool {
         && url.port_or_known_default() == prefix.port_or_known_default();
     let whole = prefix.path().trim_end_matches('/');
     let rest = url.path().strip_prefix(whole);
-    same && (url.path() == prefix.path() || rest.is_some_and(|rest| rest.starts_with('/')))
+    // Whoever decodes before it looks where the path leads would leave the prefix.
+    let hidden = rest.is_some_and(|rest| {
+        let rest = rest.to_ascii_lowercase();
+        ["%2f", "%5c", "%25", "%2e"].iter().any(|code| rest.contains(code))
+    });
+    same && !hidden && (url.path() == prefix.path() || rest.is_some_and(|rest| rest.starts_with('/')))
 }
 
 async fn post(client: &Client, url: &Url, record: &str) -> Result<(), TellError> {
@@ -146,6 +151,9 @@ mod tests {
             "https://good.example/other",
             "https://good.example/ends/../other",
             "https://good.example/ends/%2e%2e/other",
+            "https://good.example/ends/..%2f..%2fadmin",
+            "https://good.example/ends/..%5Cadmin",
+            "https://good.example/ends/%252e%252e/admin",
             "https://good.example.evil.example/ends",
             "https://good.example@evil.example/ends",
             "https://me:word@good.example/ends",

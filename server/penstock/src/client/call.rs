@@ -23,6 +23,8 @@ const REGION: &str = "us-east-1";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may be silent: an invocation may take 5,400 seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(5_460);
+/// How long a connection may be silent before it is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Read of a file at once, in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Longest text of an answer that is no JSON that is shown, in characters.
@@ -108,6 +110,8 @@ pub(crate) struct Where {
 /// A server, as its client sees it.
 pub(crate) struct Client {
     http: reqwest::Client,
+    /// For files: the server's silence begins when all is sent.
+    uploads: reqwest::Client,
     endpoint: String,
     signer: Option<Signer>,
     now: fn() -> i64,
@@ -155,15 +159,17 @@ impl Client {
         };
         // The first to come is kept: whoever set another did so on purpose.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(SILENCE_MAX)
-            .redirect(reqwest::redirect::Policy::none());
         // No proxy knows what listens here.
         let here = uri.as_ref().and_then(Uri::host).is_some_and(is_loopback);
-        let http = if here { http.no_proxy() } else { http };
-        let http = http.build().map_err(|error| ClientError::Local(format!("cannot start: {error}")))?;
-        Ok(Self { http, endpoint, signer, now })
+        let build = |http: reqwest::ClientBuilder| {
+            let http = http.connect_timeout(CONNECT_TIMEOUT).redirect(reqwest::redirect::Policy::none());
+            let http = if here { http.no_proxy() } else { http };
+            http.build().map_err(|error| ClientError::Local(format!("cannot start: {error}")))
+        };
+        let http = build(reqwest::Client::builder().read_timeout(SILENCE_MAX))?;
+        // A time to read would count sending, too; a server that is gone is noticed by its silence on the wire.
+        let uploads = build(reqwest::Client::builder().tcp_keepalive(KEEPALIVE))?;
+        Ok(Self { http, uploads, endpoint, signer, now })
     }
 
     /// The same answer as JSON; of an empty one `null`. Errors: the server said no.
@@ -191,7 +197,7 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<Answer, ClientError> {
         let sha256 = Sha256::digest(&body).into();
-        self.exchange(method, path, headers, &sha256, body.into()).await
+        self.exchange(&self.http, method, path, headers, &sha256, body.into()).await
     }
 
     /// Sends a file as it is; `sent` is told of each part that goes. Errors: the server said no.
@@ -224,7 +230,7 @@ impl Client {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_LENGTH, bytes.into());
         let body = reqwest::Body::wrap_stream(parts);
-        let answer = self.exchange(Method::PUT, path, headers, sha256, body).await;
+        let answer = self.exchange(&self.uploads, Method::PUT, path, headers, sha256, body).await;
         if let Some(wrong) = wrong.lock().take() {
             return Err(ClientError::Local(format!("{}: {wrong}", file.display())));
         }
@@ -234,6 +240,7 @@ impl Client {
 
     async fn exchange(
         &self,
+        http: &reqwest::Client,
         method: Method,
         path: &str,
         mut headers: HeaderMap,
@@ -258,7 +265,7 @@ impl Client {
             }
             ClientError::Unreachable { endpoint: self.endpoint.clone(), reason: reason.to_string() }
         };
-        let answer = self.http.request(method, &url).headers(headers).body(body).send().await.map_err(unreachable)?;
+        let answer = http.request(method, &url).headers(headers).body(body).send().await.map_err(unreachable)?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let body = answer.bytes().await.map_err(unreachable)?.to_vec();
         Ok(Answer { status, headers, body })
