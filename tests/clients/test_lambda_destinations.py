@@ -171,3 +171,19 @@ def test_an_end_survives_kill_9_while_it_is_told(start_on):
         until(lambda: len(there.asked) > at, "it is told again", WAIT_S)
         assert number(json.loads(there.asked[at][3])) == 7
         assert statistics(server, "f")[0] == 0, "its end was known"
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["told", "given up"])
+def test_an_end_too_large_to_be_kept_does_not_run_its_function_again(start_on, up):
+    """Payload and answer together are more than the store takes of one event: told at once or not at all, and run once."""
+    with endpoint(lambda *_: (200 if up else 500, {}, b"")) as there:
+        server, client = start_on("--set", f"lambda.http_destinations={there.url}")
+        served(client)
+        destinations(client, f"{there.url}/ends")
+        send(client, payload(*[1.25] * 150_000))
+        until(lambda: there.asked, "it is told", WAIT_S)
+        if not up:
+            until(lambda: any("can neither be told nor kept" in line for line in server.log), "it is given up", WAIT_S)
+        assert len(json.loads(there.asked[0][3])["responsePayload"]["outputs"][0]["data"]) == 150_000
+        assert (statistics(server, "f", "1")[1], len(there.asked)) == (1, 1)
+        assert not any("/ends" in line for line in server.log), "a URL may be a secret"
