@@ -249,12 +249,12 @@ def kernels(check):
     good = worst < KERNEL_ERROR_MAX and all(line["finite"] for line in agree) and all(line["as_alone"] for line in passes)
     most = max(line["tokens_per_s"] for line in passes)
     phases = {(line["rows"], line["lanes"]): line for line in lines if line["check"] == "phases"}
-    # At 128 rows a run fills the device, and two that share it begin and end together.
+    # Enough to be given kernel by kernel, and not enough to fill the device.
     one, two = phases[64, 1], phases[64, 2]
     # Copies that waited for the other lane's work to end would be long.
     copies = all(two[copy] < 5 * one[copy] for copy in ("copy_in_ms", "copy_out_ms"))
     good = good and copies and two["copying_while_another_computes"] > 0.5 and two["computing"] > one["computing"]
-    beside = f"{two['copying_while_another_computes']:.0%} of copying, computing {one['computing']:.0%} to {two['computing']:.0%} of the time"
+    beside = f"{two['copying_while_another_computes']:.0%} of copying, work on the device {one['computing']:.0%} to {two['computing']:.0%} of the time"
     return f"{'holds' if good else 'failed'}: relative error up to {worst:.1e}, at most {most:.0f} tokens/s; two lanes of 64 x 128: beside the other's work {beside}"
 
 

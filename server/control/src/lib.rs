@@ -36,4 +36,4 @@ pub use error::{ControlError, ErrorKind};
 pub use plane::{ControlOptions, ControlPlane};
 pub use queue::EventEnd;
 pub use serving::Restored;
-pub use uploads::{Coming, Wanted};
+pub use uploads::{Coming, Wanted, content_digest};

@@ -161,11 +161,6 @@ impl ControlPlane {
 }
 
 impl Coming<'_> {
-    /// How long it is, in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Takes it. `reader` is read on a thread that may block. Errors: it has another length or hash, or it broke off.
     pub async fn take(self, reader: impl Read + Send + 'static) -> Result<(), ControlError> {
         let (content, sha256, bytes) = (self.plane.content.clone(), self.sha256, self.bytes);
@@ -180,6 +175,11 @@ impl Drop for Coming<'_> {
             one.until = Instant::now() + KEPT;
         }
     }
+}
+
+/// The bytes of a content's name; `None` if the text is none.
+pub fn content_digest(text: &str) -> Option<[u8; 32]> {
+    text.parse::<ContentSha256>().ok().map(|sha256| sha256.digest())
 }
 
 fn parsed(sha256: &str) -> Result<ContentSha256, ControlError> {

@@ -243,7 +243,7 @@ impl Supervisor {
         tracing::info!(function = name, pid, load_ms, warmup_ms, device, "environment ready");
         self.tell(format!("environment ready: pid {pid}, loaded in {load_ms} ms, warm in {warmup_ms} ms, on {device}"));
         let hidden = report.isolation.iter().any(|measure| measure.name == "read_only_view" && measure.in_force);
-        if !hidden && specification.isolation.variables.contains_key("AWS_SECRET_ACCESS_KEY") {
+        if !hidden && specification.isolation.secrets {
             let remedy = "this machine's kernel has no Landlock: `penstock devices` says more";
             tracing::warn!(function = name, remedy, "other environments may read the credentials of this one's role");
         }

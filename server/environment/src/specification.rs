@@ -192,6 +192,9 @@ pub struct IsolationPolicy {
     pub nice: i32,
     /// The only variables of its environment: for libraries that can be told things in no other way.
     pub variables: Variables,
+    /// There are secrets among them: others must not see them.
+    #[serde(default)]
+    pub secrets: bool,
 }
 
 /// What an environment reports once it is loaded and warm.

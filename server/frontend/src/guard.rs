@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
 use penstock_authority::{Authoriser, Denied, DeniedCode, Principal, Scope};
+use penstock_control::content_digest;
 use penstock_domain::{ErrorCode, Refusal};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -127,7 +128,7 @@ async fn signed(door: &Door, guard: &Guard, request: Request) -> Result<Request,
     let signed = signed.map_err(|denied| told(&denied))?;
     if let Some(sha256) = sent_content(head.uri.path()) {
         // A content is not held until it is hashed: its path says what it must hash to, and who takes it sees to that.
-        let judged = hash_of(sha256).ok_or_else(not_a_hash).and_then(|sha256| signed.verify(sha256));
+        let judged = content_digest(sha256).ok_or_else(not_a_hash).and_then(|sha256| signed.verify(sha256));
         judged.and_then(|principal| principal.require(scope)).map_err(|denied| told(&denied))?;
         return Ok(Request::from_parts(head, upload.into_body()));
     }
@@ -144,19 +145,8 @@ async fn signed(door: &Door, guard: &Guard, request: Request) -> Result<Request,
     Ok(Request::from_parts(head, Body::new(Full::new(body))))
 }
 
-/// 64 hexadecimal digits.
-fn hash_of(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes().as_chunks::<2>().0;
-    let byte = |pair: &[u8; 2]| {
-        let digits = std::str::from_utf8(pair).ok().filter(|_| pair.iter().all(u8::is_ascii_hexdigit));
-        u8::from_str_radix(digits?, 16).ok()
-    };
-    let bytes: Vec<u8> = digits.iter().map(byte).collect::<Option<_>>()?;
-    bytes.try_into().ok().filter(|_| text.len() == 64)
-}
-
 fn not_a_hash() -> Denied {
-    let text = "the path must end with the content's SHA-256 in 64 hexadecimal digits";
+    let text = "the path must end with the content's SHA-256 in 64 digits of 0-9 and a-f";
     Denied { code: DeniedCode::InvalidSignature, message: text.to_owned() }
 }
 

@@ -108,10 +108,13 @@ pub(crate) fn specify(
         (RuntimeSource::Bert { .. }, Engine::Candle) => penstock_bert::candle_variables(threads),
         _ => BTreeMap::new(),
     };
+    let mut secrets = false;
     if let Some(role) = &settings.role {
         variables.extend(settings.variables.0.clone());
         variables.extend(lambda_variables(config, function, version));
-        variables.extend(roles.variables(role));
+        let credentials = roles.variables(role);
+        secrets = !credentials.is_empty();
+        variables.extend(credentials);
     }
     if settings.penstock.memory_limit_bytes.is_some() {
         // Else the allocator takes a gibibyte at once, which counts whether it is used or not.
@@ -162,6 +165,7 @@ pub(crate) fn specify(
             network: false,
             nice: config.integer("environments.nice") as i32,
             variables: Variables(variables),
+            secrets,
         },
         device: settings.penstock.device.clone().map(|name| DeviceShare {
             name,

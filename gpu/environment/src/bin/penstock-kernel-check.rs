@@ -263,7 +263,7 @@ fn cpu_time() -> Result<Duration, Failure> {
     Ok(Duration::from_nanos(text.split(' ').next().ok_or("schedstat is empty")?.parse()?))
 }
 
-/// Whether copies run while another lane computes, and how much of the time the device computes, by its own clock.
+/// Whether copies run while another lane computes, and how much of the time the device has work of one, by its own clock.
 fn phases(
     gpu: &Gpu,
     weights: &Arc<Weights>,

@@ -19,11 +19,10 @@ use tokio::time::{Instant, sleep};
 
 /// How often a version is looked at while it comes up.
 const LOOK: Duration = Duration::from_millis(200);
-/// How often is tried what another change stands in the way of.
-const TRIES: u32 = 50;
-/// How long and how often is waited for room.
-const WAIT: Duration = Duration::from_secs(1);
-const WAITS: u32 = 120;
+/// How often, and after which pause, is tried what another change came before.
+const OVERTAKEN: (u32, Duration) = (50, LOOK);
+/// The same of what there is no room for.
+const FULL: (u32, Duration) = (120, Duration::from_secs(1));
 /// The role of functions that need none.
 const ROLE: &str = "arn:aws:iam::000000000000:role/none";
 
@@ -134,16 +133,7 @@ impl Deploy {
 
     /// Publishes this code with what the command line says, whoever else deploys meanwhile; whether the function was there before.
     async fn publish(&self, client: &Client, local: &Local, manifest: &str) -> Result<(Value, bool), ClientError> {
-        let mut tries = 0;
-        loop {
-            match self.publish_once(client, local, manifest).await {
-                Err(error) if error.is_overtaken() && tries < TRIES => {
-                    tries += 1;
-                    sleep(LOOK).await;
-                }
-                published => return published,
-            }
-        }
+        again(ClientError::is_overtaken, OVERTAKEN, || self.publish_once(client, local, manifest)).await
     }
 
     /// Each step says which revision it follows: what is published is this code and no other's.
@@ -257,23 +247,17 @@ impl Deploy {
     /// The alias leads to the version, whole.
     async fn lead(&self, client: &Client, version: &str) -> Result<(), ClientError> {
         let whole = json!({ "FunctionVersion": version, "RoutingConfig": { "AdditionalVersionWeights": {} } });
-        let mut tries = 0;
-        loop {
-            match functions::set(client, &self.name, &self.alias, whole.clone()).await {
-                Err(error) if error.is_overtaken() && tries < TRIES => {
-                    tries += 1;
-                    sleep(LOOK).await;
-                }
-                led => return led.map(drop),
-            }
-        }
+        let lead = || functions::set(client, &self.name, &self.alias, whole.clone());
+        again(ClientError::is_overtaken, OVERTAKEN, lead).await.map(drop)
     }
 }
 
 /// Sends what the server does not have.
 async fn send(client: &Client, local: &Local, progress: &mut Progress) -> Result<Sent, ClientError> {
     let announced: Value = serde_json::from_slice(&local.manifest.json()).unwrap_or_default();
-    let answer = patiently(progress, || client.json(Method::POST, "/2026-11-26/packages", Some(&announced))).await?;
+    let answer =
+        again(ClientError::is_throttled, FULL, || client.json(Method::POST, "/2026-11-26/packages", Some(&announced)))
+            .await?;
     let manifest = text(&answer, "Manifest");
     let missing: Vec<ContentSha256> = serde_json::from_value(answer.get("Missing").cloned().unwrap_or_default())
         .map_err(|error| ClientError::Local(format!("the server's answer has no list of what is missing: {error}")))?;
@@ -286,26 +270,16 @@ async fn send(client: &Client, local: &Local, progress: &mut Progress) -> Result
         };
         let path = format!("/2026-11-26/packages/{manifest}/contents/{sha256}");
         let (digest, before) = (sha256.digest(), sent.load(Ordering::Relaxed));
-        let mut waited = 0;
-        loop {
+        let sending = again(ClientError::is_throttled, FULL, || {
             sent.store(before, Ordering::Relaxed);
-            let counting = sent.clone();
-            let count = move |part| {
-                counting.fetch_add(part, Ordering::Relaxed);
-            };
-            let sending = client.send_file(&path, file, &digest, *bytes, count);
-            match shown(progress, sending, || {
-                format!("sending {} of {}: {}", size(sent.load(Ordering::Relaxed)), size(total), file.display())
+            let sent = sent.clone();
+            client.send_file(&path, file, &digest, *bytes, move |part| {
+                sent.fetch_add(part, Ordering::Relaxed);
             })
-            .await
-            {
-                Err(error) if error.is_throttled() && waited < WAITS => {
-                    waited += 1;
-                    sleep(WAIT).await;
-                }
-                done => break done?,
-            }
-        }
+        });
+        let so_far =
+            || format!("sending {} of {}: {}", size(sent.load(Ordering::Relaxed)), size(total), file.display());
+        shown(progress, sending, so_far).await?;
     }
     let kept = lengths.len() - missing.len();
     progress.done(&format!("{} files sent, {}; {kept} were there", missing.len(), size(total)));
@@ -324,20 +298,17 @@ async fn shown<T>(progress: &mut Progress, work: impl Future<Output = T>, text: 
     }
 }
 
-/// Repeats what there is no room for now.
-async fn patiently<F: Future<Output = Result<Value, ClientError>>>(
-    progress: &mut Progress,
+/// Repeats a call, with pauses, for as long as it fails in a way that may pass.
+async fn again<T, F: Future<Output = Result<T, ClientError>>>(
+    may_pass: fn(&ClientError) -> bool,
+    (times, pause): (u32, Duration),
     call: impl Fn() -> F,
-) -> Result<Value, ClientError> {
-    let mut waited = 0;
-    loop {
+) -> Result<T, ClientError> {
+    for _ in 0..times {
         match call().await {
-            Err(error) if error.is_throttled() && waited < WAITS => {
-                waited += 1;
-                progress.now(&format!("waiting: {error}"));
-                sleep(WAIT).await;
-            }
+            Err(error) if may_pass(&error) => sleep(pause).await,
             done => return done,
         }
     }
+    call().await
 }
