@@ -109,7 +109,7 @@ def test_what_is_not_allowed_is_refused(start_on):
     served(client)
     for to, words in [
         ("https://good.example/other", "lambda.http_destinations"),
-        ("https://good.example.evil.example/ends", "https://good.example/ends"),
+        ("https://good.example.evil.example/ends", "one that lambda.http_destinations allows"),
         ("https://me@good.example/ends", "without a name"),
         ("http://169.254.169.254/latest/meta-data", "lambda.http_destinations"),
         ("arn:aws:sqs:us-east-1:123456789012:q", "aws.credentials_file"),
@@ -154,6 +154,29 @@ def test_a_destination_that_is_down_is_told_later_and_disturbs_nobody(start_on):
         assert statistics(server, "f")[0] == EVENTS
 
 
+def test_ends_that_hang_keep_no_function_from_running(start_on):
+    """More ends wait for a destination that never answers than may be told at once; what comes after runs."""
+    with endpoint(lambda *_: None) as there:
+        server, client = start_on("--set", f"lambda.http_destinations={there.url}")
+        served(client)
+        destinations(client, f"{there.url}/ends")
+        for one in range(EVENTS):
+            send(client, payload(one))
+        until(lambda: statistics(server, "f")[0] == EVENTS, "all have run", 8)
+        assert len(there.asked) <= 4, "no more are told at once"
+
+
+def test_a_record_that_is_refused_for_good_is_given_up(start_on):
+    with endpoint(lambda *_: (413, {}, b"")) as there:
+        server, client = start_on("--set", f"lambda.http_destinations={there.url}")
+        served(client)
+        destinations(client, f"{there.url}/ends")
+        for one in range(EVENTS):
+            send(client, payload(one))
+        until(lambda: sum("413" in line for line in server.log) == EVENTS, "each is told once", 20)
+        assert (len(there.asked), statistics(server, "f")[0]) == (EVENTS, EVENTS)
+
+
 def test_an_end_survives_kill_9_while_it_is_told(start_on):
     """The server is killed while the destination has not answered: told again by the next one, and not run again."""
     said = {"now": None}
@@ -183,7 +206,7 @@ def test_an_end_too_large_to_be_kept_does_not_run_its_function_again(start_on, u
         send(client, payload(*[1.25] * 150_000))
         until(lambda: there.asked, "it is told", WAIT_S)
         if not up:
-            until(lambda: any("can neither be told nor kept" in line for line in server.log), "it is given up", WAIT_S)
+            until(lambda: any('"gives_up":true' in line or "gives_up=true" in line for line in server.log), "it is given up", WAIT_S)
         assert len(json.loads(there.asked[0][3])["responsePayload"]["outputs"][0]["data"]) == 150_000
         assert (statistics(server, "f", "1")[1], len(there.asked)) == (1, 1)
         assert not any("/ends" in line for line in server.log), "a URL may be a secret"

@@ -164,13 +164,17 @@ def test_storage_that_fails(start, tmp_path):
     with endpoint(lambda _, path: answers[path.split("/")[2]]) as fake:
         running = start("--model-repository", identity_repository(tmp_path, "own"), env=KEYS | {"PENSTOCK_S3_ENDPOINT_URL": fake.url})
         before, client = files_of(running), client_of(running)
-        for key, words in [("denied", TOLD + "AccessDenied. S3 Error Message: Access Denied"), ("moved", TOLD + "PermanentRedirect."), ("short", TOLD)]:
-            with refused(INVALID, 400, words):
+        for key, answer in [
+            ("denied", (INVALID, 400, TOLD + "AccessDenied. S3 Error Message: Access Denied")),
+            ("moved", (INVALID, 400, TOLD + "PermanentRedirect.")),
+            ("short", ("ServiceException", 500, TOLD)),
+        ]:
+            with refused(*answer):
                 create(client, "f", **in_s3(key))
             assert files_of(running) == before, key
         authorization = fake.asked[0][2]["authorization"]
         assert f"Credential={KEYS['AWS_ACCESS_KEY_ID']}/" in authorization and "/us-east-1/s3/" in authorization
-    with refused(INVALID, 400, "s3.endpoint_url"):
+    with refused("ServiceException", 500, "s3.endpoint_url"):
         create(client, "f", **in_s3("good"))
     assert files_of(running) == before
 

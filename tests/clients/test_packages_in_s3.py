@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
+import time
 
 import botocore.exceptions
 import pytest
-from lambda_client import adding, ask, client_of, create, created, identity, invoke, magika, refused, zipped
+from lambda_client import adding, ask, client_of, create, created, identity, invoke, magika, refused, settled, zipped
 from remote_services import KEYS, NO_KEYS, endpoint, moto
 from scraped import until
 
@@ -27,7 +29,7 @@ def services():
 
 @pytest.fixture
 def prefix(request):
-    return "of/" + request.node.name.replace("_", "-")
+    return "of/" + re.sub("[^a-z]+", "-", request.node.name).strip("-")
 
 
 @pytest.fixture
@@ -147,34 +149,82 @@ def test_what_cannot_be_kept_there_is_not_taken(start_on, tmp_path):
         until(lambda: len(list(folders.iterdir())) == 1, "nothing is left of it", WAIT_S)
 
 
-def test_what_cannot_be_fetched_at_the_start_is_served_when_it_can_be(start_on, services, prefix, tmp_path):
-    """The server begins without its packages and without the storage that has them."""
-    server, client = start_on()
-    created(client, "f", adding(1))
-    server.kill()
-    storage, away = services.client("s3"), threading.Event()
-    away.set()
+@pytest.fixture
+def gate(services):
+    """The bucket behind an endpoint that can be away: it denies, or does not answer."""
+    storage, said = services.client("s3"), {}
 
-    def answer(_, path):
-        if away.is_set():
-            return 403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-        found = storage.get_object(Bucket=BUCKET, Key=path.removeprefix(f"/{BUCKET}/"))
+    def answer(method, path):
+        if "away" in said:
+            return said["away"]
+        key = path.removeprefix(f"/{BUCKET}/")
+        try:
+            found = storage.get_object(Bucket=BUCKET, Key=key)
+        except storage.exceptions.NoSuchKey:
+            return 404, {}, b""
         return 200, {"Last-Modified": "Thu, 26 Nov 2026 12:00:00 GMT", "ETag": found["ETag"]}, found["Body"].read()
 
-    shutil.rmtree(tmp_path / "state/packages")
     with endpoint(answer) as fake:
-        _, client = start_on(PENSTOCK_S3_ENDPOINT_URL=fake.url)
-        with pytest.raises(botocore.exceptions.ClientError):
-            invoke(client, "f", 1.5, Qualifier="1")
-        away.clear()
+        fake.said = said
+        yield fake
 
-        def served():
-            try:
-                return invoke(client, "f", 1.5, Qualifier="1")
-            except botocore.exceptions.ClientError:
-                return None
 
-        assert until(served, "it is served", WAIT_S) == ("1", [2.5])
+DENIED = (403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+
+
+@pytest.mark.parametrize("away", [DENIED, None], ids=["denies", "hangs"])
+def test_what_cannot_be_fetched_at_the_start_is_served_when_it_can_be(start_on, gate, tmp_path, away):
+    """The server begins without its packages and without the storage that has them, and what needs no storage goes on."""
+    server, client = start_on()
+    created(client, "f", adding(1))
+    created(client, "g", adding(2))
+    server.kill()
+    shutil.rmtree(tmp_path / "state/packages")
+    gate.said["away"] = away
+    server, client = start_on(PENSTOCK_S3_ENDPOINT_URL=gate.url)
+    with pytest.raises(botocore.exceptions.ClientError):
+        invoke(client, "f", 1.5, Qualifier="1")
+    index = {one["name"]: one for one in json.loads(ask(server, "POST", "/v2/repository/index")[2])}
+    assert index["f"]["state"] == "UNAVAILABLE" and "packages.s3_bucket" in index["f"]["reason"], index
+    scaling = threading.Thread(target=client.put_function_concurrency, kwargs={"FunctionName": "f", "ReservedConcurrentExecutions": 3})
+    scaling.start()
+    at = time.monotonic()
+    client.create_alias(FunctionName="g", Name="a", FunctionVersion="1")
+    assert time.monotonic() - at < 5, "nobody waits for storage who needs none"
+    gate.said.clear()
+    scaling.join()
+
+    def served():
+        try:
+            return invoke(client, "f", 1.5, Qualifier="1"), invoke(client, "g", 1.5, Qualifier="1")
+        except botocore.exceptions.ClientError:
+            return None
+
+    assert until(served, "they are served", WAIT_S) == (("1", [2.5]), ("1", [3.5]))
+
+
+def test_a_version_comes_up_when_its_package_can_be_fetched(start_on, gate, tmp_path):
+    """It is Pending meanwhile and says why; it has not failed."""
+    server, client = start_on()
+    created(client, "f", adding(1))
+    scaled = {"FunctionName": "f", "Qualifier": "1"}
+    client.put_function_scaling_config(**scaled, FunctionScalingConfig={"MinExecutionEnvironments": 0, "MaxExecutionEnvironments": 0})
+    assert settled(client, "f", "1")["State"] == "Deactivated"
+    server.kill()
+    shutil.rmtree(tmp_path / "state/packages")
+    gate.said["away"] = DENIED
+    _, client = start_on(PENSTOCK_S3_ENDPOINT_URL=gate.url)
+    client.put_function_scaling_config(**scaled, FunctionScalingConfig={"MinExecutionEnvironments": 1, "MaxExecutionEnvironments": 1})
+
+    def says_why():
+        found = client.get_function_configuration(**scaled)
+        assert found["State"] == "Pending", found
+        return "AccessDenied" in found["StateReason"] and "tried again" in found["StateReason"]
+
+    until(says_why, "it says what it waits for", WAIT_S)
+    gate.said.clear()
+    assert settled(client, "f", "1")["State"] == "Active"
+    assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [2.5])
 
 
 def test_a_bucket_needs_keys(tmp_path):
@@ -182,6 +232,9 @@ def test_a_bucket_needs_keys(tmp_path):
     for more, keys, words in [
         ([], NO_KEYS, "aws.credentials_file"),
         (["--set", "packages.s3_prefix=../up"], KEYS, "packages.s3_prefix: found '../up'"),
+        ([], {"AWS_ACCESS_KEY_ID": "A"}, "AWS_SECRET_ACCESS_KEY: it is not set, and AWS_ACCESS_KEY_ID is"),
+        (["--set", "lambda.region=Here"], KEYS, "lambda.region: found 'Here'"),
+        (["--set", "s3.endpoint_url=http://me:word@host"], KEYS, "s3.endpoint_url: found 'http://***@host'"),
     ]:
         refusal = subprocess.run([PROGRAM, "serve", *settings, *more], capture_output=True, text=True, env=keys, timeout=30)
         assert refusal.returncode == 64 and words in refusal.stderr, refusal.stderr

@@ -6,6 +6,7 @@ use crate::error::{ControlError, ErrorKind};
 use crate::names::{FunctionRef, Which};
 use crate::plane::ControlPlane;
 use crate::requests::CodeSource;
+use crate::sources::Reach;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_domain::{Qualifier, VersionNumber};
@@ -14,9 +15,16 @@ use penstock_registry::{Code, Configuration, Content, FunctionRecord, VersionRec
 use std::collections::BTreeSet;
 use std::io::Cursor;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Largest package that is sent back, in bytes of what was uploaded: it is made in memory.
 const EXPORTED_BYTES_MAX: u64 = 256 << 20;
+
+/// Packages that are taken in at once: each a thread that may wait for storage, and memory for what came in a request.
+pub(crate) const TAKEN_AT_ONCE: usize = 8;
+/// How long one waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Of an uploaded ZIP: Lambda's own, with as many files as a model's folder is looked through for.
 const ZIP_LIMITS: PackageLimits = PackageLimits { files: PackageLimits::DEFAULT_FILES, ..PackageLimits::lambda() };
@@ -55,6 +63,11 @@ impl ControlPlane {
         source: CodeSource,
         configuration: &Configuration,
     ) -> Result<(Code, Package), ControlError> {
+        let Ok(Ok(_turn)) = timeout(TURN_TIMEOUT, self.taking.acquire()).await else {
+            let text =
+                format!("Rate Exceeded. {TAKEN_AT_ONCE} packages are being taken in; try again when one of them is.");
+            return Err(ControlError::new(ErrorKind::TooManyRequests, text));
+        };
         let content = self.content.clone();
         let package = match source {
             CodeSource { image_uri: Some(_), .. } => {
@@ -83,9 +96,10 @@ impl ControlPlane {
             Code { code_sha256: package.code_sha256_base64.clone(), code_size: package.code_size, manifest_sha256 };
         // What cannot be served at all is told now, not when it is published.
         let content = Content { configuration: configuration.clone(), code: code.clone() };
-        if let Err(reason) = self.version_source(&content, VersionNumber(1)).await {
+        if let Err(unread) = self.version_source(&content, VersionNumber(1), Reach::Disk).await {
             drop(package);
             self.spawn_clean_up();
+            let reason = unread.reason;
             return Err(ControlError::invalid(format!("The package holds nothing that can be served: {reason}")));
         }
         Ok((code, package))
@@ -107,7 +121,9 @@ impl ControlPlane {
         let this = self.this.clone();
         tokio::spawn(async move {
             tokio::time::sleep(crate::uploads::KEPT).await;
-            this.upgrade().inspect(|plane| plane.spawn_clean_up());
+            let Some(plane) = this.upgrade() else { return };
+            plane.content.let_go_of_loose();
+            plane.spawn_clean_up();
         });
     }
 

@@ -63,6 +63,7 @@ impl ControlPlane {
 
 fn refused(error: S3Error) -> ControlError {
     match error {
+        S3Error::Away { .. } => ControlError::service(format!("Error occurred while GetObject. {error}")),
         S3Error::Told { .. } => ControlError::invalid(format!("Error occurred while GetObject. {error}")),
         S3Error::TooLarge { .. } => ControlError::invalid(format!(
             "Error occurred while GetObject. {error}: send a smaller package, or have packages.max_package_bytes raised."

@@ -2,6 +2,7 @@
 //!
 //! Opened by the composition root. The operations are in the other files of this crate, by what they are on.
 
+use crate::code::TAKEN_AT_ONCE;
 use crate::due::Due;
 use crate::elsewhere::Elsewhere;
 use crate::error::{ControlError, ErrorKind};
@@ -21,6 +22,7 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::macros::format_description;
+use tokio::sync::Semaphore;
 
 /// Entries read from the store at once.
 const PAGE: usize = 512;
@@ -59,6 +61,10 @@ pub struct ControlPlane {
     pub(crate) verified: parking_lot::Mutex<HashMap<String, PathBuf>>,
     /// Asynchronous invocations that wait.
     pub(crate) due: Due,
+    /// Those that have ended, whose end is to be told.
+    pub(crate) ends: Due,
+    /// Places for packages that are being taken in.
+    pub(crate) taking: Semaphore,
     /// Packages that are being sent.
     pub(crate) uploads: Uploads,
     /// Destinations outside this machine that are being told, or have failed.
@@ -90,6 +96,8 @@ impl ControlPlane {
             serving: tokio::sync::Mutex::default(),
             verified: parking_lot::Mutex::default(),
             due: Due::default(),
+            ends: Due::default(),
+            taking: Semaphore::new(TAKEN_AT_ONCE),
             uploads: Uploads::default(),
             elsewhere: Elsewhere::default(),
             cleaning: AtomicBool::new(false),

@@ -1,9 +1,10 @@
 //! Asynchronous invocations: kept durably before they are answered for, run at least once, tried again, given up.
 //!
 //! Called by the front end, which puts them in and says how one is run. Each is a blob of the store until its end is
-//! told; a server that starts finds those of the one before. Numbers are Lambda's own, where it has them.
+//! told, which is `ends`' to do; a server that starts finds those of the one before. Numbers are Lambda's own, where it has them.
 
-use crate::destination::{Destination, record};
+use crate::due::Due;
+use crate::ends::End;
 use crate::error::{ControlError, ErrorKind};
 use crate::names::FunctionRef;
 use crate::plane::ControlPlane;
@@ -23,9 +24,11 @@ const RUNNING_MAX: usize = 16;
 /// After a function's error: the pause before the first try again and before the second, in seconds.
 const RETRY_S: [f64; 2] = [60.0, 120.0];
 /// After a try that did not get to run, or an end that could not be told: first and longest pause, in seconds; it doubles.
-const BACKOFF_S: (f64, f64) = (1.0, 300.0);
-/// How long one may wait, in seconds, if nothing is said.
-const AGE_S: f64 = 21_600.0;
+pub(crate) const BACKOFF_S: (f64, f64) = (1.0, 300.0);
+/// How long one may wait, and how long its end is told, in seconds, if nothing is said.
+pub(crate) const AGE_S: f64 = 21_600.0;
+/// Ends that are told at once.
+const TELLING_MAX: usize = 16;
 /// Keys of the store read at once.
 const PAGE: usize = 512;
 
@@ -37,23 +40,14 @@ pub(crate) struct Event {
     pub(crate) qualifier: Option<String>,
     /// In base64.
     pub(crate) payload: String,
-    received_s: f64,
-    due_s: f64,
+    pub(crate) received_s: f64,
+    pub(crate) due_s: f64,
     /// Runs that ended with the function's error.
     pub(crate) failures: u32,
     /// In a row: tries that did not get to run, or to tell the end.
-    pauses: u32,
+    pub(crate) pauses: u32,
     /// How it ended, until that is told.
-    end: Option<End>,
-}
-
-/// An end that is to be told.
-#[derive(Clone, Serialize, Deserialize)]
-struct End {
-    to: String,
-    record: Value,
-    /// Since when it is to be told; earlier servers did not note it.
-    since_s: Option<f64>,
+    pub(crate) end: Option<End>,
 }
 
 /// How a try ended.
@@ -82,18 +76,12 @@ pub enum EventEnd {
     },
 }
 
-/// What became of telling an end.
-enum Told {
-    /// It was told.
-    Done,
-    /// The destination is left alone until then.
-    NotBefore(f64),
-}
-
 /// What becomes of an event after a try.
-enum Next {
+pub(crate) enum Next {
     /// It is tried again, or its end is told again, then.
     At(f64),
+    /// Its end is told, then.
+    Tell(f64),
     /// Nothing: its end is told.
     Over,
 }
@@ -118,7 +106,7 @@ impl ControlPlane {
         self.invocable(named).await?;
         let (now, own) = (self.now_seconds(), penstock_packages::ContentSha256::of(call.unwrap_or(id).as_bytes()));
         let key = format!("{}{own}", keys::events(&named.name));
-        if self.due.knows(&key) {
+        if self.due.knows(&key) || self.ends.knows(&key) {
             return Ok(());
         }
         let event = Event {
@@ -154,19 +142,31 @@ impl ControlPlane {
             // When it is due is in it.
             self.due.add(key, 0.0);
         }
+        let running = self.run_due(&self.due, RUNNING_MAX, |plane, key| {
+            let invoke = invoke.clone();
+            async move { plane.run_event(key, invoke).await }
+        });
+        // Apart from those that run, so that a destination that hangs keeps nothing from running.
+        let telling = self.run_due(&self.ends, TELLING_MAX, |plane, key| async move { plane.run_end(key).await });
+        tokio::join!(running, telling);
+        Ok(())
+    }
+
+    /// Starts what is due, so many at once, for as long as the server lives.
+    async fn run_due<R>(self: &Arc<Self>, due: &Due, at_once: usize, start: impl Fn(Arc<Self>, String) -> R)
+    where
+        R: Future<Output = ()> + Send + 'static,
+    {
         let mut running = JoinSet::new();
         loop {
             while running.try_join_next().is_some() {}
-            if running.len() >= RUNNING_MAX {
+            if running.len() >= at_once {
                 running.join_next().await;
                 continue;
             }
-            match self.due.take(self.now_seconds()) {
-                Ok(key) => {
-                    let (plane, invoke) = (self.clone(), invoke.clone());
-                    running.spawn(async move { plane.run_event(key, invoke).await });
-                }
-                Err(wait) => self.due.changed_within(wait).await,
+            match due.take(self.now_seconds()) {
+                Ok(key) => drop(running.spawn(start(self.clone(), key))),
+                Err(wait) => due.changed_within(wait).await,
             }
         }
     }
@@ -200,6 +200,11 @@ impl ControlPlane {
         match self.try_event(&key, invoke).await {
             Ok(Next::Over) => self.due.over(&key),
             Ok(Next::At(due_s)) => self.due.again(key, due_s),
+            Ok(Next::Tell(due_s)) => {
+                // Known all the time.
+                self.ends.add(key.clone(), due_s);
+                self.due.over(&key);
+            }
             Err(error) => {
                 tracing::error!(event = key, %error, "what became of an event cannot be written; it is tried again");
                 self.due.again(key, self.now_seconds() + BACKOFF_S.1);
@@ -215,6 +220,9 @@ impl ControlPlane {
         // Its function may have been deleted, and its events with it.
         let Some(entry) = self.store.get_blob(key).await? else { return Ok(Next::Over) };
         let mut event: Event = serde_json::from_slice(&entry.value)?;
+        if event.end.is_some() {
+            return Ok(Next::Tell(event.due_s));
+        }
         let now = self.now_seconds();
         if event.due_s > now {
             // From before a restart: its time has not come.
@@ -222,11 +230,6 @@ impl ControlPlane {
         }
         let config = self.event_config(&event).await?;
         let aged = now - event.received_s > config.maximum_event_age_in_seconds.map_or(AGE_S, f64::from);
-        if let Some(end) = &event.end {
-            // How long the function may take to end it is one thing, how long it is told another.
-            let aged = now - end.since_s.unwrap_or(event.received_s) > AGE_S;
-            return self.tell(key, event, aged).await;
-        }
         if aged {
             let last = json!({ "errorMessage": "the event is older than it may become" });
             return self.end(key, event, &config, "EventAgeExceeded", None, last).await;
@@ -256,32 +259,18 @@ impl ControlPlane {
                 self.pause(&mut event);
             }
         }
-        self.keep(key, &event).await
+        self.keep(key, &event).await.map(|()| Next::At(event.due_s))
     }
 
     /// Puts its next try off, each time twice as far.
-    fn pause(&self, event: &mut Event) {
+    pub(crate) fn pause(&self, event: &mut Event) {
         let pause = BACKOFF_S.0 * 2f64.powi(event.pauses.min(20) as i32);
         event.pauses += 1;
         event.due_s = self.now_seconds() + pause.min(BACKOFF_S.1);
     }
 
-    async fn keep(&self, key: &str, event: &Event) -> Result<Next, ControlError> {
-        self.commit(Commit::new().put_large(key, serde_json::to_vec(event)?)).await?;
-        Ok(Next::At(event.due_s))
-    }
-
-    /// Keeps an end that is to be told later; one that there is no room for is given up, since its function must not run again.
-    async fn keep_or_give_up(&self, key: &str, event: &Event, to: &str) -> Result<Next, ControlError> {
-        match self.keep(key, event).await {
-            Err(error) if cannot_be_kept(&error) => {
-                let to = shown(to);
-                tracing::error!(event = key, to, %error, gives_up = true, "the end of an event can neither be told nor kept");
-                self.commit(Commit::new().delete_large(key)).await?;
-                Ok(Next::Over)
-            }
-            kept => kept,
-        }
+    pub(crate) async fn keep(&self, key: &str, event: &Event) -> Result<(), ControlError> {
+        self.commit(Commit::new().put_large(key, serde_json::to_vec(event)?)).await.map(drop)
     }
 
     async fn event_config(&self, event: &Event) -> Result<EventInvoke, ControlError> {
@@ -289,102 +278,4 @@ impl ControlPlane {
         let qualifier = event.qualifier.as_deref().unwrap_or("$LATEST");
         Ok(function.and_then(|(function, _)| function.event_invoke.get(qualifier).cloned()).unwrap_or_default())
     }
-
-    /// An event has ended: that is told where it is asked for, and then it is forgotten.
-    async fn end(
-        &self,
-        key: &str,
-        mut event: Event,
-        config: &EventInvoke,
-        condition: &str,
-        version: Option<String>,
-        payload: Value,
-    ) -> Result<Next, ControlError> {
-        let to = if condition == "Success" { &config.on_success } else { &config.on_failure };
-        if let Some(to) = to {
-            let arn = |qualifier: &str| self.options.account.qualified_arn(&event.function, qualifier);
-            let record = record(&event, &self.now_text(), arn, condition, version, payload);
-            event.pauses = 0;
-            event.end = Some(End { to: to.clone(), record, since_s: Some(self.now_seconds()) });
-            if Destination::is_elsewhere(to) {
-                // It may take long: whatever happens meanwhile, the function does not run again for it.
-                match self.keep(key, &event).await {
-                    Err(error) if cannot_be_kept(&error) => {
-                        tracing::warn!(event = key, %error, "the end of an event is told without being kept: not after a kill");
-                    }
-                    kept => {
-                        kept?;
-                    }
-                }
-            }
-        }
-        self.tell(key, event, false).await
-    }
-
-    /// Tells the end of an event and forgets it. What cannot be told is told again later, until it is too old.
-    async fn tell(&self, key: &str, mut event: Event, aged: bool) -> Result<Next, ControlError> {
-        if let Some(End { to, record, .. }) = event.end.clone() {
-            match self.tell_record(&to, record).await {
-                Ok(Told::Done) => {}
-                Ok(Told::NotBefore(due_s)) if !aged => {
-                    event.due_s = due_s;
-                    return self.keep_or_give_up(key, &event, &to).await;
-                }
-                Ok(Told::NotBefore(_)) => {
-                    let to = shown(&to);
-                    tracing::error!(
-                        event = key,
-                        to,
-                        gives_up = aged,
-                        "the end of an event cannot be told: it fails all the time"
-                    );
-                }
-                Err(error) => {
-                    let shown = shown(&to);
-                    tracing::error!(event = key, to = shown, %error, gives_up = aged, "the end of an event cannot be told");
-                    if !aged {
-                        self.pause(&mut event);
-                        return self.keep_or_give_up(key, &event, &to).await;
-                    }
-                }
-            }
-        }
-        self.commit(Commit::new().delete_large(key)).await?;
-        Ok(Next::Over)
-    }
-
-    /// Tells one destination once. Errors: nobody took it.
-    async fn tell_record(&self, to: &str, record: Value) -> Result<Told, ControlError> {
-        match self.destination(to)? {
-            Destination::File(file) => self
-                .blocking(move || file.append(&record).map_err(|error| ControlError::service(error.to_string())))
-                .await
-                .map(|()| Told::Done),
-            Destination::Elsewhere(target) => {
-                let telling = match self.elsewhere.enter(to, self.now_seconds()) {
-                    Ok(telling) => telling,
-                    Err(due_s) => return Ok(Told::NotBefore(due_s)),
-                };
-                let told = self.options.remote.tell(&target, &record.to_string()).await;
-                telling.ended(told.is_ok(), self.now_seconds());
-                told.map(|()| Told::Done).map_err(|error| ControlError::service(error.to_string()))
-            }
-        }
-    }
-
-    /// Reads a destination. Errors: it is none, or not allowed.
-    pub(crate) fn destination(&self, text: &str) -> Result<Destination, ControlError> {
-        Destination::parse(text, &self.options.destinations, &self.options.remote)
-    }
-}
-/// It is too large for the store, or the store is full: trying again makes no room.
-fn cannot_be_kept(error: &ControlError) -> bool {
-    matches!(error.kind, ErrorKind::InvalidParameterValue | ErrorKind::CodeStorageExceeded)
-}
-
-/// A destination for the log: of a URL its host alone, since the rest may be a secret.
-fn shown(to: &str) -> &str {
-    let Some((scheme, rest)) = to.split_once("://").filter(|(scheme, _)| *scheme != "file") else { return to };
-    let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    &to[..scheme.len() + 3 + host]
 }

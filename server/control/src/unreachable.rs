@@ -1,43 +1,59 @@
 //! Packages that could not be fetched: asked for again until they can.
 //!
 //! Begun at start. A server whose disk lacks its packages may start while the storage that has them is away; what could not
-//! be served for that reason alone is served as soon as it is back, without anybody's doing.
+//! be served for that reason alone is served as soon as it is back, without anybody's doing. A version that was coming up goes
+//! on to come up.
 
 use crate::error::ControlError;
-use crate::plane::ControlPlane;
-use penstock_packages::PackageError;
-use penstock_registry::{FunctionRecord, keys};
+use crate::plane::{ControlPlane, Writing};
+use crate::versions::is_coming_up;
+use penstock_dispatch::Deployment;
+use penstock_registry::store::Commit;
+use penstock_registry::{FunctionRecord, Reason, State, VersionRecord, keys};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// First and longest pause; it doubles for as long as something cannot be fetched.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
+/// The pauses before something is asked for again.
+pub(crate) fn pauses() -> impl Iterator<Item = Duration> + Send {
+    std::iter::successors(Some(PAUSE.0), |pause| Some((*pause * 2).min(PAUSE.1)))
+}
+
 impl ControlPlane {
-    /// Notes a failure that may pass.
-    pub(crate) fn note_unreachable(&self, error: &PackageError) {
-        if matches!(error, PackageError::Backing { .. }) {
-            self.unreachable.store(true, Ordering::Release);
+    /// Serves what was not on disk at the start, as far as it can be fetched: the first that cannot ends it.
+    pub(crate) async fn fetch_unread(&self) -> Result<Vec<Deployment>, ControlError> {
+        let mut deployments = Vec::new();
+        if !self.unreachable.swap(false, Ordering::AcqRel) {
+            return Ok(deployments);
         }
+        for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
+            deployments.push(self.serve_function(&function.name).await?);
+            if self.unreachable.load(Ordering::Acquire) {
+                break;
+            }
+        }
+        Ok(deployments)
     }
 
     /// Serves what could not be fetched, for as long as the server lives.
     pub(crate) fn follow_unreachable(&self) {
         let weak = self.this.clone();
         tokio::spawn(async move {
-            let mut pause = PAUSE.0;
+            let mut waits = pauses();
             loop {
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(waits.next().unwrap_or(PAUSE.1)).await;
                 let Some(plane) = weak.upgrade() else { return };
-                if !plane.unreachable.swap(false, Ordering::AcqRel) {
-                    pause = PAUSE.0;
-                    continue;
+                match plane.unreachable.swap(false, Ordering::AcqRel) {
+                    false => waits = pauses(),
+                    true => {
+                        if let Err(error) = plane.serve_all().await {
+                            tracing::error!(%error, "what could not be fetched was not asked for again");
+                            plane.unreachable.store(true, Ordering::Release);
+                        }
+                    }
                 }
-                if let Err(error) = plane.serve_all().await {
-                    tracing::error!(%error, "what could not be fetched was not asked for again");
-                    plane.unreachable.store(true, Ordering::Release);
-                }
-                pause = (pause * 2).min(PAUSE.1);
             }
         });
     }
@@ -48,5 +64,28 @@ impl ControlPlane {
             self.serve_function(&function.name).await?;
         }
         Ok(())
+    }
+
+    /// Says of a version that comes up what it waits for, once.
+    pub(crate) async fn note_wait(&self, attempt: &VersionRecord, why: &str) -> Result<(), ControlError> {
+        let said = Reason { text: format!("{why}; it is tried again"), ..Reason::creating() };
+        let _writes = self.writes.lock().await;
+        let Some((mut version, revision)) = self.version(&attempt.function, attempt.number).await? else {
+            return Ok(());
+        };
+        let standing = &mut version.standing;
+        let shown = match standing.state {
+            State::Pending => &mut standing.reason,
+            _ => &mut standing.update_reason,
+        };
+        if shown.as_ref() == Some(&said) {
+            return Ok(());
+        }
+        *shown = Some(said);
+        if !is_coming_up(&version) || version.standing.revision_id != attempt.standing.revision_id {
+            return Ok(());
+        }
+        let key = keys::version(&version.function, version.number);
+        self.commit(Commit::new().replace(key, &version, revision)?).await.map(drop)
     }
 }

@@ -8,6 +8,8 @@ use crate::functions::{PAGE_MAX, check_revision};
 use crate::names::provider_name;
 use crate::plane::{ControlPlane, Writing};
 use crate::requests::{Page, Publish};
+use crate::sources::{Reach, Unread};
+use crate::unreachable::pauses;
 use crate::view::{self, Object};
 use penstock_dispatch::{Cause, Unavailable};
 use penstock_domain::{FunctionName, VersionNumber};
@@ -184,36 +186,53 @@ impl ControlPlane {
         }
     }
 
-    /// Brings a version up, in the background.
+    /// Brings a version up, in the background; one whose package cannot be fetched is tried until it can.
     pub(crate) fn spawn_bring_up(&self, name: String, number: u64) {
-        let Some(plane) = self.this.upgrade() else { return };
+        let weak = self.this.clone();
         tokio::spawn(async move {
-            if let Err(error) = plane.bring_up(&name, number).await {
-                tracing::error!(function = name, version = %VersionNumber(number), %error, "bringing a version up");
+            for pause in pauses() {
+                let Some(plane) = weak.upgrade() else { return };
+                match plane.bring_up(&name, number).await {
+                    Ok(BroughtUp::Settled) => return,
+                    Ok(BroughtUp::Waits) => {}
+                    Err(error) => {
+                        tracing::error!(function = name, version = %VersionNumber(number), %error, "bringing a version up");
+                        return;
+                    }
+                }
+                drop(plane);
+                tokio::time::sleep(pause).await;
             }
         });
     }
 
     /// Starts the version's environments and writes down whether they came up.
-    pub(crate) async fn bring_up(&self, name: &str, number: u64) -> Result<(), ControlError> {
-        let Some((attempt, _)) = self.version(name, number).await? else { return Ok(()) };
-        let outcome = match self.version_source(&attempt.content, VersionNumber(number)).await {
+    pub(crate) async fn bring_up(&self, name: &str, number: u64) -> Result<BroughtUp, ControlError> {
+        let attempt = self.version(name, number).await?.map(|(version, _)| version);
+        let Some(attempt) = attempt.filter(is_coming_up) else { return Ok(BroughtUp::Settled) };
+        let outcome = match self.version_source(&attempt.content, VersionNumber(number), Reach::Anywhere).await {
             Ok(_) => match self.serve_function(name).await {
                 Ok(deployment) => deployment.ready(VersionNumber(number)).await,
                 Err(error) => Err(Unavailable { cause: Cause::Configuration, reason: error.message }),
             },
-            Err(reason) => Err(Unavailable { cause: Cause::Configuration, reason }),
+            Err(Unread { reason, may_pass: true }) => {
+                tracing::warn!(function = name, version = %VersionNumber(number), reason, "a version's package is asked for again");
+                return self.note_wait(&attempt, &reason).await.map(|()| BroughtUp::Waits);
+            }
+            Err(Unread { reason, .. }) => Err(Unavailable { cause: Cause::Configuration, reason }),
         };
         if matches!(&outcome, Err(Unavailable { cause: Cause::Unloaded, .. })) {
             // The server ends, or somebody else took it down: nothing is known of this content.
-            return Ok(());
+            return Ok(BroughtUp::Settled);
         }
         let failed = {
             let _writes = self.writes.lock().await;
-            let Some((mut version, revision)) = self.version(name, number).await? else { return Ok(()) };
+            let Some((mut version, revision)) = self.version(name, number).await? else {
+                return Ok(BroughtUp::Settled);
+            };
             if !is_coming_up(&version) || version.standing.revision_id != attempt.standing.revision_id {
                 // Deleted, put to rest or published again meanwhile: then it is another's to write down.
-                return Ok(());
+                return Ok(BroughtUp::Settled);
             }
             let failed = outcome.is_err();
             settle(&mut version, outcome.map_err(|why| self.reason_of(why, &attempt.content)));
@@ -224,10 +243,11 @@ impl ControlPlane {
         self.spawn_clean_up();
         match failed {
             // Out of the house, so that nothing tries again what was told to have failed.
-            true => self.serve_function(name).await.map(drop),
+            true => drop(self.serve_function(name).await?),
             // It may have been set while it loaded.
-            false => self.apply_scaling(name, number).await,
+            false => self.apply_scaling(name, number).await?,
         }
+        Ok(BroughtUp::Settled)
     }
 
     /// Why content did not come up, as clients are told: without where it lies.
@@ -243,6 +263,15 @@ impl ControlPlane {
         };
         Reason::new(reason_code(code), text)
     }
+}
+
+/// How far a version has come.
+#[must_use]
+pub(crate) enum BroughtUp {
+    /// It is written down whether it came up, or that is another's to do.
+    Settled,
+    /// Its package cannot be fetched now.
+    Waits,
 }
 
 /// Where a version may be published to.

@@ -20,13 +20,16 @@ pub struct BackedFile {
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
+    /// What it hashes to, if the disk kept it.
+    pub sha256: ContentSha256,
     /// Its length.
     pub bytes: u64,
 }
 
 /// Such a place. Called on threads that may block; every call ends, in time that depends on the bytes.
 pub trait Backing: Send + Sync {
-    /// Keeps files durably, those left out that are there with their length. An object is there whole or not at all.
+    /// Keeps files durably, those left out that are there with their length. An object is there whole or not at all. An error of
+    /// kind `InvalidData` says that a file does not hash to what it should.
     fn put(&self, files: &[BackedFile]) -> io::Result<()>;
 
     /// Reads a file. An error of kind `NotFound` says that it is not there.
@@ -40,18 +43,33 @@ impl ContentStore {
         self
     }
 
+    /// Whether there is such a place.
+    pub fn is_backed(&self) -> bool {
+        self.backing.is_some()
+    }
+
     /// A package is there when this returns: its contents first, then what names them.
     pub(crate) fn back(&self, manifest: &Manifest, manifest_sha256: ContentSha256) -> Result<(), PackageError> {
         let Some(backing) = &self.backing else { return Ok(()) };
         let contents = manifest.contents().into_iter();
         let files: Vec<BackedFile> = contents
-            .map(|(sha256, bytes)| BackedFile { name: blob_name(sha256), path: self.blob(sha256), bytes })
+            .map(|(sha256, bytes)| BackedFile { name: blob_name(sha256), path: self.blob(sha256), sha256, bytes })
             .collect();
         let failed = |source| PackageError::Backing { doing: "keep the package in", source };
-        backing.put(&files).map_err(failed)?;
+        match backing.put(&files) {
+            // Set aside, so that it counts as missing and can be sent again.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                for (sha256, bytes) in manifest.contents() {
+                    self.verify_here(manifest, sha256, bytes, &mut |_| ())?;
+                }
+                return Err(failed(error));
+            }
+            kept => kept.map_err(failed)?,
+        }
         let bytes = manifest.json().len() as u64;
         let path = self.manifest_path(manifest_sha256);
-        backing.put(&[BackedFile { name: manifest_name(manifest_sha256), path, bytes }]).map_err(failed)
+        let (name, sha256) = (manifest_name(manifest_sha256), manifest_sha256);
+        backing.put(&[BackedFile { name, path, sha256, bytes }]).map_err(failed)
     }
 
     /// Fetches a content. `false` if there is no such place, or it is not there. Errors: what is there is another content.

@@ -26,6 +26,15 @@ impl ContentStore {
         self.package_folder(&manifest, manifest_sha256, true)
     }
 
+    /// The same of what is on disk alone: nothing is fetched, so that it takes no longer than reading does.
+    pub fn package_on_disk(&self, manifest_sha256: ContentSha256) -> Result<PathBuf, PackageError> {
+        let manifest = self.manifest_here(manifest_sha256)?;
+        for (sha256, bytes) in manifest.contents() {
+            self.verify_here(&manifest, sha256, bytes, &mut |_| ())?;
+        }
+        self.package_folder(&manifest, manifest_sha256, true)
+    }
+
     /// The same without reading contents: names and lengths are looked at, which takes microseconds a file. For looking at
     /// packages often, such as all of them at every start; use [`ContentStore::package`] before one is loaded.
     pub fn package_unverified(&self, manifest_sha256: ContentSha256) -> Result<PathBuf, PackageError> {
@@ -51,7 +60,7 @@ impl ContentStore {
         }
     }
 
-    fn verify_here(
+    pub(crate) fn verify_here(
         &self,
         manifest: &Manifest,
         sha256: ContentSha256,

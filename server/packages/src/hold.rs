@@ -29,6 +29,8 @@ pub(crate) struct Held {
     by_hold: BTreeMap<u64, BTreeSet<ContentSha256>>,
     /// Contents that came one by one since the last removal, which a client that is still sending will name.
     pub(crate) recent: BTreeSet<ContentSha256>,
+    /// Contents that came one by one to an earlier process and were in no package yet.
+    pub(crate) loose: BTreeSet<ContentSha256>,
 }
 
 impl Holds {

@@ -26,6 +26,9 @@ impl ContentStore {
     /// that versions refer to, and is asked after the store has noted what is held: a package whose version is written down
     /// before its hold is dropped is in one of the two. If it gives `None`, or a package in use cannot be read, nothing is
     /// removed.
+    ///
+    /// Contents that an earlier process took one by one, for packages that had not come to be, are left until
+    /// [`ContentStore::let_go_of_loose`].
     pub fn retain(&self, used: impl FnOnce() -> Option<BTreeSet<ContentSha256>>) -> Result<Retained, PackageError> {
         let mut kept = self.holds.lock().all();
         // Not under the lock: what is asked may drop a hold.
@@ -38,7 +41,7 @@ impl ContentStore {
         let mut held = self.holds.lock();
         kept.append(&mut held.all());
         let mut kept_contents = std::mem::take(&mut held.recent);
-        kept_contents.extend(&kept);
+        kept_contents.extend(kept.iter().chain(&held.loose));
         let mut done = Retained::default();
         for (path, manifest_sha256) in named(&self.root.join("packages"))? {
             if manifest_sha256.is_none_or(|sha256| !kept.contains(&sha256)) {
@@ -66,6 +69,27 @@ impl ContentStore {
             }
         }
         Ok(done)
+    }
+
+    /// Clients that were sending when the last process ended have had time to go on: what they sent counts no more.
+    pub fn let_go_of_loose(&self) {
+        self.holds.lock().loose.clear();
+    }
+
+    /// Contents that no manifest on disk names.
+    pub(crate) fn loose(&self) -> Result<BTreeSet<ContentSha256>, PackageError> {
+        let mut loose = BTreeSet::new();
+        for first in 0..=u8::MAX {
+            let contents = named(&self.root.join(format!("blobs/{first:02x}")))?;
+            loose.extend(contents.into_iter().filter_map(|(_, sha256)| sha256));
+        }
+        let manifests = named(&self.root.join("manifests"))?.into_iter().filter_map(|(_, sha256)| sha256);
+        // One that cannot be read names nothing.
+        for manifest in manifests.filter_map(|sha256| self.manifest_here(sha256).ok()) {
+            let named = manifest.contents();
+            loose.retain(|sha256| !named.contains_key(sha256));
+        }
+        Ok(loose)
     }
 }
 

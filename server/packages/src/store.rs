@@ -55,7 +55,10 @@ impl ContentStore {
         flush(&root.join("blobs"))?;
         flush(&root)?;
         let incoming = Incoming::open(root.join("incoming"))?;
-        Ok(Self { root, incoming, holds: Holds::default(), folders: Mutex::new(()), backing: None, _lock: file })
+        let holds = Holds::default();
+        let store = Self { root, incoming, holds, folders: Mutex::new(()), backing: None, _lock: file };
+        store.holds.lock().loose = store.loose()?;
+        Ok(store)
     }
 
     /// A folder for a file that a package is made of, such as an archive that is being received. It goes when it is dropped, or
@@ -121,7 +124,12 @@ impl ContentStore {
         self.manifest_here(manifest_sha256).or_else(|error| self.recall_manifest(manifest_sha256)?.ok_or(error))
     }
 
-    fn manifest_here(&self, manifest_sha256: ContentSha256) -> Result<Manifest, PackageError> {
+    /// Whether all of a package is on disk, by names and lengths.
+    pub fn is_on_disk(&self, manifest_sha256: ContentSha256) -> bool {
+        self.manifest_here(manifest_sha256).is_ok_and(|manifest| self.missing(&manifest).is_empty())
+    }
+
+    pub(crate) fn manifest_here(&self, manifest_sha256: ContentSha256) -> Result<Manifest, PackageError> {
         let path = self.manifest_path(manifest_sha256);
         let json = match std::fs::read(&path) {
             Ok(json) => json,

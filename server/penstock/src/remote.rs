@@ -15,12 +15,14 @@ pub(crate) struct Services {
 
 /// The services. Errors: which setting is wrong.
 pub(crate) fn open(config: &Config) -> Result<Services, String> {
-    let region = Some(config.text("s3.region")).filter(|region| !region.is_empty());
+    let own = |key: &&str| !config.text(key).is_empty();
+    let s3_region_key = Some("s3.region").filter(own).unwrap_or("lambda.region");
     let options = RemoteOptions {
-        s3_region: region.unwrap_or(config.text("lambda.region")).to_owned(),
+        s3_region: config.text(s3_region_key).to_owned(),
+        s3_region_key,
         s3_endpoint: config.text("s3.endpoint_url").to_owned(),
         sqs_endpoint: config.text("sqs.endpoint_url").to_owned(),
-        credentials: credentials(config),
+        credentials: credentials(config)?,
         http_destinations: config.list("lambda.http_destinations").to_vec(),
         clock: now,
     };
@@ -31,15 +33,23 @@ pub(crate) fn open(config: &Config) -> Result<Services, String> {
     Ok(Services { remote, contents })
 }
 
-fn credentials(config: &Config) -> Option<CredentialSource> {
+fn credentials(config: &Config) -> Result<Option<CredentialSource>, String> {
     if let Some(file) = config.path("aws.credentials_file") {
-        return Some(CredentialSource::File { file, profile: config.text("aws.profile").to_owned() });
+        return Ok(Some(CredentialSource::File { file, profile: config.text("aws.profile").to_owned() }));
     }
-    Some(CredentialSource::Fixed(Credentials {
-        access_key_id: variable("AWS_ACCESS_KEY_ID")?,
-        secret_access_key: variable("AWS_SECRET_ACCESS_KEY")?,
-        session_token: variable("AWS_SESSION_TOKEN"),
-    }))
+    let names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    match names.map(variable) {
+        [None, None] => Ok(None),
+        [Some(access_key_id), Some(secret_access_key)] => Ok(Some(CredentialSource::Fixed(Credentials {
+            access_key_id,
+            secret_access_key,
+            session_token: variable("AWS_SESSION_TOKEN"),
+        }))),
+        [first, _] => {
+            let [set, other] = if first.is_some() { names } else { [names[1], names[0]] };
+            Err(format!("{other}: it is not set, and {set} is; set both, or neither"))
+        }
+    }
 }
 
 /// Secrets are no settings: what is a setting is printed.

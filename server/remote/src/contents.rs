@@ -10,17 +10,19 @@ use object_store::aws::AmazonS3;
 use object_store::path::Path as Key;
 use object_store::{Error, MultipartUpload, ObjectStoreExt, PutPayload};
 use penstock_packages::{BackedFile, Backing};
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
+/// How long the head of an object may take, tries again included: an answer of a few bytes, for which a start may wait.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// Sent at once, in bytes; a larger file goes in parts of so many.
 const PART_BYTES: u64 = 16 << 20;
 /// Most parts of an object, by S3's own limit.
@@ -44,8 +46,11 @@ impl Remote {
     pub fn contents(&self, bucket: &str, prefix: &str) -> Result<S3Contents, RemoteError> {
         let store = self.s3()?.bucket(bucket)?;
         let prefix = prefix.trim_matches('/').to_owned();
-        if !Key::parse(&prefix).is_ok_and(|key| key.as_ref() == prefix) || prefix.len() > 512 {
-            let expected = "the start of keys, such as penstock/models, with no part empty, '.' or '..'";
+        let as_key = Key::from_iter(prefix.split('/').filter(|_| !prefix.is_empty()));
+        if as_key.as_ref() != prefix || prefix.split('/').any(str::is_empty) != prefix.is_empty() || prefix.len() > 512
+        {
+            let expected = "the start of keys, such as penstock/models, of letters, digits, '-', '_' and '.', with no part empty, '.' \
+                            or '..'";
             return Err(RemoteError::Setting { key: "packages.s3_prefix", found: prefix, expected });
         }
         let place = format!("s3://{bucket}/{prefix}");
@@ -65,7 +70,15 @@ impl S3Contents {
 
     /// Within what so many bytes may take.
     async fn within<T>(&self, name: &str, bytes: u64, work: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
-        let limit = slowest(bytes);
+        self.limited(name, slowest(bytes), work).await
+    }
+
+    async fn limited<T>(
+        &self,
+        name: &str,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> io::Result<T> {
         match timeout(limit, work).await {
             Ok(done) => done.map_err(|error| self.failed(name, &error)),
             Err(_) => Err(late(&self.place, limit)),
@@ -74,7 +87,7 @@ impl S3Contents {
 
     async fn put_one(&self, file: &BackedFile) -> io::Result<()> {
         let (key, name) = (self.key(&file.name), file.name.as_str());
-        let there = self.within(name, 0, async {
+        let there = self.limited(name, HEAD_TIMEOUT, async {
             match self.store.head(&key).await {
                 Ok(found) => Ok(Some(found.size)),
                 Err(Error::NotFound { .. }) => Ok(None),
@@ -84,34 +97,29 @@ impl S3Contents {
         if there.await? == Some(file.bytes) {
             return Ok(());
         }
-        self.within(name, file.bytes, self.send(&key, file)).await
-    }
-
-    async fn send(&self, key: &Key, file: &BackedFile) -> Result<(), Error> {
         let part_bytes = PART_BYTES.max(file.bytes.div_ceil(PARTS_MAX));
         if file.bytes <= part_bytes {
-            let _place = self.parts.acquire().await.map_err(own)?;
-            let content = read_part(&file.path, 0, file.bytes).await?;
-            return self.store.put(key, content).await.map(drop);
+            let _place = self.parts.acquire().await.map_err(io::Error::other)?;
+            let (content, read) = read_part(file, 0, file.bytes, Sha256::new()).await?;
+            check(file, read)?;
+            return self.within(name, file.bytes, async { self.store.put(&key, content).await.map(drop) }).await;
         }
-        let mut upload = self.store.put_multipart(key).await?;
-        match self.send_parts(upload.as_mut(), file, part_bytes).await {
-            Ok(()) => upload.complete().await.map(drop),
-            Err(error) => {
-                // What stays of it costs its owner; the error that led here is the one to tell.
-                let _ = upload.abort().await;
-                Err(error)
-            }
+        let mut upload = self.within(name, 0, self.store.put_multipart(&key)).await?;
+        let sent = match self.send_parts(upload.as_mut(), file, part_bytes).await {
+            Ok(()) => self.within(name, 0, async { upload.complete().await.map(drop) }).await,
+            Err(error) => Err(error),
+        };
+        if sent.is_err() {
+            // What stays of it costs its owner; the error that led here is the one to tell.
+            let _ = self.within(name, 0, upload.abort()).await;
         }
+        sent
     }
 
-    async fn send_parts(
-        &self,
-        upload: &mut dyn MultipartUpload,
-        file: &BackedFile,
-        part_bytes: u64,
-    ) -> Result<(), Error> {
+    /// Sends a file in parts, each within what it may take once it has a place, and hashes it on its way.
+    async fn send_parts(&self, upload: &mut dyn MultipartUpload, file: &BackedFile, part_bytes: u64) -> io::Result<()> {
         let mut sending = stream::FuturesUnordered::new();
+        let mut hash = Sha256::new();
         let mut at = 0;
         while at < file.bytes {
             while sending.len() >= PARTS_AT_ONCE / 2 {
@@ -121,18 +129,20 @@ impl S3Contents {
                 Ok(place) => place,
                 // Not while parts of this file wait to be sent: they hold places.
                 Err(_) if sending.try_next().await?.is_some() => continue,
-                Err(_) => self.parts.clone().acquire_owned().await.map_err(own)?,
+                Err(_) => self.parts.clone().acquire_owned().await.map_err(io::Error::other)?,
             };
             let bytes = part_bytes.min(file.bytes - at);
-            let part = upload.put_part(read_part(&file.path, at, bytes).await?);
+            let content;
+            (content, hash) = read_part(file, at, bytes, hash).await?;
+            let part = upload.put_part(content);
             sending.push(async move {
                 let _place = place;
-                part.await
+                self.within(&file.name, bytes, part).await
             });
             at += bytes;
         }
         while sending.try_next().await?.is_some() {}
-        Ok(())
+        check(file, hash)
     }
 }
 
@@ -144,7 +154,7 @@ impl Backing for S3Contents {
 
     fn get(&self, name: &str) -> io::Result<Box<dyn Read>> {
         let runtime = runtime()?;
-        let found = self.within(name, 0, async {
+        let found = self.limited(name, HEAD_TIMEOUT, async {
             match self.store.get(&self.key(name)).await {
                 Err(Error::NotFound { .. }) => Ok(None),
                 found => found.map(Some),
@@ -211,17 +221,27 @@ fn late(place: &str, limit: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
-fn own(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Generic { store: "S3", source: Box::new(error) }
-}
-
-async fn read_part(path: &Path, at: u64, bytes: u64) -> Result<PutPayload, Error> {
-    let path: PathBuf = path.to_owned();
+/// A part of a file, and the hash with it.
+async fn read_part(file: &BackedFile, at: u64, bytes: u64, mut hash: Sha256) -> io::Result<(PutPayload, Sha256)> {
+    let path = file.path.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut content = vec![0; bytes as usize];
-        File::open(path)?.read_exact_at(&mut content, at).map(|()| content)
+        File::open(path)?.read_exact_at(&mut content, at)?;
+        hash.update(&content);
+        Ok((PutPayload::from(content), hash))
     });
-    read.await.map_err(own)?.map(PutPayload::from).map_err(own)
+    read.await.map_err(io::Error::other)?
+}
+
+/// What is kept is what its name says: nobody could take it from there else.
+fn check(file: &BackedFile, read: Sha256) -> io::Result<()> {
+    match <[u8; 32]>::from(read.finalize()) == file.sha256.digest() {
+        true => Ok(()),
+        false => {
+            let text = format!("{} is damaged on disk: it does not hash to {}", file.path.display(), file.sha256);
+            Err(io::Error::new(io::ErrorKind::InvalidData, text))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -229,6 +249,8 @@ mod tests {
     use super::*;
     use crate::test_server::{Answer, serve};
     use crate::{CredentialSource, Credentials, RemoteOptions};
+    use penstock_packages::ContentSha256;
+    use std::path::PathBuf;
 
     fn contents(url: &str, prefix: &str) -> Result<S3Contents, RemoteError> {
         let (access_key_id, secret_access_key) = ("A".to_owned(), "s".to_owned());
@@ -236,6 +258,41 @@ mod tests {
         let credentials = Some(CredentialSource::Fixed(keys));
         let options = RemoteOptions { credentials, s3_endpoint: url.to_owned(), ..RemoteOptions::default() };
         Remote::new(options).unwrap().contents("bucket", prefix)
+    }
+
+    fn file(name: &str, path: PathBuf, content: &[u8]) -> BackedFile {
+        BackedFile { name: name.into(), path, sha256: ContentSha256::of(content), bytes: content.len() as u64 }
+    }
+
+    #[test]
+    fn what_the_disk_damaged_is_not_put() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let head = "Last-Modified: Thu, 26 Nov 2026 12:00:00 GMT\r\nETag: \"a\"\r\n";
+        let upload = "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
+        let server = serve(vec![
+            Answer::new(404, "", ""),
+            Answer::new(404, "", ""),
+            Answer::new(200, "", upload),
+            Answer::new(200, head, ""),
+            Answer::new(200, head, ""),
+            Answer::new(204, "", ""),
+        ]);
+        let contents = contents(&server.url, "").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for (content, altered) in [(b"content".to_vec(), b"CONTENT".to_vec()), (vec![1; 17 << 20], vec![2; 17 << 20])] {
+            let path = folder.path().join("file");
+            std::fs::write(&path, altered).unwrap();
+            let error = contents.put(&[file("blobs/aa/aab", path, &content)]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        }
+        let asked: Vec<String> = server.asked().iter().map(|asked| asked.lines().next().unwrap().to_owned()).collect();
+        let methods: Vec<&str> = asked.iter().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(
+            methods,
+            ["HEAD", "HEAD", "POST", "PUT", "PUT", "DELETE"],
+            "and what was sent is given up: {asked:?}"
+        );
     }
 
     #[test]
@@ -259,7 +316,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "content").unwrap();
-        let files = [BackedFile { name: "blobs/aa/aab".into(), path, bytes: 7 }];
+        let files = [file("blobs/aa/aab", path, b"content")];
         for _ in 0..3 {
             contents.put(&files).unwrap();
         }
@@ -276,7 +333,7 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_used_name_their_setting() {
-        for prefix in ["a//b", "..", "a/./b"] {
+        for prefix in ["a//b", "..", "a/./b", "a[b]", "a%b", "a b/*"] {
             let error = contents("", prefix).err().unwrap().to_string();
             assert!(error.starts_with("packages.s3_prefix: found"), "{error}");
         }

@@ -12,7 +12,7 @@ pub(crate) fn endpoint(key: &'static str, text: &str) -> Result<Option<Url>, Rem
     }
     let wrong = || RemoteError::Setting {
         key,
-        found: text.to_owned(),
+        found: without_user(text),
         expected: "http:// or https:// with a host, a port if need be, and nothing after it",
     };
     let url = Url::parse(text).map_err(|_| wrong())?;
@@ -27,6 +27,16 @@ pub(crate) fn plain(url: &Url) -> bool {
         && url.username().is_empty()
         && url.password().is_none()
         && url.fragment().is_none()
+}
+
+/// A URL as it may be shown: a name and a password in it are secrets.
+pub(crate) fn without_user(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (&text[..scheme.len() + 3], rest));
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match host.rfind('@') {
+        Some(at) => format!("{scheme}***{}", &rest[at..]),
+        None => text.to_owned(),
+    }
 }
 
 /// Whether a text can be part of a host's name, as a region is.
@@ -50,7 +60,10 @@ mod tests {
         {
             let error = read(bad).unwrap_err().to_string();
             assert!(error.starts_with("s3.endpoint_url: found") && error.contains("expected http"), "{bad}: {error}");
+            assert!(!error.contains("word"), "{error}");
         }
+        assert_eq!(without_user("http://me:w@rd@host/a@b"), "http://***@host/a@b");
+        assert_eq!(without_user("me:word@host"), "***@host");
         assert!(is_region("us-east-1") && !is_region("") && !is_region("a.b") && !is_region("a/b") && !is_region("-a"));
     }
 }

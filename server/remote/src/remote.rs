@@ -13,8 +13,10 @@ use std::time::SystemTime;
 /// What the settings say. The default is that nothing is called.
 #[derive(Clone, Debug)]
 pub struct RemoteOptions {
-    /// `s3.region`: where buckets are.
+    /// Where buckets are.
     pub s3_region: String,
+    /// The setting that says so.
+    pub s3_region_key: &'static str,
     /// `s3.endpoint_url`; empty: AWS's own of the region.
     pub s3_endpoint: String,
     /// `sqs.endpoint_url`; empty: AWS's own of a queue's region.
@@ -31,6 +33,7 @@ impl Default for RemoteOptions {
     fn default() -> Self {
         Self {
             s3_region: "us-east-1".to_owned(),
+            s3_region_key: "s3.region",
             s3_endpoint: String::new(),
             sqs_endpoint: String::new(),
             credentials: None,
@@ -75,9 +78,11 @@ impl Remote {
         let (s3_endpoint, sqs_endpoint) =
             (endpoint("s3.endpoint_url", &options.s3_endpoint)?, endpoint("sqs.endpoint_url", &options.sqs_endpoint)?);
         let http_destinations = prefixes(&options.http_destinations)?;
-        if !is_region(&options.s3_region) {
-            let expected = "the name of a region, such as us-east-1";
-            return Err(RemoteError::Setting { key: "s3.region", found: options.s3_region, expected });
+        // What lambda.region says is words in ARNs to those who call nobody.
+        let is_used = options.credentials.is_some() || options.s3_region_key == "s3.region";
+        if is_used && !is_region(&options.s3_region) {
+            let expected = "the name of a region, such as us-east-1 (buckets are in s3.region, or in lambda.region where that is empty)";
+            return Err(RemoteError::Setting { key: options.s3_region_key, found: options.s3_region, expected });
         }
         let Some(credentials) = options.credentials else {
             let client = (!http_destinations.is_empty()).then(client).transpose();

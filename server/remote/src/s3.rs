@@ -46,9 +46,17 @@ pub struct S3Object {
 /// Why an object was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum S3Error {
-    /// S3 said so, or did not say anything.
+    /// S3 said so.
     #[error("S3 Error Code: {code}. S3 Error Message: {message}")]
     Told {
+        /// S3's own code, or the one that it has for this.
+        code: String,
+        /// Words.
+        message: String,
+    },
+    /// S3 did not say anything, or that it cannot just now.
+    #[error("S3 Error Code: {code}. S3 Error Message: {message}")]
+    Away {
         /// S3's own code, or the one that it has for this.
         code: String,
         /// Words.
@@ -219,8 +227,15 @@ impl CredentialProvider for Provider {
 }
 
 fn told(code: impl Into<String>, message: impl Into<String>) -> S3Error {
-    S3Error::Told { code: code.into(), message: message.into() }
+    let (code, message) = (code.into(), message.into());
+    match PASSING.contains(&code.as_str()) {
+        true => S3Error::Away { code, message },
+        false => S3Error::Told { code, message },
+    }
 }
+
+/// Codes that S3 has for what may be otherwise in a moment.
+const PASSING: [&str; 5] = ["InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "IncompleteBody"];
 
 /// How long so many bytes may take.
 pub(crate) fn slowest(bytes: u64) -> Duration {
@@ -294,6 +309,15 @@ mod tests {
             let error = storage(&server.url).open("bucket", "key", None, 100).await.err().unwrap().to_string();
             assert!(error.starts_with(words), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_may_pass_is_told_apart() {
+        let server = serve(vec![Answer::new(500, "", "<Error><Code>InternalError</Code></Error>"); 4]);
+        let error = storage(&server.url).open("bucket", "key", None, 100).await.err().unwrap();
+        assert!(matches!(error, S3Error::Away { .. }), "{error}");
+        let error = storage("http://127.0.0.1:1").open("bucket", "key", None, 100).await.err().unwrap();
+        assert!(matches!(error, S3Error::Away { .. }) && error.to_string().contains("s3.endpoint_url"), "{error}");
     }
 
     #[tokio::test]

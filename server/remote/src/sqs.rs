@@ -43,6 +43,11 @@ impl Queue {
         let queue = || Self { region: region.to_owned(), account: account.to_owned(), name: name.to_owned() };
         (is_region(region) && digits && named).then(queue)
     }
+
+    pub(crate) fn arn(&self) -> String {
+        let Self { region, account, name } = self;
+        format!("arn:aws:sqs:{region}:{account}:{name}")
+    }
 }
 
 impl Sqs {
@@ -90,7 +95,10 @@ impl Sqs {
         let answer = read(response).await;
         match answer["MessageId"].is_string() && status.is_success() {
             true => Ok(()),
-            false => Err(TellError::told(format!("SQS answered {status}: {}", words(&answer)))),
+            false => {
+                let error = TellError::told(format!("SQS answered {status}: {}", words(&answer)));
+                Err(error.finally(is_of_the_message(kind(&answer))))
+            }
         }
     }
 }
@@ -107,11 +115,20 @@ async fn read(mut response: Response) -> Value {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
+/// The kind of an error, without the name space before it.
+fn kind(answer: &Value) -> &str {
+    answer["__type"].as_str().unwrap_or_default().rsplit('#').next().unwrap_or_default()
+}
+
+/// Whether a kind is about the message: it is too long (as of 2025 longer than 1 MiB), or has characters that SQS does not take.
+fn is_of_the_message(kind: &str) -> bool {
+    ["InvalidParameterValue", "InvalidMessageContents"].iter().any(|start| kind.starts_with(start))
+}
+
 fn words(answer: &Value) -> String {
     let text = |key: &str| answer[key].as_str().unwrap_or_default();
-    let kind = text("__type").rsplit('#').next().unwrap_or_default();
     let message = if text("message").is_empty() { text("Message") } else { text("message") };
-    match (kind, message) {
+    match (kind(answer), message) {
         ("", "") => "it says no more".to_owned(),
         (kind, message) => format!("{kind} {message}"),
     }
@@ -149,6 +166,11 @@ mod tests {
             Answer::new(200, "", "{\"MessageId\":\"1\"}"),
             Answer::new(400, "", error),
             Answer::new(200, "", ""),
+            Answer::new(
+                400,
+                "",
+                "{\"__type\":\"InvalidParameterValueException\",\"message\":\"Message must be shorter.\"}",
+            ),
         ]);
         let keys = crate::Credentials { access_key_id: "A".into(), secret_access_key: "s".into(), session_token: None };
         let sqs = Sqs {
@@ -164,8 +186,12 @@ mod tests {
         assert!(asked.contains("Credential=A/19700101/eu-west-1/sqs/aws4_request"), "{asked}");
         assert!(asked.contains(&format!("\"QueueUrl\":\"{}123456789012/ends\"", server.url)), "{asked}");
         assert!(asked.contains("\"MessageBody\":\"{\\\"a\\\":1}\""), "{asked}");
-        let error = sqs.send(&queue, "{}").await.unwrap_err().to_string();
+        let error = sqs.send(&queue, "{}").await.unwrap_err();
+        assert!(!error.is_final(), "it may be made");
+        let error = error.to_string();
         assert!(error.contains("400") && error.contains("QueueDoesNotExist The specified queue"), "{error}");
         assert!(sqs.send(&queue, "{}").await.is_err(), "no id: nobody has it");
+        assert!(sqs.send(&queue, "{}").await.unwrap_err().is_final(), "the message will not become shorter");
+        assert_eq!(queue.arn(), "arn:aws:sqs:eu-west-1:123456789012:ends");
     }
 }

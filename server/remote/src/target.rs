@@ -2,11 +2,11 @@
 //!
 //! Called by the control plane, when a destination is set and when an end is told.
 
-use crate::endpoint::plain;
+use crate::endpoint::{plain, without_user};
 use crate::s3::innermost;
 use crate::sqs::Queue;
 use crate::{Remote, RemoteError};
-use reqwest::{Client, Url, header};
+use reqwest::{Client, StatusCode, Url, header};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -25,16 +25,50 @@ enum Kind {
 
 /// Why a destination was not told.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TellError(String);
+#[error("{words}")]
+pub struct TellError {
+    words: String,
+    is_final: bool,
+}
 
 impl TellError {
     pub(crate) fn told(words: impl ToString) -> Self {
-        Self(words.to_string())
+        Self { words: words.to_string(), is_final: false }
     }
 
     pub(crate) fn failed(error: reqwest::Error) -> Self {
-        Self(format!("it cannot be reached: {}", innermost(&error)))
+        Self::told(format!("it cannot be reached: {}", innermost(&error)))
+    }
+
+    /// The same, of a record that will never be taken.
+    pub(crate) fn finally(self, is_final: bool) -> Self {
+        Self { is_final, ..self }
+    }
+
+    /// The destination is there and will never take this record: it is too large, or not what it takes.
+    pub fn is_final(&self) -> bool {
+        self.is_final
+    }
+}
+
+/// Statuses that are about what was sent: it will not be another the next time.
+const REFUSED_FOR_GOOD: [StatusCode; 5] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::GONE,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    StatusCode::UNPROCESSABLE_ENTITY,
+];
+
+impl Target {
+    /// Where it is: the host and port of a URL, or the queue.
+    pub fn host(&self) -> String {
+        match &self.0 {
+            Kind::Url(url) => {
+                format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+            }
+            Kind::Queue(queue) => queue.arn(),
+        }
     }
 }
 
@@ -68,10 +102,8 @@ impl Remote {
             true => "not be a URL, since none is allowed: the server's operator allows them by prefix in \
                      lambda.http_destinations"
                 .to_owned(),
-            false => {
-                let allowed: Vec<&str> = self.http_destinations.iter().map(Url::as_str).collect();
-                format!("be a URL below one that lambda.http_destinations allows: {}", allowed.join(", "))
-            }
+            // Not which: they are the operator's.
+            false => "be a URL below one that lambda.http_destinations allows".to_owned(),
         })
     }
 
@@ -95,7 +127,7 @@ pub(crate) fn prefixes(texts: &[String]) -> Result<Vec<Url>, RemoteError> {
         let url = Url::parse(text).ok().filter(|url| plain(url) && url.query().is_none());
         url.ok_or_else(|| RemoteError::Setting {
             key: "lambda.http_destinations",
-            found: text.clone(),
+            found: without_user(text),
             expected: "http:// or https:// with a host, and perhaps a path",
         })
     };
@@ -125,7 +157,7 @@ async fn post(client: &Client, url: &Url, record: &str) -> Result<(), TellError>
         status if status.is_redirection() => {
             Err(TellError::told(format!("it answered {status}: redirects are not followed, name the place itself")))
         }
-        status => Err(TellError::told(format!("it answered {status}"))),
+        status => Err(TellError::told(format!("it answered {status}")).finally(REFUSED_FOR_GOOD.contains(&status))),
     }
 }
 
@@ -180,7 +212,8 @@ mod tests {
     async fn a_record_is_posted_and_redirects_are_not_followed() {
         let elsewhere = serve(vec![Answer::new(200, "", "")]);
         let moved = format!("Location: {}\r\n", elsewhere.url);
-        let server = serve(vec![Answer::new(204, "", ""), Answer::new(307, &moved, ""), Answer::new(500, "", "no")]);
+        let answers = [Answer::new(204, "", ""), Answer::new(307, &moved, ""), Answer::new(500, "", "no")];
+        let server = serve([answers.to_vec(), vec![Answer::new(413, "", ""), Answer::new(404, "", "")]].concat());
         let remote = remote(&[&server.url]);
         let target = remote.target(&format!("{}ends?a=1", server.url)).unwrap();
         remote.tell(&target, "{\"a\":1}").await.unwrap();
@@ -189,7 +222,11 @@ mod tests {
         assert!(asked.contains("content-type: application/json\r\n"), "{asked}");
         let error = remote.tell(&target, "{}").await.unwrap_err().to_string();
         assert!(error.contains("307") && error.contains("not followed"), "{error}");
-        assert!(remote.tell(&target, "{}").await.unwrap_err().to_string().contains("500"));
+        for (status, is_final) in [("500", false), ("413", true), ("404", false)] {
+            let error = remote.tell(&target, "{}").await.unwrap_err();
+            assert!(error.to_string().contains(status) && error.is_final() == is_final, "{error}");
+        }
+        assert_eq!(target.host(), server.url.trim_start_matches("http://").trim_end_matches('/'));
         assert!(remote.tell(&target, "{}").await.unwrap_err().to_string().starts_with("it cannot be reached"));
         assert!(elsewhere.asked().is_empty());
     }

@@ -42,7 +42,7 @@ pub(crate) fn serve(answers: Vec<Answer>) -> TestServer {
     std::thread::spawn(move || {
         for answer in answers {
             let Ok((mut stream, _)) = listener.accept() else { return };
-            let (mut request, mut chunk) = (Vec::new(), [0; 4096]);
+            let (mut request, mut chunk) = (Vec::new(), vec![0; 1 << 16]);
             while !whole(&request) {
                 match stream.read(&mut chunk) {
                     Ok(read) if read > 0 => request.extend_from_slice(&chunk[..read]),
@@ -57,8 +57,8 @@ pub(crate) fn serve(answers: Vec<Answer>) -> TestServer {
 }
 
 fn whole(request: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(request).to_lowercase();
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-    body.len() >= length.map_or(0, |length| length.trim().parse().unwrap())
+    let Some(head) = request.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let text = String::from_utf8_lossy(&request[..head]).to_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+    request.len() - head - 4 >= length.map_or(0, |length| length.trim().parse().unwrap())
 }

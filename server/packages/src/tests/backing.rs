@@ -1,7 +1,7 @@
 //! What a second place has fills the disk, and is believed only if it hashes to its name.
 
 use super::{House, MODEL, manifest_of, zip_of};
-use crate::{BackedFile, Backing, ContentStore, PackageError};
+use crate::{BackedFile, Backing, ContentSha256, ContentStore, PackageError};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Cursor, Read};
@@ -24,8 +24,12 @@ impl Backing for Shelf {
         for file in files {
             let mut kept = self.kept.lock().unwrap();
             if kept.get(&file.name).is_none_or(|there| there.len() as u64 != file.bytes) {
+                let content = fs::read(&file.path)?;
+                if ContentSha256::of(&content) != file.sha256 {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
                 self.puts.lock().unwrap().push(file.name.clone());
-                kept.insert(file.name.clone(), fs::read(&file.path)?);
+                kept.insert(file.name.clone(), content);
             }
         }
         Ok(())
@@ -83,6 +87,21 @@ fn what_is_damaged_on_disk_is_fetched_again() {
 }
 
 #[test]
+fn what_is_on_disk_is_told_apart() {
+    let (house, shelf) = backed();
+    let id = house.ingest(&zip_of(MODEL)).unwrap().manifest_sha256;
+    assert!(house.store.is_on_disk(id) && house.store.package_on_disk(id).is_ok());
+    let store = empty(house.folder.path(), &shelf);
+    assert!(!store.is_on_disk(id));
+    assert!(matches!(store.package_on_disk(id), Err(PackageError::NotFound { .. })), "nothing is fetched");
+    store.package(id).unwrap();
+    assert!(store.is_on_disk(id) && store.package_on_disk(id).is_ok());
+    fs::remove_file(house.blob(MODEL[2].1)).unwrap();
+    assert!(!house.store.is_on_disk(id));
+    assert!(matches!(house.store.package_on_disk(id), Err(PackageError::MissingContents { .. })));
+}
+
+#[test]
 fn what_is_altered_there_is_refused() {
     let (house, shelf) = backed();
     let id = house.ingest(&zip_of(MODEL)).unwrap().manifest_sha256;
@@ -104,6 +123,21 @@ fn what_is_altered_there_is_refused() {
     shelf.kept.lock().unwrap().clear();
     let other = tempfile::tempdir().unwrap();
     assert!(matches!(empty(other.path(), &shelf).package(id), Err(PackageError::NotFound { .. })));
+}
+
+#[test]
+fn what_the_disk_damaged_is_not_kept_there_and_can_be_sent_again() {
+    let (house, shelf) = backed();
+    *shelf.broken.lock().unwrap() = true;
+    house.ingest(&zip_of(MODEL)).unwrap_err();
+    *shelf.broken.lock().unwrap() = false;
+    let blob = house.blob(MODEL[2].1);
+    fs::remove_file(&blob).unwrap();
+    fs::write(&blob, vec![8; 5000]).unwrap();
+    let error = house.ingest(&zip_of(MODEL)).unwrap_err();
+    assert!(matches!(error, PackageError::Damaged { .. }), "{error}");
+    house.ingest(&zip_of(MODEL)).unwrap();
+    assert_eq!(shelf.kept.lock().unwrap().len(), MODEL.len() + 1);
 }
 
 #[test]

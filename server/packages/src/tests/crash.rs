@@ -25,6 +25,9 @@ fn what_a_crash_left_is_gone_at_the_next_start() {
     assert_eq!(fs::read_dir(root.join("incoming")).unwrap().count(), 0);
     assert_eq!(fs::read(store.package(id).unwrap().join("config.json")).unwrap(), MODEL[0].1);
     store.retain(|| Some(BTreeSet::from([id]))).unwrap();
+    assert!(orphan.exists(), "somebody may have sent it");
+    store.let_go_of_loose();
+    store.retain(|| Some(BTreeSet::from([id]))).unwrap();
     assert!(!orphan.exists());
     store.package(id).unwrap();
 }

@@ -1,9 +1,10 @@
 //! What is not needed goes, and nothing else, whatever comes meanwhile.
 
 use super::{House, MODEL, manifest_of, zip_of};
-use crate::{ContentSha256, PackageLimits, Retained};
+use crate::{ContentSha256, ContentStore, PackageLimits, Retained};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Cursor;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]
@@ -53,6 +54,26 @@ fn what_is_being_sent_stays() {
     assert_eq!(house.store.retain(|| Some(BTreeSet::new())).unwrap().contents, 0, "it has just come");
     assert_eq!(house.store.missing(&manifest).len(), 2);
     assert_eq!(house.store.retain(|| Some(BTreeSet::new())).unwrap().contents, 1, "nobody has come for it");
+}
+
+#[test]
+fn what_was_sent_before_a_restart_stays_until_it_is_let_go() {
+    let House { folder, store } = House::new();
+    let package = store.ingest_zip(Cursor::new(zip_of(&MODEL[1..2])), &PackageLimits::default()).unwrap();
+    drop(package);
+    let content: &[u8] = MODEL[0].1;
+    store.put_blob(ContentSha256::of(content), content, content.len() as u64).unwrap();
+    drop(store);
+    let store = ContentStore::open(folder.path().join("packages")).unwrap();
+    for removed in [1, 0] {
+        assert_eq!(
+            store.retain(|| Some(BTreeSet::new())).unwrap().contents,
+            removed,
+            "the package goes, the rest is loose"
+        );
+    }
+    store.let_go_of_loose();
+    assert_eq!(store.retain(|| Some(BTreeSet::new())).unwrap().contents, 1);
 }
 
 #[test]

@@ -1,0 +1,169 @@
+//! The ends of asynchronous invocations: told where that is asked for, at least once, and forgotten.
+//!
+//! Called by the queue, which keeps an event for as long as its end is to be told. Its function never runs again for that.
+
+use crate::destination::{Destination, record};
+use crate::error::{ControlError, ErrorKind};
+use crate::plane::ControlPlane;
+use crate::queue::{AGE_S, BACKOFF_S, Event, Next};
+use penstock_registry::EventInvoke;
+use penstock_registry::store::Commit;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// An end that is to be told.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct End {
+    to: String,
+    record: Value,
+    /// Since when it is to be told; earlier servers did not note it.
+    since_s: Option<f64>,
+}
+
+/// Why an end was not told.
+enum Untold {
+    /// The destination is left alone until then, in seconds since the epoch.
+    NotBefore(f64),
+    /// Nobody took it; later somebody may.
+    Failed(String),
+    /// Nobody will ever take it.
+    Refused(String),
+}
+
+impl ControlPlane {
+    /// An event has ended: that is to be told if it is asked for, else it is forgotten.
+    pub(crate) async fn end(
+        &self,
+        key: &str,
+        mut event: Event,
+        config: &EventInvoke,
+        condition: &str,
+        version: Option<String>,
+        payload: Value,
+    ) -> Result<Next, ControlError> {
+        let to = if condition == "Success" { &config.on_success } else { &config.on_failure };
+        let Some(to) = to.clone() else { return self.forget(key).await };
+        let arn = |qualifier: &str| self.options.account.qualified_arn(&event.function, qualifier);
+        let record = record(&event, &self.now_text(), arn, condition, version, payload);
+        let end = End { to, record, since_s: Some(self.now_seconds()) };
+        (event.pauses, event.due_s) = (0, self.now_seconds());
+        if !Destination::is_elsewhere(&end.to) {
+            match self.tell_once(&end).await {
+                Ok(()) => return self.forget(key).await,
+                Err(untold) => {
+                    end.log(key, &untold, false);
+                    self.pause(&mut event);
+                }
+            }
+        }
+        // Elsewhere it may take long: whatever happens meanwhile, the function does not run again for it.
+        event.end = Some(end.clone());
+        match self.keep(key, &event).await {
+            Ok(()) => Ok(Next::Tell(event.due_s)),
+            Err(error) if cannot_be_kept(&error) => {
+                tracing::warn!(event = key, %error, "the end of an event is told without being kept: once, and not after a kill");
+                if let Err(untold) = self.tell_once(&end).await {
+                    end.log(key, &untold, true);
+                }
+                self.forget(key).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells one end that was kept.
+    pub(crate) async fn run_end(&self, key: String) {
+        match self.try_end(&key).await {
+            Ok(Next::Over) => self.ends.over(&key),
+            Ok(Next::At(due_s) | Next::Tell(due_s)) => self.ends.again(key, due_s),
+            Err(error) => {
+                tracing::error!(event = key, %error, "what became of an event's end cannot be written; it is told again");
+                self.ends.again(key, self.now_seconds() + BACKOFF_S.1);
+            }
+        }
+    }
+
+    async fn try_end(&self, key: &str) -> Result<Next, ControlError> {
+        // Its function may have been deleted, and its events with it.
+        let Some(entry) = self.store.get_blob(key).await? else { return Ok(Next::Over) };
+        let mut event: Event = serde_json::from_slice(&entry.value)?;
+        let Some(end) = event.end.clone() else { return Ok(Next::Over) };
+        let now = self.now_seconds();
+        if event.due_s > now {
+            return Ok(Next::At(event.due_s));
+        }
+        let gives_up = now - end.since_s.unwrap_or(event.received_s) > AGE_S;
+        match self.tell_once(&end).await {
+            Ok(()) => self.forget(key).await,
+            // Nothing was tried: nothing is written.
+            Err(Untold::NotBefore(due_s)) if !gives_up => Ok(Next::At(due_s)),
+            Err(untold) => {
+                let gives_up = gives_up || matches!(untold, Untold::Refused(_));
+                end.log(key, &untold, gives_up);
+                if gives_up {
+                    return self.forget(key).await;
+                }
+                self.pause(&mut event);
+                match self.keep(key, &event).await {
+                    // As it was before: only when it is told next is not known after a kill.
+                    Err(error) if cannot_be_kept(&error) => Ok(Next::At(event.due_s)),
+                    kept => kept.map(|()| Next::At(event.due_s)),
+                }
+            }
+        }
+    }
+
+    async fn forget(&self, key: &str) -> Result<Next, ControlError> {
+        self.commit(Commit::new().delete_large(key)).await.map(|_| Next::Over)
+    }
+
+    async fn tell_once(&self, end: &End) -> Result<(), Untold> {
+        let failed = |error: ControlError| Untold::Failed(error.message);
+        match self.destination(&end.to).map_err(failed)? {
+            Destination::File(file) => {
+                let record = end.record.clone();
+                let append = move || file.append(&record).map_err(|error| ControlError::service(error.to_string()));
+                self.blocking(append).await.map_err(failed)
+            }
+            Destination::Elsewhere(target) => {
+                let host = target.host();
+                let telling = self.elsewhere.enter(&host, &end.to, self.now_seconds()).map_err(Untold::NotBefore)?;
+                let told = self.options.remote.tell(&target, &end.record.to_string()).await;
+                // One that refuses a record is there.
+                let is_there = told.as_ref().err().is_none_or(|error| error.is_final());
+                telling.ended(is_there, self.now_seconds());
+                told.map_err(|error| match error.is_final() {
+                    true => Untold::Refused(error.to_string()),
+                    false => Untold::Failed(error.to_string()),
+                })
+            }
+        }
+    }
+
+    /// Reads a destination. Errors: it is none, or not allowed.
+    pub(crate) fn destination(&self, text: &str) -> Result<Destination, ControlError> {
+        Destination::parse(text, &self.options.destinations, &self.options.remote)
+    }
+}
+
+impl End {
+    fn log(&self, key: &str, untold: &Untold, gives_up: bool) {
+        let why = match untold {
+            Untold::NotBefore(_) => "it fails all the time",
+            Untold::Failed(why) | Untold::Refused(why) => why,
+        };
+        tracing::error!(event = key, to = shown(&self.to), why, gives_up, "the end of an event cannot be told");
+    }
+}
+
+/// It is too large for the store, or the store is full: trying again makes no room.
+fn cannot_be_kept(error: &ControlError) -> bool {
+    matches!(error.kind, ErrorKind::InvalidParameterValue | ErrorKind::CodeStorageExceeded)
+}
+
+/// A destination for the log: of a URL its host alone, since the rest may be a secret.
+fn shown(to: &str) -> &str {
+    let Some((scheme, rest)) = to.split_once("://").filter(|(scheme, _)| *scheme != "file") else { return to };
+    let host = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    &to[..scheme.len() + 3 + host]
+}
