@@ -32,7 +32,8 @@ ensure_server() {
     local penstock=$target/release/penstock
     [ -x "$penstock" ] || { echo "no server answers on $http and $penstock is not built: make loadtest builds it" >&2; exit 1; }
     say "starting $penstock"
-    "$penstock" serve ${PENSTOCK_SERVE_ARGS:-} >"$out/server.log" 2>&1 &
+    # What is deployed on this machine is not part of what is measured.
+    PENSTOCK_DATA_DIR="$out/data" "$penstock" serve ${PENSTOCK_SERVE_ARGS:-} >"$out/server.log" 2>&1 &
     children+=($!)
     for _ in $(seq 600); do
         ready health/ready && return

@@ -58,7 +58,9 @@ class Child(contextlib.AbstractContextManager):
 
     def __init__(self, command, grace_s=10, **keywords):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
-        environment |= {"PENSTOCK_CACHE_DIR": str(CACHE), "PENSTOCK_LOG_FORMAT": "json"}
+        # What is deployed on this machine is not part of what is measured.
+        self.data = tempfile.TemporaryDirectory()
+        environment |= {"PENSTOCK_CACHE_DIR": str(CACHE), "PENSTOCK_LOG_FORMAT": "json", "PENSTOCK_DATA_DIR": self.data.name}
         self.grace_s, self.log = grace_s, []
         self.began = time.perf_counter()
         self.process = subprocess.Popen([str(part) for part in command], env=environment, text=True,
@@ -85,6 +87,7 @@ class Child(contextlib.AbstractContextManager):
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait(10)
+        self.data.cleanup()
 
 
 class Server(Child):
