@@ -173,7 +173,7 @@ def test_a_record_that_is_refused_for_good_is_given_up(start_on):
         destinations(client, f"{there.url}/ends")
         for one in range(EVENTS):
             send(client, payload(one))
-        until(lambda: sum("413" in line for line in server.log) == EVENTS, "each is told once", 20)
+        until(lambda: sum("it answered 413" in line for line in server.log) == EVENTS, "each is told once", 20)
         assert (len(there.asked), statistics(server, "f")[0]) == (EVENTS, EVENTS)
 
 

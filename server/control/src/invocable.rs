@@ -23,7 +23,9 @@ impl ControlPlane {
         let served = self.house.functions();
         let known = served.get(&named.name).filter(|served| {
             let version = served.version(&qualifier, u64::MAX);
-            version.is_some_and(|version| matches!(version.state(), VersionState::Ready | VersionState::Restarting(_)))
+            version.is_some_and(|version| {
+                version.state().is_ready() || matches!(version.state(), VersionState::Restarting(_))
+            })
         });
         match known {
             Some(served) => Ok((served.name.clone(), qualifier)),

@@ -37,6 +37,8 @@ pub struct ControlOptions {
     pub remote: Remote,
     /// Most bytes of a package that does not come in a request, as an archive and unpacked.
     pub package_bytes_max: u64,
+    /// Of this machine: environments that follow their load without a stated maximum have so many together, each its own.
+    pub cores: u32,
     /// Invocations in flight in one environment, where nothing is said.
     pub environment_concurrency: u32,
     /// All of the account's, as its settings tell.

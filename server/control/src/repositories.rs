@@ -49,7 +49,7 @@ impl ControlPlane {
         let (account, name) = (&self.options.account, served.name.as_str());
         let state = version.map(|version| version.state());
         let (state, reason) = match &state {
-            Some(VersionState::Ready) => ("Active", ""),
+            Some(VersionState::Ready | VersionState::Resting) => ("Active", ""),
             Some(VersionState::Loading) => ("Pending", "loading"),
             Some(VersionState::Restarting(reason)) => ("Active", reason.as_str()),
             Some(VersionState::Unloading) => ("Deactivating", "unloading"),

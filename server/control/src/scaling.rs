@@ -1,6 +1,7 @@
 //! Operations on how much of a function there is: environments of a version, concurrency kept for a function, the account.
 //!
-//! Called by the front end. Until environments start on demand, a minimum of 0 below a maximum keeps one.
+//! Called by the front end. What follows the load between a minimum and a maximum is the house's business; a minimum of 0 below
+//! a maximum is an extension to Lambda, and keeps none while nobody asks.
 
 use crate::check::between;
 use crate::error::ControlError;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 /// Most environments of a version: Lambda's own.
 const ENVIRONMENTS_MAX: i64 = 15_000;
 /// Most environments of a version on one machine.
-const ENVIRONMENTS_HERE_MAX: u32 = 64;
+pub(crate) const ENVIRONMENTS_HERE_MAX: u32 = 64;
 /// Lambda's floor of what reservations leave to all others.
 const UNRESERVED_LEAST: u32 = 1;
 

@@ -4,11 +4,12 @@
 
 use crate::error::ControlError;
 use crate::plane::ControlPlane;
-use crate::sources::{Reach, Unread};
+use crate::scaling::ENVIRONMENTS_HERE_MAX;
+use crate::sources::{Reach, Unread, cores_of};
 use crate::versions::is_coming_up;
-use penstock_dispatch::Deployment;
+use penstock_dispatch::{Bounds, Deployment};
 use penstock_domain::{FunctionName, VersionNumber};
-use penstock_registry::{Content, FunctionRecord, Scaling, State, VersionRecord, keys};
+use penstock_registry::{Configuration, Content, FunctionRecord, Scaling, State, VersionRecord, keys};
 use penstock_repository::{FunctionSource, Origin, UnavailableVersion, VersionSource};
 use penstock_router::Route;
 use std::collections::BTreeMap;
@@ -99,7 +100,12 @@ impl ControlPlane {
                 continue;
             }
             read.retain(|read| versions.iter().any(|version| version.number == read.number));
-            let deployment = self.house.deploy(function_source(&function_name, &function, &versions, read)).await?;
+            let bounds = |number: u64| {
+                let version = versions.iter().find(|version| version.number == number)?;
+                Some(self.bounds(version, &content_of(version).configuration))
+            };
+            let source = function_source(&function_name, &function, bounds, read);
+            let deployment = self.house.deploy(source).await?;
             self.house.set_aliases(&function_name, self.routes(name).await?).await;
             return Ok(deployment);
         }
@@ -149,14 +155,25 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// How many environments a version may have. Without a stated maximum it may have as many as have cores of their own here;
+    /// on a GPU, which batches, no more than the minimum.
+    fn bounds(&self, version: &VersionRecord, configuration: &Configuration) -> Bounds {
+        let Scaling { min_execution_environments: min, max_execution_environments: max } = version.requested_scaling;
+        let here = match configuration.accelerator_config {
+            Some(_) => 1,
+            None => self.options.cores / cores_of(configuration),
+        };
+        Bounds { min, max: max.unwrap_or(here).min(ENVIRONMENTS_HERE_MAX).max(min) }
+    }
+
     /// Has the house keep as many environments of a version as its record asks for, if it serves.
     pub(crate) async fn apply_scaling(&self, name: &str, number: u64) -> Result<(), ControlError> {
         let _serving = self.serving.lock().await;
         let function = FunctionName::new(name).map_err(|error| ControlError::invalid(error.to_string()))?;
         match self.version(name, number).await? {
             Some((version, _)) if version.standing.state == State::Active => {
-                let wanted = environments(version.requested_scaling);
-                Ok(self.house.set_environments(&function, VersionNumber(number), wanted).await?)
+                let bounds = self.bounds(&version, &version.content.configuration);
+                Ok(self.house.set_bounds(&function, VersionNumber(number), bounds).await?)
             }
             _ => Ok(()),
         }
@@ -187,16 +204,11 @@ struct Read {
     source: Result<VersionSource, Unread>,
 }
 
-/// Environments that are kept for a scaling: as long as nothing starts them on demand, at least one.
-fn environments(scaling: Scaling) -> u32 {
-    scaling.min_execution_environments.max(1)
-}
-
 /// A function as the house takes it.
 fn function_source(
     name: &FunctionName,
     function: &FunctionRecord,
-    versions: &[VersionRecord],
+    bounds: impl Fn(u64) -> Option<Bounds>,
     read: Vec<Read>,
 ) -> FunctionSource {
     let mut source = FunctionSource {
@@ -212,9 +224,9 @@ fn function_source(
     for read in read {
         match read.source {
             Ok(mut version) => {
-                let record = versions.iter().find(|version| version.number == read.number);
-                let scaling = record.map(|record| record.requested_scaling).unwrap_or_default();
-                Arc::make_mut(&mut version.settings).penstock.environments = Some(environments(scaling));
+                let bounds = bounds(read.number);
+                let own = &mut Arc::make_mut(&mut version.settings).penstock;
+                (own.environments, own.environments_max) = (bounds.map(|b| b.min), bounds.map(|b| b.max));
                 source.config = version.config.clone().unwrap_or(source.config);
                 source.versions.push(version);
             }

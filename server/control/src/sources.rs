@@ -100,6 +100,13 @@ fn revision(manifest: &str, configuration: &Configuration) -> ContentRevision {
     ContentRevision(digest.get(..16).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or_default())
 }
 
+/// Cores of one environment: its memory by the memory of each; at least 1.
+pub(crate) fn cores_of(configuration: &Configuration) -> u32 {
+    let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
+    let per_core_mib = instances.execution_environment_memory_gib_per_vcpu * 1024.0;
+    ((f64::from(configuration.memory_size) / per_core_mib) as u32).max(1)
+}
+
 /// Puts what Lambda's members say over what the package says.
 fn put_settings(
     source: &mut VersionSource,
@@ -132,9 +139,7 @@ fn put_settings(
         }
         _ => {}
     }
-    let per_core_mib = instances.execution_environment_memory_gib_per_vcpu * 1024.0;
-    let cores = (f64::from(configuration.memory_size) / per_core_mib) as u32;
-    own.threads = own.threads.or(Some(cores.max(1)));
+    own.threads = own.threads.or(Some(cores_of(configuration)));
     own.memory_limit_bytes = own.memory_limit_bytes.or(match configuration.accelerator_config {
         // CUDA maps far more than it uses.
         Some(_) => None,

@@ -8,9 +8,11 @@ use crate::supervisor::Supervisor;
 use penstock_domain::{FunctionName, VersionNumber};
 use penstock_environment::Specification;
 use penstock_repository::{Change, FunctionSource, Origin, VersionSource};
+use penstock_scaler::Bounds;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::time::Instant;
 
 /// What a change has set going.
 #[derive(Default)]
@@ -47,13 +49,16 @@ impl House {
             match change {
                 Change::Load { function, version } => {
                     let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
-                    let new = self.open(source, version);
+                    let new = self.open(source, version, 0);
                     versions.insert((function, new.number), new.clone());
                     changed.opened.push(new);
                 }
                 Change::Replace { function, version, .. } => {
                     let Some(source) = settled.iter().find(|source| source.name == function) else { continue };
-                    let new = self.open(source, version);
+                    // It takes over what the old one has under its load.
+                    let old = versions.get(&(function, version.number));
+                    let has = old.map_or(0, |old| old.environments_kept());
+                    let new = self.open(source, version, has);
                     // The old content serves until the new one is ready, and stays if it never is.
                     if let Some(house) = self.this.upgrade() {
                         self.switching.lock().push(new.clone());
@@ -138,14 +143,17 @@ impl House {
         reserved.or_else(|| own.is_none().then(|| self.unreserved.clone()))
     }
 
-    /// Starts a version's environments.
-    fn open(&self, function: &FunctionSource, version: VersionSource) -> Arc<ServedVersion> {
+    /// Starts a version's environments: as many as it is to have at least, or `started` if that is more and may be.
+    fn open(&self, function: &FunctionSource, version: VersionSource, started: u32) -> Arc<ServedVersion> {
         let specification = (self.options.specify)(function, &version);
         let reserved = version.settings.penstock.reserved_concurrency;
         let concurrency = Concurrency {
             slots: reserved.unwrap_or(self.options.function_concurrency),
             shared: None,
             caller: self.options.caller_concurrency,
+            waiting: self.options.waiting,
+            patience: self.options.load_timeout,
+            demanded: self.demanded.clone(),
         };
         let served = Arc::new(ServedVersion::new(function.name.clone(), version, concurrency, self.stop.child_token()));
         served.shared.store(self.pool(&served));
@@ -158,8 +166,12 @@ impl House {
                 return served;
             }
         };
-        let own = served.source.settings.penstock.environments;
-        self.scale(&served, &specification, own.unwrap_or(self.options.environments).max(1));
+        let own = &served.source.settings.penstock;
+        let min = own.environments.unwrap_or(self.options.environments);
+        let bounds = Bounds { min, max: own.environments_max.unwrap_or(min).max(min) };
+        *served.bounds.lock() = bounds;
+        // One at least, to see that it can be served, and how long a start takes.
+        self.scale(&served, &specification, bounds.min.max(started).max(1).min(bounds.max.max(1)));
         served
     }
 
@@ -168,6 +180,9 @@ impl House {
         let mut stops = version.environment_stops.lock();
         if version.stop.is_cancelled() {
             return;
+        }
+        if stops.is_empty() && environments > 0 {
+            version.starts.lock().since = Some(Instant::now());
         }
         while stops.len() > environments as usize {
             if let Some(stop) = stops.pop() {

@@ -153,23 +153,6 @@ impl House {
         }
     }
 
-    /// Keeps so many environments of a version from now on. Errors: there is no such version.
-    pub async fn set_environments(
-        &self,
-        function: &FunctionName,
-        number: VersionNumber,
-        environments: u32,
-    ) -> Result<(), Refusal> {
-        let version = self.resolve(function.as_str(), &number.into())?;
-        let functions = self.functions();
-        let served = functions.get(function.as_str());
-        let source = served.ok_or_else(|| Refusal::new(ErrorCode::NotFound, format!("there is no '{function}'")))?;
-        let specification = (self.options.specify)(&source.source, &version.source)
-            .map_err(|reason| Refusal::new(ErrorCode::Unavailable, reason))?;
-        self.scale(&version, &specification, environments.max(1));
-        Ok(())
-    }
-
     /// Where the aliases of a function lead, from now on.
     pub async fn set_aliases(&self, function: &FunctionName, aliases: BTreeMap<String, Route>) {
         // A change makes a new snapshot of all functions from the one before.

@@ -5,6 +5,7 @@
 
 use crate::accounting::{Balance, Books};
 use crate::statistics::{StatisticsCell, VersionStatistics};
+use crate::waiting::WaitingRoom;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use penstock_admission::{Callers, DrainRate, Slots};
@@ -13,12 +14,15 @@ use penstock_environment::EnvironmentHandle;
 use penstock_repository::ModelConfig;
 use penstock_repository::{FunctionSource, VersionSource};
 use penstock_router::{Breaker, RetryBudget, Route};
+use penstock_scaler::Bounds;
 use penstock_telemetry::VersionMetrics;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The alias that an unqualified name means, where it is set.
@@ -33,6 +37,8 @@ pub enum VersionState {
     Restarting(String),
     /// At least one environment is ready.
     Ready,
+    /// No environment is kept while nobody asks; a request has one started, and waits until it is ready.
+    Resting,
     /// Finishing what it has; takes nothing new.
     Unloading,
     /// Not served, and why.
@@ -75,11 +81,17 @@ impl Cause {
 }
 
 impl VersionState {
+    /// It answers requests, if need be after a start.
+    pub fn is_ready(&self) -> bool {
+        matches!(self, VersionState::Ready | VersionState::Resting)
+    }
+
     /// The word in the repository index.
     pub fn name(&self) -> &'static str {
         match self {
             VersionState::Loading | VersionState::Restarting(_) => "LOADING",
-            VersionState::Ready => "READY",
+            // To whoever asks it answers.
+            VersionState::Ready | VersionState::Resting => "READY",
             VersionState::Unloading => "UNLOADING",
             VersionState::Unavailable(_) => "UNAVAILABLE",
         }
@@ -89,7 +101,7 @@ impl VersionState {
     pub fn reason(&self) -> &str {
         match self {
             VersionState::Unavailable(Unavailable { reason, .. }) | VersionState::Restarting(reason) => reason,
-            VersionState::Loading | VersionState::Ready | VersionState::Unloading => "",
+            VersionState::Loading | VersionState::Ready | VersionState::Resting | VersionState::Unloading => "",
         }
     }
 }
@@ -153,6 +165,16 @@ pub struct ServedVersion {
     pub(crate) stop: CancellationToken,
     /// Stop one environment each, in the order in which they were started.
     pub(crate) environment_stops: Mutex<Vec<CancellationToken>>,
+    /// How many environments there may be.
+    pub(crate) bounds: Mutex<Bounds>,
+    /// Requests that wait for one.
+    pub(crate) waiting: WaitingRoom,
+    /// How long one waits at most, without a deadline.
+    pub(crate) patience: Duration,
+    /// Told when a request waits and nothing is being started.
+    pub(crate) demanded: Arc<Notify>,
+    /// When and how its environments start.
+    pub(crate) starts: Mutex<Starts>,
     /// Of new content for a version that serves: whether it took its place, once that is known.
     pub(crate) switched: watch::Sender<Option<Result<(), Unavailable>>>,
     pub(crate) books: Books,
@@ -177,7 +199,27 @@ impl Shared {
     }
 }
 
-/// How many of a version's requests may be in flight.
+/// What is known of the starts of a version's environments.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Starts {
+    /// Since when one is starting, where none was ready.
+    pub(crate) since: Option<Instant>,
+    /// From asking for one to its being ready, the last time.
+    pub(crate) took: Option<Duration>,
+    /// Slots of that one, and its runtime workers.
+    pub(crate) slots: u32,
+    pub(crate) workers: u32,
+}
+
+impl Starts {
+    /// How long until one is ready, if that is known.
+    pub(crate) fn ready_in(&self, now: Instant) -> Option<Duration> {
+        let passed = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.took.map(|took| took.saturating_sub(passed))
+    }
+}
+
+/// How many of a version's requests may be in flight, and wait.
 pub(crate) struct Concurrency {
     /// Of all.
     pub(crate) slots: u32,
@@ -185,6 +227,12 @@ pub(crate) struct Concurrency {
     pub(crate) shared: Option<Arc<Shared>>,
     /// Of a caller; 0 for no such limit.
     pub(crate) caller: u32,
+    /// That wait for an environment.
+    pub(crate) waiting: u32,
+    /// How long each does at most.
+    pub(crate) patience: Duration,
+    /// Told when one waits and nothing is being started.
+    pub(crate) demanded: Arc<Notify>,
 }
 
 impl ServedVersion {
@@ -195,7 +243,7 @@ impl ServedVersion {
         stop: CancellationToken,
     ) -> Self {
         let (number, now) = (source.number, tokio::time::Instant::now().into_std());
-        let Concurrency { slots, shared, caller } = concurrency;
+        let Concurrency { slots, shared, caller, waiting, patience, demanded } = concurrency;
         Self {
             metrics: VersionMetrics::new(function.as_str(), number.0),
             function,
@@ -216,6 +264,11 @@ impl ServedVersion {
             alone_waits: AtomicBool::new(false),
             stop,
             environment_stops: Mutex::default(),
+            bounds: Mutex::new(Bounds { min: 1, max: 1 }),
+            waiting: WaitingRoom::new(waiting),
+            patience,
+            demanded,
+            starts: Mutex::default(),
             switched: watch::Sender::new(None),
             supervisors: AtomicU32::new(0),
         }
@@ -259,6 +312,11 @@ impl ServedVersion {
     /// Those of its environments that are ready, or were a moment ago.
     pub fn environments(&self) -> Arc<Vec<Arc<Placed>>> {
         self.environments.load_full()
+    }
+
+    /// How many environments are kept: ready, starting, or being started again.
+    pub fn environments_kept(&self) -> u32 {
+        self.environment_stops.lock().len() as u32
     }
 
     /// Its own slots; each environment has its own beside them.
@@ -312,7 +370,7 @@ impl ServedFunction {
 
     /// The highest that is ready, else the highest.
     fn highest(&self) -> Option<&Arc<ServedVersion>> {
-        let ready = |version: &&Arc<ServedVersion>| *version.state.borrow() == VersionState::Ready;
+        let ready = |version: &&Arc<ServedVersion>| version.state.borrow().is_ready();
         self.versions.values().rev().find(ready).or_else(|| self.versions.values().next_back())
     }
 }

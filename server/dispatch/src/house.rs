@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -54,7 +54,9 @@ pub struct HouseOptions {
     pub function_timeout: Option<Duration>,
     /// Environments per version.
     pub environments: u32,
-    /// How long loading may take.
+    /// Requests per version that wait for an environment.
+    pub waiting: u32,
+    /// How long loading may take, and how long a request without a deadline waits for it.
     pub load_timeout: Duration,
     /// How long finishing may take at unload and at shut-down.
     pub drain_timeout: Duration,
@@ -112,6 +114,8 @@ pub struct House {
     started: AtomicBool,
     random: AtomicU64,
     pub(crate) changed: watch::Sender<u64>,
+    /// Told when a request finds no environment and none is being started.
+    pub(crate) demanded: Arc<Notify>,
     /// Devices that environments share, by name.
     pub(crate) devices: Arc<Devices>,
     /// What environments said last.
@@ -137,6 +141,7 @@ impl House {
             draining: AtomicBool::new(false),
             started: AtomicBool::new(false),
             changed: watch::Sender::new(0),
+            demanded: Arc::default(),
             devices: Arc::default(),
             journals: Arc::default(),
             stop: CancellationToken::new(),
@@ -271,7 +276,7 @@ impl House {
         match self.functions.load().get(service) {
             None => Health::Unknown,
             Some(function) => {
-                let ready = function.versions.values().any(|version| version.state() == VersionState::Ready);
+                let ready = function.versions.values().any(|version| version.state().is_ready());
                 of(ready && self.is_ready())
             }
         }

@@ -12,10 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
+use turn::{Taken, Turn};
+
+mod turn;
 
 /// How often a request is sent on because its environment refused it or had no slot left: enough to get past a full
 /// neighbour. All requests of a version together have a budget for it, so that a storm cannot grow.
 const REROUTES_MAX: usize = 1;
+/// How often an environment is chosen for a request that others come before each time: they had what it wanted.
+const CHOICES_MAX: usize = 3;
 /// How often a request that has not begun to run is sent on because its environment was lost. Each loss takes at
 /// least a restart, so this does not add load; one deadly request costs two environments, and this outlives four.
 const LOSSES_MAX: u32 = 8;
@@ -23,7 +28,7 @@ const LOSSES_MAX: u32 = 8;
 const ALONE_PAUSE: Duration = Duration::from_millis(5);
 /// How often it does if it has no deadline: for five seconds in all.
 const ALONE_PAUSES_MAX: u32 = 1000;
-/// What a client is told to wait while environments start, when nothing better is known.
+/// What a client is told to wait while environments start, where none has been started before.
 const START_WAIT: Duration = Duration::from_secs(1);
 
 /// Why there is no answer, and whether the request may have run all the same.
@@ -124,16 +129,31 @@ async fn run(
     random: &impl Fn() -> u64,
 ) -> Result<CallAnswer, Unanswered> {
     version.retry_budget.request();
-    let (mut refusals, mut losses) = (Refusals::default(), 0);
+    let (mut refusals, mut losses, mut turn) = (Refusals::default(), 0, Turn::new(version));
     loop {
         // While an admitted request waits for a slot to run alone in, the last one is kept for it.
         let kept = u32::from(version.alone_waits.load(Ordering::Relaxed));
-        let environment = pick(version, invocation, random, kept, &refusals)?;
-        let Some(slot) = environment.slots().try_take() else {
-            // Taken by another since it was picked.
-            refusals.add(version, environment, full(version))?;
-            continue;
+        // One that lost its environment had its turn.
+        let taken = match losses == 0 && turn.is_before_me() {
+            true => Err(full_or_not_ready(version)),
+            false => take(version, invocation, random, kept, &refusals),
         };
+        let (environment, slot) = match taken {
+            Ok(taken) => taken,
+            Err(refusal) if !turn.is_after(&refusal) => return Err(refusal.into()),
+            Err(_) => {
+                turn.line_up(invocation.deadline)?;
+                match take(version, invocation, random, kept, &refusals) {
+                    Ok(taken) => taken,
+                    Err(refusal) if !turn.is_after(&refusal) => return Err(refusal.into()),
+                    Err(refusal) => {
+                        turn.called(refusal).await?;
+                        continue;
+                    }
+                }
+            }
+        };
+        turn.comes();
         let end = call(&environment, invocation, false).await;
         drop(slot);
         match end {
@@ -223,10 +243,8 @@ async fn run_alone(
     invocation: &Invocation,
     random: &impl Fn() -> u64,
 ) -> Result<CallAnswer, CallEnd> {
-    let environment = pick(version, invocation, random, 0, &Refusals::default()).map_err(CallEnd::Refused)?;
-    let Some(_slot) = environment.slots().try_take() else {
-        return Err(CallEnd::Refused(full(version)));
-    };
+    let taken = take(version, invocation, random, 0, &Refusals::default());
+    let (environment, _slot) = taken.map_err(CallEnd::Refused)?;
     call(&environment, invocation, true).await
 }
 
@@ -243,6 +261,7 @@ impl<'a> AloneWaits<'a> {
 impl Drop for AloneWaits<'_> {
     fn drop(&mut self) {
         self.0.alone_waits.store(false, Ordering::Relaxed);
+        self.0.waiting.call(1);
     }
 }
 
@@ -256,6 +275,23 @@ enum Standing {
     Late(Foretold, Duration),
     /// It is closed, has no slot for this request, or has refused it.
     Out,
+}
+
+/// A slot of the router's choice. One that another took since it was chosen is chosen no more: what is taken has been told by then.
+fn take<'a>(
+    version: &'a ServedVersion,
+    invocation: &Invocation,
+    random: &impl Fn() -> u64,
+    kept: u32,
+    refusals: &Refusals,
+) -> Result<(Arc<Placed>, Taken<'a>), Refusal> {
+    for _ in 0..CHOICES_MAX {
+        let environment = pick(version, invocation, random, kept, refusals)?;
+        if let Some(slot) = Taken::try_take(version, &environment) {
+            return Ok((environment, slot));
+        }
+    }
+    Err(full(version))
 }
 
 /// The router's choice among the environments that take requests, have more than `kept` slots left, have not refused this
@@ -311,10 +347,14 @@ fn pick(
     if let Some((foretold, left)) = late.min_by_key(|(foretold, _)| foretold.done_in) {
         return Err(Refusal::unmeetable(foretold.done_in, left, foretold.in_time_in(left)));
     }
-    Err(match environments.iter().any(|environment| environment.is_open()) {
+    Err(full_or_not_ready(version))
+}
+
+fn full_or_not_ready(version: &ServedVersion) -> Refusal {
+    match version.environments.load().iter().any(|environment| environment.is_open()) {
         true => full(version),
         false => not_ready(version),
-    })
+    }
 }
 
 /// Runs it there, and tells the breaker whether it failed.
@@ -376,15 +416,20 @@ pub(crate) fn not_ready(version: &ServedVersion) -> Refusal {
         VersionState::Unavailable(Unavailable { reason, .. }) => {
             Refusal::new(ErrorCode::Unavailable, format!("{name} is not available: {reason}"))
         }
-        VersionState::Loading | VersionState::Ready => {
+        VersionState::Loading | VersionState::Ready | VersionState::Resting => {
             let text = format!("{name} has no environment ready yet");
-            Refusal::shed(ShedReason::NoCapacity, text, Some(START_WAIT))
+            Refusal::shed(ShedReason::NoCapacity, text, Some(start_wait(version)))
         }
         VersionState::Restarting(reason) => {
             let text = format!("{name} has no environment ready: {reason}");
             Refusal::shed(ShedReason::NoCapacity, text, Some(START_WAIT))
         }
     }
+}
+
+/// How long until an environment is ready, by the last start.
+fn start_wait(version: &ServedVersion) -> Duration {
+    version.starts.lock().ready_in(Instant::now()).unwrap_or(START_WAIT)
 }
 
 fn full(version: &ServedVersion) -> Refusal {

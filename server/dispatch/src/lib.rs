@@ -3,7 +3,7 @@
 //! Called by the front end, which hands in an [`Invocation`](penstock_domain::Invocation) and gets an answer or a
 //! refusal. Never parses a protocol and never runs a model. A request goes `house` → `invoke` → an
 //! [`EnvironmentHandle`](penstock_environment::EnvironmentHandle); `accounting` records how it ended; `changes` opens
-//! and stops versions; `supervisor` keeps their environments alive and `log` passes their words on and `journal` keeps the last; `function` and
+//! and stops versions; `scaling` has them follow their load, while requests that find nothing wait in `waiting`; `supervisor` keeps their environments alive and `log` passes their words on and `journal` keeps the last; `function` and
 //! `statistics` are what people see.
 
 mod accounting;
@@ -14,8 +14,10 @@ mod house;
 mod invoke;
 mod journal;
 mod log;
+mod scaling;
 mod statistics;
 mod supervisor;
+mod waiting;
 
 pub use accounting::Balance;
 pub use deployed::{Deployment, Leaving};
@@ -23,4 +25,5 @@ pub use function::{ALIAS_LIVE, Cause, Health, Placed, ServedFunction, ServedVers
 pub use house::{House, HouseOptions, LoadOverride, Reply, Specify};
 pub use journal::LogLine;
 pub use penstock_repository::ControlMode;
+pub use penstock_scaler::{Bounds, Policy as ScalingPolicy};
 pub use statistics::{BatchStatistics, Duration as StatisticDuration, VersionStatistics};

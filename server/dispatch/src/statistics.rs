@@ -58,6 +58,16 @@ pub struct VersionStatistics {
     pub batches: BTreeMap<u32, BatchStatistics>,
 }
 
+/// Sums over all requests and batches.
+pub(crate) struct Totals {
+    /// Nanoseconds that requests waited in queues.
+    pub(crate) queue_ns: u64,
+    /// Batches that were run.
+    pub(crate) batches: u64,
+    /// Nanoseconds that workers ran them.
+    pub(crate) busy_ns: u64,
+}
+
 /// The cell the house writes to.
 #[derive(Default)]
 pub(crate) struct StatisticsCell(Mutex<VersionStatistics>);
@@ -88,6 +98,13 @@ impl StatisticsCell {
         batch.compute_input.add(input_ns);
         batch.compute_infer.add(infer_ns);
         batch.compute_output.add(output_ns);
+    }
+
+    /// What the scaler asks for.
+    pub(crate) fn totals(&self) -> Totals {
+        let s = self.0.lock();
+        let busy = |batch: &BatchStatistics| batch.compute_input.ns + batch.compute_infer.ns + batch.compute_output.ns;
+        Totals { queue_ns: s.queue.ns, batches: s.execution_count, busy_ns: s.batches.values().map(busy).sum() }
     }
 
     pub(crate) fn snapshot(&self) -> VersionStatistics {

@@ -2,7 +2,7 @@
 //!
 //! Called by the house when a version is loaded; ends when the version is stopped. Never inside a request.
 
-use crate::function::{Cause, Placed, ServedVersion, Unavailable, VersionState};
+use crate::function::{Cause, Placed, ServedVersion, Starts, Unavailable, VersionState};
 use crate::house::Devices;
 use crate::journal::Journals;
 use crate::log::{self, LastWords};
@@ -135,7 +135,10 @@ impl Supervisor {
         // The last of the version's supervisors: all its processes are gone.
         if self.version.supervisors.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.version.metrics.retired();
-            self.set_state(Cause::Unloaded.because("unloaded"));
+            self.set_state(match self.version.stop.is_cancelled() {
+                true => Cause::Unloaded.because("unloaded"),
+                false => VersionState::Resting,
+            });
         }
     }
 
@@ -174,7 +177,7 @@ impl Supervisor {
     }
 
     async fn live(&mut self) -> Life {
-        let name = self.name();
+        let (name, asked) = (self.name(), Instant::now());
         let specification = match self.place() {
             Ok(specification) => specification,
             Err(no_room) => return Life::NoRoom(no_room),
@@ -251,8 +254,16 @@ impl Supervisor {
         if let Some(share) = &specification.device {
             environment.take_turns(&self.devices.named(share), share.weight);
         }
+        *self.version.starts.lock() = Starts {
+            since: None,
+            took: Some(asked.elapsed()),
+            slots: environment.slots().limit(),
+            workers: specification.workers as u32,
+        };
+        self.version.metrics.environment_started(asked.elapsed());
         self.add(&environment);
         self.set_state(VersionState::Ready);
+        self.version.waiting.call(environment.slots().limit());
         if self.grant.is_some() {
             self.tries_elsewhere = TRIES_ELSEWHERE;
         }
@@ -347,8 +358,13 @@ impl Supervisor {
             }
             state => state,
         };
+        let hopeless = matches!(state, VersionState::Unloading | VersionState::Unavailable(_));
         self.version.state.send_replace(state);
         self.version.changed.notify_waiters();
+        if hopeless {
+            // Each of them finds out why.
+            self.version.waiting.call_all();
+        }
         self.changed.send_modify(|count| *count += 1);
     }
 }

@@ -3,7 +3,7 @@
 //! Called by the composition root. Pure: the file's text and the variables are arguments. A wrong value names its
 //! field, what was found and what would be right.
 
-use crate::fields::{FIELDS, Field, Kind};
+use crate::fields::{Field, Kind, fields};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -48,13 +48,13 @@ impl Config {
     pub(crate) fn resolve(sources: &Sources<'_>) -> Result<Self, ConfigError> {
         let home = (sources.variable)("HOME").unwrap_or_else(|| "/root".into());
         let mut values: BTreeMap<&'static str, Value> = BTreeMap::new();
-        for field in FIELDS {
+        for field in fields() {
             values.insert(field.key, split(field, field.default, "default"));
         }
         if let Some((file, text)) = sources.file {
             read_toml(file, text, &mut values)?;
         }
-        for field in FIELDS {
+        for field in fields() {
             if let Some(text) = (sources.variable)(field.variable) {
                 values.insert(field.key, split(field, &text, field.variable));
             }
@@ -68,7 +68,7 @@ impl Config {
             let text = list.last().cloned().unwrap_or_default();
             values.insert(key, Value { text, list, origin: "option".into() });
         }
-        for field in FIELDS {
+        for field in fields() {
             let Some(value) = values.get_mut(field.key) else { continue };
             let resolved = |text: &String| match field.kind {
                 Kind::Path | Kind::Paths => absolute(&expand(text, &home)),
@@ -78,7 +78,7 @@ impl Config {
             value.text = if field.kind == Kind::Paths { value.list.join(":") } else { resolved(&value.text) };
         }
         let config = Self(values);
-        for field in FIELDS {
+        for field in fields() {
             config.check(field)?;
         }
         let (message, budget) = (config.integer("limits.message_bytes"), config.integer("limits.memory_budget_bytes"));
@@ -144,7 +144,7 @@ impl Config {
     /// The configuration as TOML, each value with its meaning, unit, variable and origin.
     pub(crate) fn print(&self) -> String {
         let mut out = String::new();
-        for field in FIELDS {
+        for field in fields() {
             let value = &self.0[field.key];
             let shown = match field.kind {
                 Kind::Integer(..) => value.text.clone(),
@@ -187,9 +187,9 @@ fn is_header(text: &str) -> bool {
 }
 
 fn find(origin: &str, key: &str) -> Result<&'static Field, ConfigError> {
-    FIELDS.iter().find(|field| field.key == key).ok_or_else(|| {
+    fields().find(|field| field.key == key).ok_or_else(|| {
         let last = key.rsplit('.').next().unwrap_or(key);
-        let near = FIELDS.iter().find(|field| field.key.ends_with(last) || last.ends_with(field.key));
+        let near = fields().find(|field| field.key.ends_with(last) || last.ends_with(field.key));
         let hint = near.map_or_else(String::new, |field| format!(", did you mean '{}'?", field.key));
         ConfigError::Unknown { origin: origin.into(), key: key.into(), hint }
     })
@@ -238,7 +238,7 @@ mod tests {
         let config = resolve("", &[("HOME", "/home/me")], &[]).unwrap();
         assert_eq!(config.text("cache_dir"), "/home/me/.cache/penstock");
         let printed = config.print();
-        assert!(FIELDS.iter().all(|field| printed.contains(field.key) && printed.contains(field.variable)));
+        assert!(fields().all(|field| printed.contains(field.key) && printed.contains(field.variable)));
         let again: toml::Table = printed.parse().unwrap();
         assert!(again.contains_key("listen"), "what is printed is a valid file");
     }

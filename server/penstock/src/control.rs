@@ -41,6 +41,7 @@ pub(crate) fn open(
         remote: services.remote,
         package_bytes_max: config.integer("packages.max_package_bytes"),
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
+        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
         environment_concurrency: config.integer_u32("environments.concurrency"),
         concurrency: config.integer_u32("limits.concurrency"),
         clock: now,

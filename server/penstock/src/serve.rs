@@ -8,7 +8,7 @@ use crate::roles::Roles;
 use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, remote, runtime};
 use penstock_admission::ByteBudget;
 use penstock_control::ControlPlane;
-use penstock_dispatch::{ControlMode, House, HouseOptions};
+use penstock_dispatch::{ControlMode, House, HouseOptions, ScalingPolicy};
 use penstock_environment::Launcher;
 use penstock_frontend::grpc_service;
 use penstock_frontend::guard::Guard;
@@ -138,6 +138,8 @@ async fn serve(config: Config, guard: Option<Guard>, roles: Roles, services: Ser
             return Ok(());
         }
     }
+    let interval = Duration::from_millis(config.integer("scaling.interval_ms"));
+    tokio::spawn(house.clone().follow_load(scaling_policy(&config), interval));
     let (http, grpc, metrics) = addresses;
     say(&mut io::stdout(), &format!("penstock ready http={http} grpc={grpc} metrics={metrics}"));
     if house.control() == ControlMode::Poll {
@@ -180,6 +182,7 @@ fn house_options(
         caller_concurrency: config.integer_u32("callers.concurrency"),
         function_timeout: Some(Duration::from_millis(config.integer("functions.timeout_ms"))).filter(|t| !t.is_zero()),
         environments: config.integer_u32("environments.per_version"),
+        waiting: config.integer_u32("environments.waiting_requests"),
         load_timeout: seconds("models.load_timeout_s"),
         drain_timeout: seconds("drain_timeout_s"),
         budget,
@@ -191,6 +194,18 @@ fn house_options(
             })
         },
     })
+}
+
+fn scaling_policy(config: &Config) -> ScalingPolicy {
+    let seconds = |key| Duration::from_secs(config.integer(key));
+    let (known, down_after) = (ScalingPolicy::default(), seconds("scaling.down_after_s"));
+    ScalingPolicy {
+        headroom: config.integer("scaling.headroom_percent") as f64 / 100.0,
+        down_after,
+        down_every: known.down_every.min(down_after),
+        idle_after: seconds("scaling.idle_s"),
+        ..known
+    }
 }
 
 async fn listen(config: &Config, key: &'static str) -> Result<TcpListener, ServeError> {

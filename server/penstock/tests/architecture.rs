@@ -31,6 +31,7 @@ fn imports_point_one_way() {
         ("penstock-domain", &[]),
         ("penstock-admission", &["penstock-domain"]),
         ("penstock-router", &["penstock-domain"]),
+        ("penstock-scaler", &["penstock-domain"]),
         ("penstock-executor", &["penstock-domain"]),
         ("penstock-inventory", &["penstock-domain"]),
         ("penstock-device", &[]),
@@ -62,6 +63,7 @@ fn imports_point_one_way() {
                 "penstock-domain",
                 "penstock-admission",
                 "penstock-router",
+                "penstock-scaler",
                 "penstock-environment",
                 "penstock-repository",
                 "penstock-telemetry",
@@ -126,7 +128,7 @@ fn heavy_libraries_stay_in_their_crates() {
             let has = dependencies.iter().any(|dependency| dependency == library);
             assert!(!has || owners.contains(&name.as_str()), "{name} must not depend on {library}");
         }
-        let pure = ["penstock-domain", "penstock-admission", "penstock-router", "penstock-executor"];
+        let pure = ["penstock-domain", "penstock-admission", "penstock-router", "penstock-scaler", "penstock-executor"];
         if pure.contains(&name.as_str()) {
             assert!(!dependencies.iter().any(|dependency| dependency.starts_with("tokio")), "{name} is pure");
         }

@@ -15,7 +15,7 @@
 //! | key | meaning |
 //! |---|---|
 //! | `penstock.engine` | what runs the model: `auto` (default), `candle`, `onnxruntime` |
-//! | `penstock.environments` | environments of each of its versions |
+//! | `penstock.environments`, `penstock.environments_max` | environments of each of its versions, at least and at most: between them they follow the load. With 0 at least, none is kept while nobody asks |
 //! | `penstock.max_batch_tokens` | most tokens in one batch, for models that count tokens |
 //! | `penstock.threads` | host threads of the environment, shared by its runtime workers; half as many tokenize |
 //! | `penstock.max_concurrency` | requests in flight in one environment |

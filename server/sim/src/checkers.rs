@@ -16,7 +16,17 @@ pub fn check(script: &Script, run: &Run) -> Vec<String> {
     answers(script, run, &mut broken);
     books(run, &mut broken);
     starts(script, run, &mut broken);
+    environments(script, run, &mut broken);
     broken
+}
+
+/// There are never fewer environments than there are to be, and never more than there may be.
+fn environments(script: &Script, run: &Run, broken: &mut Vec<String>) {
+    let (min, max) = script.scaling.map_or((script.environments, script.environments), |s| (s.min, s.max));
+    let (fewest, most) = run.environments;
+    if fewest < min || most > max.max(1) {
+        broken.push(format!("{fewest} to {most} environments were kept, {min} to {max} are allowed"));
+    }
 }
 
 /// Everybody is answered: with their own answer, in time, or with a refusal that says why and how long to wait.

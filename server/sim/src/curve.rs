@@ -57,6 +57,8 @@ fn point(question: &Question, load: f64, policies: bool) -> Point {
     let mut script = Script {
         seed,
         environments: 1,
+        scaling: None,
+        start_time: Duration::ZERO,
         workers: 1,
         max_batch: 8,
         dynamic: true,

@@ -14,8 +14,12 @@ const REQUESTS_MAX: u64 = 240;
 pub struct Script {
     /// Everything else follows from it.
     pub seed: u64,
-    /// Execution environments of the one version.
+    /// Execution environments of the one version, where their number is fixed.
     pub environments: u32,
+    /// How their number follows the load, where it does.
+    pub scaling: Option<Scaling>,
+    /// How long an environment takes to start.
+    pub start_time: Duration,
     /// Runtime workers of each.
     pub workers: u32,
     /// Largest batch, in items.
@@ -48,6 +52,19 @@ pub struct Script {
     pub requests: Vec<Request>,
     /// In the order in which they happen.
     pub faults: Vec<(Duration, Fault)>,
+}
+
+/// How the number of environments follows the load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling {
+    /// At least.
+    pub min: u32,
+    /// At most.
+    pub max: u32,
+    /// How long fewer must be enough.
+    pub down_after: Duration,
+    /// How long nobody must have asked before the last one goes.
+    pub idle_after: Duration,
 }
 
 /// One request.
@@ -95,6 +112,8 @@ impl Script {
         let mut script = Script {
             seed,
             environments: r.random_range(1..=3),
+            scaling: None,
+            start_time: Duration::ZERO,
             workers: r.random_range(1..=2),
             max_batch,
             dynamic: r.random_bool(0.9),
@@ -156,7 +175,29 @@ impl Script {
             script.faults.sort_by_key(|(at, _)| *at);
         }
         script.share(r);
+        script.follow(r);
         script
+    }
+
+    /// Whether the environments follow the load, and with what quiet spells.
+    fn follow(&mut self, random: &mut SmallRng) {
+        if random.random_bool(0.6) {
+            return;
+        }
+        let min = random.random_range(0..=self.environments);
+        let mut seconds = |least: f64, most: f64| Duration::from_secs_f64(random.random_range(least..most));
+        let (down_after, idle_after) = (seconds(0.5, 10.0), seconds(0.5, 20.0));
+        self.start_time = seconds(0.0, 3.0);
+        let max = self.environments + random.random_range(0..=3);
+        self.scaling = Some(Scaling { min, max, down_after, idle_after });
+        if random.random_bool(0.5) {
+            // Nobody comes for a while: what may rest, rests.
+            let from = random.random_range(0..self.requests.len());
+            let pause = idle_after + down_after + Duration::from_secs(20);
+            let at = self.requests[from].at;
+            self.requests[from..].iter_mut().for_each(|request| request.at += pause);
+            self.faults.iter_mut().filter(|(when, _)| *when >= at).for_each(|(when, _)| *when += pause);
+        }
     }
 
     /// What is shared: a device among the environments, the slots among callers, the house among versions.

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Bytes under way in a link, each way.
 const LINK_BYTES: usize = 64 << 10;
@@ -40,6 +40,7 @@ pub(crate) struct Stage {
     per_item: Duration,
     jitter: f64,
     max_batch: u32,
+    start_time: Duration,
     deadly: Vec<bool>,
     /// Cancels do not arrive: a planted bug.
     deaf: bool,
@@ -68,6 +69,7 @@ impl Stage {
             per_item: script.per_item,
             jitter: script.jitter,
             max_batch: script.max_batch,
+            start_time: script.start_time,
             deadly: script.requests.iter().map(|request| request.deadly).collect(),
             deaf,
             began: Instant::now(),
@@ -133,7 +135,11 @@ impl Launch for Troupe {
         let (stage, its_cut) = (self.0.clone(), cut.clone());
         let play: Play = Arc::new(move |scene| stage.act(scene, &its_cut));
         let model = Arc::new(Echo::new(self.0.max_batch));
-        let task = tokio::spawn(rehearse(from, to, specification.clone(), model, play));
+        let (specification, start_time) = (specification.clone(), self.0.start_time);
+        let task = tokio::spawn(async move {
+            sleep(start_time).await;
+            rehearse(from, to, specification, model, play).await
+        });
         self.0.state.lock().alive.push(Alive { task: task.abort_handle(), cut: cut.clone() });
         let (from, to) = tokio::io::split(Wire { near, cut, deaf: self.0.deaf });
         Ok(Started { from: Box::new(from), to: Box::new(to), log: None, life: Life::Task(task) })

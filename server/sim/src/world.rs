@@ -2,17 +2,20 @@
 //!
 //! Called by tests and by the program. One thread, one paused clock: time passes only where nothing is left to do.
 
-use crate::script::{Request, Script};
+use crate::script::{Request, Scaling, Script};
 use crate::stage::{Stage, Start, Troupe};
 use bytes::{BufMut, BytesMut};
 use penstock_admission::ByteBudget;
-use penstock_dispatch::{Balance, ControlMode, House, HouseOptions, Reply, ServedVersion};
+use penstock_dispatch::{Balance, ControlMode, House, HouseOptions, Reply, ScalingPolicy, ServedVersion};
 use penstock_domain::{CallerId, Datatype, FunctionName, Invocation, Refusal, ShedReason, Tensor, VersionNumber};
 use penstock_environment::{BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, Specification};
-use penstock_repository::{ContentRevision, FunctionSource, IdentityDelays, RuntimeSource, VersionSource};
+use penstock_repository::{
+    ContentRevision, FunctionSource, IdentityDelays, RuntimeSource, VersionSettings, VersionSource,
+};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How long after the last request everybody must have been answered: longer than any batch, restart and silence.
@@ -21,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 const RECOVERY: Duration = Duration::from_secs(60);
 /// Requests afterwards, one after the other: all must be served.
 const PROBES: usize = 3;
+/// How often the scaler looks.
+const LOOK: Duration = Duration::from_millis(500);
 const FUNCTION: &str = "f";
 const BUDGET_BYTES: u64 = 64 << 20;
 
@@ -74,6 +79,8 @@ pub struct Run {
     pub balance: Balance,
     /// Slots and bytes still taken, and requests still in flight, when all was over.
     pub held: (u32, u64, u64),
+    /// Fewest and most environments that were kept at any time.
+    pub environments: (u32, u32),
     /// How many probes came, from this number on.
     pub probes_from: u64,
 }
@@ -97,6 +104,8 @@ async fn happen(script: &Script, plant: Option<Plant>) -> Run {
         version.environments().iter().for_each(|environment| std::mem::forget(environment.slots().try_take()));
     }
     let began = Instant::now();
+    let following = tokio::spawn(house.clone().follow_load(policy(script), LOOK));
+    let seen = watch_environments(version.clone());
     let faults = script.faults.clone();
     let on_stage = stage.clone();
     let fate = tokio::spawn(async move {
@@ -144,8 +153,48 @@ async fn happen(script: &Script, plant: Option<Plant>) -> Run {
     sleep(Duration::from_millis(10)).await;
     let held = (slots_taken(&version), budget.taken(), house.in_flight());
     let balance = version.balance();
+    following.abort();
+    let environments = seen.await_end().await;
     house.drain().await;
-    Run { ends, unanswered, starts: stage.starts(), balance, held, probes_from }
+    Run { ends, unanswered, starts: stage.starts(), balance, held, environments, probes_from }
+}
+
+fn policy(script: &Script) -> ScalingPolicy {
+    match script.scaling {
+        None => ScalingPolicy::default(),
+        Some(Scaling { down_after, idle_after, .. }) => {
+            let down_every = ScalingPolicy::default().down_every.min(down_after);
+            ScalingPolicy { down_after, down_every, idle_after, ..ScalingPolicy::default() }
+        }
+    }
+}
+
+/// Looks how many environments are kept, more often than the scaler does.
+struct Watching {
+    end: oneshot::Sender<()>,
+    task: JoinHandle<(u32, u32)>,
+}
+
+fn watch_environments(version: Arc<ServedVersion>) -> Watching {
+    let (end, mut ended) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let mut seen = (u32::MAX, 0);
+        loop {
+            let kept = version.environments_kept();
+            seen = (seen.0.min(kept), seen.1.max(kept));
+            if timeout(LOOK / 5, &mut ended).await.is_ok() {
+                return seen;
+            }
+        }
+    });
+    Watching { end, task }
+}
+
+impl Watching {
+    async fn await_end(self) -> (u32, u32) {
+        let _ = self.end.send(());
+        self.task.await.expect("it only looks")
+    }
 }
 
 fn slots_taken(version: &ServedVersion) -> u32 {
@@ -199,6 +248,14 @@ fn invocation(number: u64, request: &Request, now: Instant) -> Invocation {
     }
 }
 
+fn settings(script: &Script) -> VersionSettings {
+    let mut settings = VersionSettings::default();
+    if let Some(Scaling { min, max, .. }) = script.scaling {
+        (settings.penstock.environments, settings.penstock.environments_max) = (Some(min), Some(max));
+    }
+    settings
+}
+
 async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<House> {
     let specification = Specification {
         function: FUNCTION.into(),
@@ -237,6 +294,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         caller_concurrency: 0,
         function_timeout: None,
         environments: script.environments,
+        waiting: 1024,
         load_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(10),
         budget: budget.clone(),
@@ -246,7 +304,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         number: VersionNumber(1),
         directory: "/nowhere".into(),
         runtime: RuntimeSource::Identity { delays: IdentityDelays::default() },
-        settings: Arc::default(),
+        settings: Arc::new(settings(script)),
         revision: ContentRevision(1),
         config: None,
         linked_paths: Vec::new(),

@@ -121,6 +121,15 @@ declare! {
         "Requests that may be in flight in the version's environments now: as configured, or fewer where a standing queue \
          has shown that more only wait.");
     ENVIRONMENTS_READY = gauge("penstock_environments_ready", Unit::Count, "Execution environments that take requests.");
+    WAITING_REQUESTS = gauge("penstock_waiting_requests", Unit::Count,
+        "Requests that wait for an environment of a version that has none ready.");
+    ENVIRONMENTS_WANTED = gauge("penstock_environments_wanted", Unit::Count,
+        "Execution environments that a version is to have: its own number, or as many as its load wants.");
+    // Labels: function, version, direction, reason.
+    SCALING_STEPS = counter("penstock_scaling_steps_total", Unit::Count,
+        "Changes of the number of a version's execution environments by its load, up or down, and why.");
+    ENVIRONMENT_START = gauge("penstock_environment_start_seconds", Unit::Seconds,
+        "From asking for an execution environment to its being ready, the last time.");
     ENVIRONMENT_RESTARTS = counter("penstock_environment_restarts_total", Unit::Count,
         "Execution environments started again after one ended unasked.");
     ENVIRONMENT_RESIDENT = gauge("penstock_environment_resident_bytes", Unit::Bytes,

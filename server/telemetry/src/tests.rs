@@ -15,6 +15,7 @@ use crate::{
 use exposition::{Exposition, parse};
 use penstock_domain::{BatchReport, DeviceReading, ErrorCode, Outcome, ShedReason, StageTimes};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const TIMING: StageTimes = StageTimes {
     prepare_ns: 100_000,
@@ -65,6 +66,9 @@ fn read(scrape: &Scrape) -> Exposition {
 fn record_everything() -> VersionMetrics {
     let version = VersionMetrics::new("minilm", 3);
     version.environments(1);
+    version.environment_started(Duration::from_millis(300));
+    version.wanted(2, 1);
+    version.scaled(true, "demand");
     version.environment_restarted();
     version.load(&LOAD);
     version.batch(&BATCH);

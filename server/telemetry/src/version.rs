@@ -10,6 +10,7 @@ use crate::share::Share;
 use crate::triton::Triton;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use penstock_domain::{BatchReport, Outcome, StageTimes};
+use std::time::Duration;
 
 /// What waits and runs at a moment, over all environments of the version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -42,8 +43,13 @@ pub struct VersionMetrics {
     resident: Share,
     concurrency_limit: Share,
     environments_ready: Share,
+    environments_wanted: Share,
+    waiting: Share,
+    start: Gauge,
     restarts: Counter,
     triton: Triton,
+    function: String,
+    version: String,
 }
 
 impl VersionMetrics {
@@ -64,9 +70,33 @@ impl VersionMetrics {
             resident: share(names::ENVIRONMENT_RESIDENT),
             concurrency_limit: share(names::CONCURRENCY_LIMIT),
             environments_ready: share(names::ENVIRONMENTS_READY),
+            environments_wanted: share(names::ENVIRONMENTS_WANTED),
+            waiting: share(names::WAITING_REQUESTS),
+            start: labelled_gauge(names::ENVIRONMENT_START, function, &version),
             restarts: labelled_counter(names::ENVIRONMENT_RESTARTS, function, &version),
             triton: Triton::new(function, &version),
+            function: function.to_owned(),
+            version,
         }
+    }
+
+    /// How many environments it is to have, and how many requests wait for one.
+    pub fn wanted(&self, environments: u32, waiting: u32) {
+        self.environments_wanted.set(environments.into());
+        self.waiting.set(waiting.into());
+    }
+
+    /// An environment was ready so long after it was asked for.
+    pub fn environment_started(&self, after: Duration) {
+        self.start.set(after.as_secs_f64());
+    }
+
+    /// Its load changed how many environments it is to have.
+    pub fn scaled(&self, is_up: bool, reason: &'static str) {
+        let direction = if is_up { "up" } else { "down" };
+        counter!(names::SCALING_STEPS.name, "function" => self.function.clone(), "version" => self.version.clone(),
+            "direction" => direction, "reason" => reason)
+        .increment(1);
     }
 
     /// A request was taken in.
@@ -118,6 +148,7 @@ impl VersionMetrics {
     pub fn retired(&self) {
         self.load(&LoadSample::default());
         self.environments(0);
+        self.wanted(0, 0);
     }
 }
 

@@ -114,7 +114,11 @@ async fn environment_that(requests: u32, fails: bool) -> Environment {
 
 /// A version that is ready, with these environments.
 fn version(number: u64, slots: u32, environments: &[&Environment]) -> Arc<ServedVersion> {
-    version_with(number, Concurrency { slots, shared: None, caller: 0 }, environments)
+    version_with(number, concurrency(slots, None), environments)
+}
+
+fn concurrency(slots: u32, shared: Option<Arc<Shared>>) -> Concurrency {
+    Concurrency { slots, shared, caller: 0, waiting: 3, patience: PATIENCE, demanded: Arc::default() }
 }
 
 fn version_with(number: u64, concurrency: Concurrency, environments: &[&Environment]) -> Arc<ServedVersion> {
@@ -194,6 +198,8 @@ async fn done(task: JoinHandle<Answered>) -> u8 {
 }
 
 const MINUTE: Option<Duration> = Some(Duration::from_secs(60));
+/// How long a request without a deadline waits for an environment.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn without_a_slot_a_request_is_shed_with_the_reason_and_a_wait() {
@@ -217,7 +223,7 @@ async fn without_a_slot_a_request_is_shed_with_the_reason_and_a_wait() {
 async fn what_all_versions_share_is_refused_when_it_is_taken_and_what_is_reserved_is_not() {
     let environment = environment(9).await;
     let shared = Shared::new(1, None);
-    let sharing = || Concurrency { slots: 9, shared: Some(shared.clone()), caller: 0 };
+    let sharing = || concurrency(9, Some(shared.clone()));
     let (one, other) = (version_with(1, sharing(), &[&environment]), version_with(2, sharing(), &[&environment]));
     let reserved = version(3, 1, &[&environment]);
     let first = send(&one, 1, None).await;
@@ -307,7 +313,7 @@ async fn one_that_was_running_at_two_losses_is_not_run_again() {
     assert_eq!(version.slots.taken(), 0);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn one_that_is_to_run_alone_waits_for_its_slot_and_others_leave_it_one() {
     let (lost, next) = (environment(9).await, environment(2).await);
     let version = version(1, 9, &[&lost]);
@@ -385,4 +391,85 @@ async fn a_version_replaced_in_that_instant_is_looked_up_once_more() {
     let renamed = send_renamed(&old, &new, request(5, None)).await;
     assert_eq!(renamed.await.unwrap().unwrap(), (VersionNumber(2), 5));
     assert_eq!(shed(send(&old, 6, None).await).await, (ErrorCode::NotFound, None));
+}
+
+/// A version that has no environment and starts one when it is asked.
+fn resting() -> Arc<ServedVersion> {
+    let version = version(1, 9, &[]);
+    version.state.send_replace(VersionState::Resting);
+    version
+}
+
+/// An environment of it is ready, as its supervisor tells.
+fn ready(version: &ServedVersion, environment: &Environment) {
+    has(version, &[environment]);
+    version.state.send_replace(VersionState::Ready);
+    version.waiting.call(environment.handle.slots().limit());
+}
+
+#[tokio::test]
+async fn requests_wait_for_the_first_environment_in_line_and_then_for_a_slot() {
+    let (version, environment) = (resting(), environment(1).await);
+    let first = send(&version, 1, MINUTE).await;
+    assert!(tokio::time::timeout(Duration::ZERO, version.demanded.notified()).await.is_ok(), "one is to be started");
+    let (second, third) = (send(&version, 2, None).await, send(&version, 3, None).await);
+    let refusal = send(&version, 4, MINUTE).await.await.unwrap().unwrap_err();
+    assert_eq!((refusal.shed, refusal.code), (Some(ShedReason::NoCapacity), ErrorCode::Unavailable));
+    assert!(refusal.message.contains("3 requests wait") && refusal.retry_after.is_some(), "{refusal}");
+    ready(&version, &environment);
+    settle().await;
+    let late = send(&version, 5, MINUTE).await;
+    assert_eq!(shed(late).await, (ErrorCode::Exhausted, Some("environment_concurrency")), "others came before");
+    (0..3).for_each(|_| environment.open.send(()).unwrap());
+    assert_eq!((done(first).await, done(second).await, done(third).await), (1, 2, 3));
+    assert_eq!(*environment.log.lock(), [[1], [2], [3]]);
+    assert_eq!((version.waiting.waiting(), version.slots.taken()), (0, 0));
+    environment.open.send(()).unwrap();
+    assert_eq!(done(send(&version, 6, None).await).await, 6, "nobody waits any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_in_time_is_told_how_long_a_start_takes() {
+    let version = resting();
+    version.starts.lock().took = Some(Duration::from_secs(3));
+    let hasty = send(&version, 1, Some(Duration::from_secs(2))).await;
+    let refusal = hasty.await.unwrap().unwrap_err();
+    assert_eq!((refusal.shed, refusal.retry_after), (Some(ShedReason::NoCapacity), Some(Duration::from_secs(3))));
+    assert!(
+        tokio::time::timeout(Duration::ZERO, version.demanded.notified()).await.is_ok(),
+        "it is started all the same"
+    );
+    version.starts.lock().since = Some(Instant::now());
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let patient = send(&version, 2, Some(Duration::from_secs(2))).await;
+    assert_eq!(version.waiting.waiting(), 1, "one second is left of the start");
+    assert_eq!(shed(patient).await, (ErrorCode::DeadlineExceeded, None));
+    let without = send(&version, 3, None).await;
+    let began = Instant::now();
+    assert_eq!(shed(without).await, (ErrorCode::Unavailable, Some("no_capacity")));
+    assert_eq!((began.elapsed(), version.waiting.waiting(), version.slots.taken()), (PATIENCE, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_hears_that_it_cannot_be_started() {
+    let version = resting();
+    let waits = [send(&version, 1, None).await, send(&version, 2, MINUTE).await];
+    version.state.send_replace(Cause::Load.because("a broken file"));
+    version.waiting.call_all();
+    for task in waits {
+        let refusal = task.await.unwrap().unwrap_err();
+        assert!(refusal.code == ErrorCode::Unavailable && refusal.message.contains("a broken file"), "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn a_place_in_the_line_goes_with_whoever_leaves() {
+    let (version, environment) = (resting(), environment(1).await);
+    let (first, second) = (send(&version, 1, MINUTE).await, send(&version, 2, MINUTE).await);
+    first.abort();
+    settle().await;
+    assert_eq!(version.waiting.waiting(), 1);
+    ready(&version, &environment);
+    environment.open.send(()).unwrap();
+    assert_eq!(done(second).await, 2);
 }

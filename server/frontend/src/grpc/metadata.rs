@@ -2,7 +2,7 @@
 //! translations of what the house tells.
 
 use crate::convert::function_and_version;
-use penstock_dispatch::{House, ServedFunction, ServedVersion, StatisticDuration as Took, VersionState};
+use penstock_dispatch::{House, ServedFunction, ServedVersion, StatisticDuration as Took};
 use penstock_domain::{ErrorCode, Qualifier, Refusal, Signature, TensorSpec};
 use penstock_proto::inference::model_metadata_response::TensorMetadata;
 use penstock_proto::inference::{
@@ -36,7 +36,7 @@ fn resolve(house: &House, name: &str, version: &str) -> Result<Arc<ServedVersion
 /// Whether it can be asked. What nobody knows is not ready, which is an answer, not an error.
 pub(super) fn ready(house: &House, name: &str, version: &str) -> Result<ModelReadyResponse, Refusal> {
     match resolve(house, name, version) {
-        Ok(version) => Ok(ModelReadyResponse { ready: version.state() == VersionState::Ready }),
+        Ok(version) => Ok(ModelReadyResponse { ready: version.state().is_ready() }),
         Err(refusal) if refusal.code == ErrorCode::NotFound => Ok(ModelReadyResponse { ready: false }),
         Err(refusal) => Err(refusal),
     }
@@ -46,7 +46,7 @@ pub(super) fn ready(house: &House, name: &str, version: &str) -> Result<ModelRea
 fn signature(version: &ServedVersion) -> Result<Arc<Signature>, Refusal> {
     let state = version.state();
     match version.signature() {
-        Some(signature) if state == VersionState::Ready => Ok(signature),
+        Some(signature) if state.is_ready() => Ok(signature),
         _ => {
             let mut words =
                 format!("model '{}' version {} is not ready: {}", version.function, version.number, state.name());
@@ -76,7 +76,7 @@ pub(super) fn model(house: &House, name: &str, version: &str) -> Result<ModelMet
 
 /// Numbers of the versions that can be asked.
 fn ready_versions(function: &ServedFunction) -> Vec<String> {
-    let ready = function.versions.values().filter(|version| version.state() == VersionState::Ready);
+    let ready = function.versions.values().filter(|version| version.state().is_ready());
     ready.map(|version| version.number.to_string()).collect()
 }
 

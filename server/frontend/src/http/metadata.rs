@@ -5,7 +5,7 @@ use crate::grpc::EXTENSIONS;
 use axum::extract::{RawPathParams, State};
 use axum::response::Response;
 use http::StatusCode;
-use penstock_dispatch::{ServedVersion, StatisticDuration, VersionState, VersionStatistics};
+use penstock_dispatch::{ServedVersion, StatisticDuration, VersionStatistics};
 use penstock_domain::{ErrorCode, Qualifier, Refusal, Signature, TensorSpec};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(crate) async fn ready(State(door): State<Arc<Door>>) -> Response {
 pub(crate) async fn model_ready(State(door): State<Arc<Door>>, params: RawPathParams) -> Result<Response, Failure> {
     let version = resolve(&door, &params)?;
     let state = version.state();
-    let ready = state == VersionState::Ready;
+    let ready = state.is_ready();
     let mut body = json!({ "name": version.function.as_str(), "ready": ready });
     if !state.reason().is_empty() {
         body["reason"] = state.reason().into();
@@ -113,7 +113,7 @@ fn signature(version: &ServedVersion) -> Result<Arc<Signature>, Refusal> {
 fn ready_versions(door: &Door, function: &str) -> Vec<String> {
     let functions = door.house.functions();
     let versions = functions.get(function).into_iter().flat_map(|function| function.versions.values());
-    versions.filter(|v| v.state() == VersionState::Ready).map(|v| v.number.to_string()).collect()
+    versions.filter(|v| v.state().is_ready()).map(|v| v.number.to_string()).collect()
 }
 
 fn tensor(spec: &TensorSpec, batches: bool) -> Value {

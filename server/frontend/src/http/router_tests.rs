@@ -23,6 +23,7 @@ fn router() -> Router {
         function_concurrency: 1,
         caller_concurrency: 0,
         environments: 1,
+        waiting: 1024,
         load_timeout: Duration::from_secs(1),
         drain_timeout: Duration::from_secs(1),
         budget: ByteBudget::new(1 << 20),

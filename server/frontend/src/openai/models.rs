@@ -4,7 +4,7 @@ use crate::http::{Door, Failure, Target, json_response};
 use axum::extract::{RawPathParams, State};
 use axum::response::Response;
 use http::StatusCode;
-use penstock_dispatch::{ServedFunction, VersionState};
+use penstock_dispatch::ServedFunction;
 use penstock_domain::{ErrorCode, Qualifier, Refusal};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) async fn one(State(door): State<Arc<Door>>, params: RawPathParams) ->
     let version = Target::parse(asked, "")
         .and_then(|target| door.house.resolve(target.function.as_str(), &target.qualifier))
         .map_err(|_| model_not_found(asked))?;
-    if version.state() != VersionState::Ready {
+    if !version.state().is_ready() {
         return Err(model_not_found(asked));
     }
     Ok(json_response(StatusCode::OK, &model(asked, &door)))
@@ -36,7 +36,7 @@ pub(crate) fn model_not_found(model: &str) -> Failure {
 }
 
 fn is_ready(function: &ServedFunction) -> bool {
-    function.version(&Qualifier::Unnamed, u64::MAX).is_some_and(|version| version.state() == VersionState::Ready)
+    function.version(&Qualifier::Unnamed, u64::MAX).is_some_and(|version| version.state().is_ready())
 }
 
 fn model(id: &str, door: &Door) -> Value {

@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 pub struct PenstockSettings {
     /// What runs the model.
     pub engine: Engine,
-    /// Environments of each version.
+    /// Environments of each version, at least.
     pub environments: Option<u32>,
+    /// And at most, as its load wants; as many as at least, if nothing is said.
+    pub environments_max: Option<u32>,
     /// Most tokens in one batch.
     pub max_batch_tokens: Option<u32>,
     /// Host threads of the environment, shared by its runtime workers.
@@ -50,9 +52,10 @@ pub enum Engine {
 }
 
 const PREFIX: &str = "penstock.";
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "penstock.engine",
     "penstock.environments",
+    "penstock.environments_max",
     "penstock.max_batch_tokens",
     "penstock.threads",
     "penstock.max_concurrency",
@@ -65,6 +68,8 @@ const KEYS: [&str; 13] = [
     "penstock.timeout_ms",
     "penstock.batch_timeout_ms",
 ];
+/// Most environments of a version on one machine.
+const ENVIRONMENTS_MAX: u32 = 64;
 /// A day: longer than anything that is waited for.
 const TIME_MS_MAX: u64 = 86_400_000;
 
@@ -90,9 +95,19 @@ impl PenstockSettings {
             let number = parameter(parameters, key, 1, u64::from(most))?;
             Ok::<_, SettingsError>(number.map(|number| number as u32))
         };
+        let environments_max = small("penstock.environments_max", ENVIRONMENTS_MAX)?;
+        // None is kept where one may be started.
+        let least = u64::from(environments_max.is_none());
+        let environments = parameter(parameters, "penstock.environments", least, ENVIRONMENTS_MAX.into())?;
+        let environments = environments.map(|number| number as u32);
+        if let Some((least, most)) = environments.zip(environments_max).filter(|(least, most)| least > most) {
+            let message = format!("expected at least penstock.environments, which is {least}, found {most}");
+            return Err(SettingsError::new("parameters[\"penstock.environments_max\"]", message));
+        }
         Ok(Self {
             engine,
-            environments: small("penstock.environments", 64)?,
+            environments,
+            environments_max,
             max_batch_tokens: small("penstock.max_batch_tokens", 1 << 24)?,
             threads: small("penstock.threads", 1024)?,
             max_concurrency: small("penstock.max_concurrency", 1 << 20)?,

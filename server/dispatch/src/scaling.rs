@@ -1,0 +1,140 @@
+//! The control loop: what the versions' load says goes to the scaler, and what it plans is done.
+//!
+//! Run by the composition root, on its own tick and when a request finds no environment. Never inside a request.
+
+use crate::function::{Cause, ServedVersion, Unavailable, VersionState};
+use crate::house::House;
+use penstock_domain::{FunctionName, Outcome, Refusal, ShedReason, VersionNumber};
+use penstock_scaler::{Bounds, Policy, Scaler, Signals, Step, Version, decide};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// Refusals that more environments would have answered.
+const SHED_FOR_WANT: [ShedReason; 5] = [
+    ShedReason::EnvironmentConcurrency,
+    ShedReason::QueueRequests,
+    ShedReason::QueueItems,
+    ShedReason::DeadlineUnmeetable,
+    ShedReason::NoCapacity,
+];
+
+impl House {
+    /// Follows the load for as long as the house is not drained: looks at it so often, and when it is told to.
+    pub async fn follow_load(self: Arc<Self>, policy: Policy, interval: Duration) {
+        let mut scaler = Scaler::default();
+        while !self.stop.is_cancelled() {
+            self.scale_once(&mut scaler, &policy);
+            // Which of the two it was is seen by looking.
+            let _ = timeout(interval, self.demanded.notified()).await;
+        }
+    }
+
+    fn scale_once(&self, scaler: &mut Scaler, policy: &Policy) {
+        let functions = self.functions.load_full();
+        let served = functions.values().flat_map(|function| function.versions.values());
+        let versions: Vec<Version> = served.filter_map(|version| version.to_scale()).collect();
+        let plan = decide(&versions, scaler, policy, Instant::now().into_std());
+        for step in plan.steps {
+            self.carry_out(&step);
+        }
+    }
+
+    fn carry_out(&self, step: &Step) {
+        let Step { function, number, from, to, reason } = step;
+        let (number, reason) = (*number, reason.name());
+        match self.keep_environments(function, number, *to) {
+            Ok(version) => {
+                tracing::info!(%function, version = %number, from, to, reason, "environments");
+                self.journals.add(function, number, format!("{from} environments become {to}: {reason}"));
+                version.metrics.scaled(to > from, reason);
+            }
+            Err(error) => {
+                tracing::warn!(%function, version = %number, from, to, reason, %error, "environments cannot be started");
+            }
+        }
+    }
+
+    /// How many environments a version may have from now on. Errors: there is no such version, or it cannot run here.
+    pub async fn set_bounds(
+        &self,
+        function: &FunctionName,
+        number: VersionNumber,
+        bounds: Bounds,
+    ) -> Result<(), Refusal> {
+        let version = self.resolve(function.as_str(), &number.into())?;
+        *version.bounds.lock() = bounds;
+        let has = version.environments_kept();
+        let wanted = has.clamp(bounds.min, bounds.max.max(bounds.min));
+        if wanted != has {
+            self.keep_environments(function, number, wanted)?;
+        }
+        Ok(())
+    }
+
+    fn keep_environments(
+        &self,
+        function: &FunctionName,
+        number: VersionNumber,
+        environments: u32,
+    ) -> Result<Arc<ServedVersion>, Refusal> {
+        let version = self.resolve(function.as_str(), &number.into())?;
+        let functions = self.functions();
+        let served = functions.get(function.as_str());
+        let source = served.ok_or_else(|| Refusal::new(penstock_domain::ErrorCode::NotFound, "it was deleted"))?;
+        let specification = (self.options.specify)(&source.source, &version.source)
+            .map_err(|reason| Refusal::new(penstock_domain::ErrorCode::Unavailable, reason))?;
+        self.scale(&version, &specification, environments);
+        Ok(version)
+    }
+}
+
+impl ServedVersion {
+    /// The version as the scaler looks at it; `None` if it is on its way out, or cannot run here at all.
+    fn to_scale(&self) -> Option<Version> {
+        let cannot = |state: &VersionState| {
+            matches!(
+                state,
+                VersionState::Unavailable(Unavailable { cause: Cause::Configuration | Cause::Unloaded, .. })
+            )
+        };
+        if self.stop.is_cancelled() || cannot(&self.state.borrow()) {
+            return None;
+        }
+        let bounds = *self.bounds.lock();
+        let signals = self.signals();
+        self.metrics.wanted(signals.environments, signals.waiting);
+        Some(Version { function: self.function.clone(), number: self.number, bounds, signals })
+    }
+
+    fn signals(&self) -> Signals {
+        let starts = *self.starts.lock();
+        let mut signals = Signals {
+            environments: self.environments_kept(),
+            slots_each: starts.slots,
+            workers_each: starts.workers,
+            waiting: self.waiting.waiting(),
+            start_time: starts.took,
+            ..Signals::default()
+        };
+        for environment in self.environments.load().iter().filter(|environment| environment.is_open()) {
+            signals.ready += 1;
+            signals.slots += environment.slots().limit();
+            signals.in_flight += environment.slots().taken();
+        }
+        let balance = self.balance();
+        signals.received = balance.received;
+        for (outcome, count) in balance.ended {
+            match outcome {
+                Outcome::Shed(reason) if SHED_FOR_WANT.contains(&reason) => signals.shed += count,
+                Outcome::Done => signals.done = count,
+                _ => {}
+            }
+        }
+        let totals = self.statistics.totals();
+        signals.queued = Duration::from_nanos(totals.queue_ns);
+        signals.batches = totals.batches;
+        signals.busy = Duration::from_nanos(totals.busy_ns);
+        signals
+    }
+}

@@ -1,0 +1,106 @@
+//! What the scaler remembers of each version: how much was wanted, and when it last changed anything.
+//!
+//! Kept by the caller between two decisions, written by `decide` alone. Bounded: a few entries a version.
+
+use crate::demand::Signals;
+use penstock_domain::{FunctionName, VersionNumber};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// What is averaged: long enough for requests to even out, short enough for a doubled load to be seen within two seconds.
+const AVERAGED: Duration = Duration::from_secs(2);
+/// What growth is measured over: the mean of its later half against that of its earlier.
+const GROWTH: Duration = Duration::from_secs(10);
+/// Growth from which it is believed, of the later mean to the earlier; less may be noise.
+const GROWTH_BELIEVED: f64 = 1.25;
+/// How far ahead growth is carried on at most, as a factor.
+const PREDICTED_MAX: f64 = 2.0;
+/// Entries that are kept.
+const SAMPLES_MAX: usize = 128;
+
+/// What was seen before, of all versions.
+#[derive(Clone, Debug, Default)]
+pub struct Scaler {
+    pub(crate) versions: BTreeMap<(FunctionName, VersionNumber), History>,
+}
+
+/// What was seen before of one version.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    /// The last look.
+    pub(crate) last: Signals,
+    pub(crate) looked: Instant,
+    /// Slots wanted at each look, and when; of the last [`GROWTH`].
+    wanted: VecDeque<(Instant, f64)>,
+    /// Environments wanted at each look, only those that nothing later exceeds: the first is the most.
+    peaks: VecDeque<(Instant, u32)>,
+    /// When anybody last wanted anything.
+    pub(crate) asked: Instant,
+    /// When it last had fewer than before.
+    pub(crate) went_down: Option<Instant>,
+}
+
+impl History {
+    /// Of a version that is seen for the first time.
+    pub(crate) fn new(signals: &Signals, now: Instant) -> Self {
+        Self {
+            last: *signals,
+            looked: now,
+            wanted: VecDeque::new(),
+            peaks: VecDeque::new(),
+            asked: now,
+            went_down: None,
+        }
+    }
+
+    /// Notes what is wanted now.
+    pub(crate) fn note_wanted(&mut self, now: Instant, slots: f64) {
+        match self.wanted.back_mut().filter(|(at, _)| *at == now) {
+            // Looked at twice: what was counted since is nothing.
+            Some((_, before)) => *before = before.max(slots),
+            None => self.wanted.push_back((now, slots)),
+        }
+        while self.wanted.len() > SAMPLES_MAX || self.wanted.front().is_some_and(|(at, _)| now - *at > GROWTH) {
+            self.wanted.pop_front();
+        }
+    }
+
+    /// Mean over the last two seconds.
+    pub(crate) fn average(&self, now: Instant) -> f64 {
+        self.mean(|at| now.saturating_duration_since(at) <= AVERAGED).unwrap_or(0.0)
+    }
+
+    /// By how much more is wanted in `ahead`, as a factor, if it grows on as it did: at least 1.
+    pub(crate) fn growth(&self, now: Instant, ahead: Duration) -> f64 {
+        let age = |at| now.saturating_duration_since(at);
+        let (later, earlier) = (self.mean(|at| age(at) <= GROWTH / 2), self.mean(|at| age(at) > GROWTH / 2));
+        let Some((later, earlier)) = later.zip(earlier).filter(|(_, earlier)| *earlier > 0.0) else { return 1.0 };
+        let factor = later / earlier;
+        if factor < GROWTH_BELIEVED {
+            return 1.0;
+        }
+        // So much in half the span; from the later half's middle to now it has grown on already.
+        let spans = ahead.as_secs_f64() / (GROWTH / 2).as_secs_f64();
+        factor.powf(spans).clamp(1.0, PREDICTED_MAX)
+    }
+
+    fn mean(&self, among: impl Fn(Instant) -> bool) -> Option<f64> {
+        let (mut sum, mut count) = (0.0, 0u32);
+        for (_, slots) in self.wanted.iter().filter(|(at, _)| among(*at)) {
+            (sum, count) = (sum + slots, count + 1);
+        }
+        (count > 0).then(|| sum / f64::from(count))
+    }
+
+    /// Notes how many environments are wanted now; the most of the last `span`, this one included.
+    pub(crate) fn peak(&mut self, now: Instant, environments: u32, span: Duration) -> u32 {
+        while self.peaks.back().is_some_and(|(_, before)| *before <= environments) {
+            self.peaks.pop_back();
+        }
+        self.peaks.push_back((now, environments));
+        while self.peaks.len() > 1 && self.peaks.front().is_some_and(|(at, _)| now - *at > span) {
+            self.peaks.pop_front();
+        }
+        self.peaks.front().map_or(environments, |(_, most)| *most)
+    }
+}
