@@ -40,20 +40,20 @@ def moto():
 
 
 class Endpoint:
-    """An HTTP endpoint. `asked` are requests so far: (method, path, headers by their names in lower case, body); `answer` makes what it sends of one:
-    (status, headers, body), or None to say nothing until it ends."""
+    """An HTTP endpoint. `asked` are requests so far: (method, path, headers by their names in lower case, body); `answer` makes what it sends of one, of its
+    method, path and body: (status, headers, body), or None to say nothing until it ends."""
 
     def __init__(self, answer=None, port=0):
         asked, ended = [], threading.Event()
         self.asked, self._ended = asked, ended
-        self.answer = answer or (lambda method, path: (200, {}, b""))
+        self.answer = answer or (lambda *_: (200, {}, b""))
         this = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def answered(self):
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 asked.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                said = this.answer(self.command, self.path)
+                said = this.answer(self.command, self.path, body)
                 if said is None:
                     ended.wait(60)
                     return

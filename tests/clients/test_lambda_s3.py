@@ -161,7 +161,7 @@ def test_storage_that_fails(start, tmp_path):
         "short": (200, head | {"Content-Length": "100000", "Connection": "close"}, identity()),
         "good": (200, head, identity()),
     }
-    with endpoint(lambda _, path: answers[path.split("/")[2]]) as fake:
+    with endpoint(lambda _method, path, _body: answers[path.split("/")[2]]) as fake:
         running = start("--model-repository", identity_repository(tmp_path, "own"), env=KEYS | {"PENSTOCK_S3_ENDPOINT_URL": fake.url})
         before, client = files_of(running), client_of(running)
         for key, answer in [

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import json
+import socket
 import threading
 import time
 
@@ -278,6 +279,26 @@ def test_a_version_that_is_deactivated_says_so_while_it_drains(client, name):
         assert told["FunctionState"] == "Deactivating"
         with refused("ResourceConflictException", 409, "The function is currently in the following state: Deactivating"):
             client.invoke(FunctionName=name, Qualifier="1", Payload=payload())
+
+
+def test_an_operation_whose_client_leaves_goes_on(serving, client, name):
+    """Wherever it was when the connection closed: carried out or not begun, but no version stays on its way."""
+    created(client, name)
+    host, port = serving.url.removeprefix("http://").split(":")
+    path, seen = f"/2025-11-30/functions/{name}/function-scaling-config?Qualifier=1", {"Active"}
+    for after_ms, environments in [(after_ms, environments) for after_ms in (0, 0.2, 0.4, 0.8, 1.6) for environments in (0, 1)]:
+        limits = {"MinExecutionEnvironments": environments, "MaxExecutionEnvironments": environments}
+        body = json.dumps({"FunctionScalingConfig": limits})
+        with socket.create_connection((host, int(port)), TIMEOUT_S) as leaving:
+            leaving.sendall(f"PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            time.sleep(after_ms / 1000)
+
+        def at_rest():
+            state = client.get_function_configuration(FunctionName=name, Qualifier="1")["State"]
+            return state if state in ("Active", "Deactivated") else None
+
+        seen.add(until(at_rest, "it is on its way no more", TIMEOUT_S))
+    assert "Deactivated" in seen, "one of them was carried out"
 
 
 def test_a_function_that_is_being_deleted(client, name):

@@ -24,8 +24,7 @@ pub(crate) struct Elsewhere(Mutex<Known>);
 #[derive(Default)]
 struct Known {
     destinations: BTreeMap<String, Destination>,
-    /// Records that are told to a host now.
-    hosts: BTreeMap<String, u32>,
+    hosts: BTreeMap<String, Host>,
 }
 
 #[derive(Default)]
@@ -33,8 +32,27 @@ struct Destination {
     telling: u32,
     failures: u32,
     down_until_s: f64,
-    /// When the last of those that wait asks again.
-    asked_next_s: f64,
+    line: Line,
+}
+
+#[derive(Default)]
+struct Host {
+    telling: u32,
+    line: Line,
+}
+
+/// Those that ask again, one after the other.
+#[derive(Default)]
+struct Line {
+    /// When the last of them does.
+    last_s: f64,
+}
+
+impl Line {
+    fn next(&mut self, not_before_s: f64) -> f64 {
+        self.last_s = not_before_s.max(self.last_s + APART_S);
+        self.last_s
+    }
 }
 
 /// One of a destination's places; given back when dropped.
@@ -48,19 +66,20 @@ impl Elsewhere {
     /// A place at a destination, which is on a host. Errors: when to ask again, in seconds since the epoch.
     pub(crate) fn enter<'a>(&'a self, host: &'a str, to: &'a str, now_s: f64) -> Result<Telling<'a>, f64> {
         let mut known = self.0.lock();
-        let on_host = known.hosts.get(host).copied().unwrap_or(0);
-        let destination = known.destinations.entry(to.to_owned()).or_default();
-        let is_full = on_host >= AT_ONCE_MAX || (destination.failures > 0 && destination.telling > 0);
-        let not_before_s = match destination.down_until_s > now_s {
-            true => Some(destination.down_until_s),
-            false => is_full.then_some(now_s + FULL_S),
-        };
-        if let Some(not_before_s) = not_before_s {
-            destination.asked_next_s = not_before_s.max(destination.asked_next_s + APART_S);
-            return Err(destination.asked_next_s);
+        if let Some(failing) = known.destinations.get_mut(to).filter(|destination| destination.failures > 0) {
+            match failing.down_until_s > now_s {
+                true => return Err(failing.line.next(failing.down_until_s)),
+                false if failing.telling > 0 => return Err(failing.line.next(now_s + FULL_S)),
+                false => {}
+            }
         }
-        destination.telling += 1;
-        *known.hosts.entry(host.to_owned()).or_default() += 1;
+        let at = known.hosts.entry(host.to_owned()).or_default();
+        if at.telling >= AT_ONCE_MAX {
+            return Err(at.line.next(now_s + FULL_S));
+        }
+        // Nobody is remembered who was not let in: each that is goes when the last of its places is given back.
+        at.telling += 1;
+        known.destinations.entry(to.to_owned()).or_default().telling += 1;
         Ok(Telling { elsewhere: self, host, to })
     }
 }
@@ -93,9 +112,9 @@ impl Drop for Telling<'_> {
                 known.destinations.remove(self.to);
             }
         }
-        if let Some(telling) = known.hosts.get_mut(self.host) {
-            *telling -= 1;
-            if *telling == 0 {
+        if let Some(host) = known.hosts.get_mut(self.host) {
+            host.telling -= 1;
+            if host.telling == 0 {
                 known.hosts.remove(self.host);
             }
         }
@@ -118,7 +137,7 @@ mod tests {
         assert_eq!(elsewhere.enter("a", "a/1", 10.0).err(), Some(11.0));
         assert_eq!(elsewhere.enter("a", "a/1", 10.0).err(), Some(11.0 + APART_S), "one after the other");
         assert_eq!(elsewhere.enter("a", "a/1", 20.0).err(), Some(21.0));
-        assert_eq!(elsewhere.enter("a", "a/2", 20.0).err(), Some(21.0));
+        assert_eq!(elsewhere.enter("a", "a/2", 20.0).err(), Some(21.0 + APART_S), "whatever it is for");
         assert!(elsewhere.enter("b", "b/1", 10.0).is_ok());
         held.pop().unwrap().ended(true, 10.0);
         assert!(elsewhere.enter("a", "a/2", 10.0).is_ok());

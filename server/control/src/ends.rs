@@ -10,6 +10,12 @@ use penstock_registry::EventInvoke;
 use penstock_registry::store::Commit;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::time::Duration;
+
+/// How often an end that cannot be kept is tried.
+const UNKEPT_TRIES: u32 = 8;
+/// Longest pause before the next of them, in seconds: as long as a destination that fails is left alone.
+const UNKEPT_PAUSE_S: f64 = 60.0;
 
 /// An end that is to be told.
 #[derive(Clone, Serialize, Deserialize)]
@@ -56,18 +62,35 @@ impl ControlPlane {
                 }
             }
         }
-        // Elsewhere it may take long: whatever happens meanwhile, the function does not run again for it.
+        // Elsewhere it may take long: whatever happens meanwhile, the function does not run again for it. What it was asked is
+        // in the record.
         event.end = Some(end.clone());
+        event.payload.clear();
         match self.keep(key, &event).await {
             Ok(()) => Ok(Next::Tell(event.due_s)),
             Err(error) if cannot_be_kept(&error) => {
-                tracing::warn!(event = key, %error, "the end of an event is told without being kept: once, and not after a kill");
-                if let Err(untold) = self.tell_once(&end).await {
-                    end.log(key, &untold, true);
-                }
+                tracing::warn!(event = key, %error, "the end of an event is told without being kept: not after a kill");
+                self.tell_unkept(key, &end).await;
                 self.forget(key).await
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Tells an end that could not be kept: a few times, since whoever runs events waits for it.
+    async fn tell_unkept(&self, key: &str, end: &End) {
+        for last in (0..UNKEPT_TRIES).rev().map(|left| left == 0) {
+            let Err(untold) = self.tell_once(end).await else { return };
+            let gives_up = last || matches!(untold, Untold::Refused(_));
+            end.log(key, &untold, gives_up);
+            if gives_up {
+                return;
+            }
+            let pause = match untold {
+                Untold::NotBefore(due_s) => (due_s - self.now_seconds()).clamp(0.0, UNKEPT_PAUSE_S),
+                Untold::Failed(_) | Untold::Refused(_) => 0.0,
+            };
+            tokio::time::sleep(Duration::from_secs_f64(pause)).await;
         }
     }
 

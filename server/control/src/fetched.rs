@@ -63,7 +63,10 @@ impl ControlPlane {
 
 fn refused(error: S3Error) -> ControlError {
     match error {
-        S3Error::Away { .. } => ControlError::service(format!("Error occurred while GetObject. {error}")),
+        S3Error::Away { .. } => {
+            tracing::warn!(%error, "a package could not be read from S3");
+            ControlError::service(format!("Error occurred while GetObject. {error}"))
+        }
         S3Error::Told { .. } => ControlError::invalid(format!("Error occurred while GetObject. {error}")),
         S3Error::TooLarge { .. } => ControlError::invalid(format!(
             "Error occurred while GetObject. {error}: send a smaller package, or have packages.max_package_bytes raised."

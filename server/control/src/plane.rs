@@ -7,6 +7,7 @@ use crate::due::Due;
 use crate::elsewhere::Elsewhere;
 use crate::error::{ControlError, ErrorKind};
 use crate::names::Account;
+use crate::sources::Fetching;
 use crate::uploads::Uploads;
 use penstock_dispatch::House;
 use penstock_packages::ContentStore;
@@ -61,6 +62,8 @@ pub struct ControlPlane {
     pub(crate) serving: tokio::sync::Mutex<()>,
     /// Folders of packages whose contents were verified since the start, by manifest.
     pub(crate) verified: parking_lot::Mutex<HashMap<String, PathBuf>>,
+    /// Packages that are being fetched.
+    pub(crate) fetching: Fetching,
     /// Asynchronous invocations that wait.
     pub(crate) due: Due,
     /// Those that have ended, whose end is to be told.
@@ -97,6 +100,7 @@ impl ControlPlane {
             writes: tokio::sync::Mutex::default(),
             serving: tokio::sync::Mutex::default(),
             verified: parking_lot::Mutex::default(),
+            fetching: Fetching::default(),
             due: Due::default(),
             ends: Due::default(),
             taking: Semaphore::new(TAKEN_AT_ONCE),

@@ -7,6 +7,7 @@ use crate::check::between;
 use crate::error::ControlError;
 use crate::names::{FunctionRef, Which};
 use crate::plane::{ControlPlane, Writing};
+use crate::sources::Reach;
 use crate::versions::is_coming_up;
 use penstock_domain::{FunctionName, Qualifier, VersionNumber};
 use penstock_packages::PackageLimits;
@@ -88,7 +89,7 @@ impl ControlPlane {
             State::Pending if changed => self.spawn_bring_up(name, number),
             State::Deactivating => {
                 // It takes nothing new when this is answered; what it has may take its time.
-                drop(self.serve_function(&name).await?);
+                drop(self.serve_function(&name, Reach::Disk).await?);
                 self.spawn_deactivation(name, number);
             }
             State::Active => self.apply_scaling(&name, number).await?,
@@ -109,7 +110,7 @@ impl ControlPlane {
 
     /// Ends the environments of a version that is to have none.
     pub(crate) async fn finish_deactivation(&self, name: &str, number: u64) -> Result<(), ControlError> {
-        drop(self.serve_function(name).await?);
+        drop(self.serve_function(name, Reach::Disk).await?);
         if let Ok(function) = FunctionName::new(name) {
             self.house.ended(&function, VersionNumber(number)).await;
         }
@@ -160,7 +161,7 @@ impl ControlPlane {
             function.reserved_concurrency = reserved;
             self.commit(Commit::new().replace(keys::function(name), &function, revision)?).await?;
         }
-        drop(self.serve_function(name).await?);
+        drop(self.serve_function(name, Reach::Disk).await?);
         Ok(reserved.map_or(json!({}), |reserved| json!({ "ReservedConcurrentExecutions": reserved })))
     }
 

@@ -6,7 +6,7 @@ use crate::error::ControlError;
 use crate::plane::ControlPlane;
 use crate::scaling::ENVIRONMENTS_HERE_MAX;
 use crate::sources::{Reach, Unread, cores_of};
-use crate::versions::is_coming_up;
+use crate::versions::{BroughtUp, is_coming_up};
 use penstock_dispatch::{Bounds, Deployment};
 use penstock_domain::{FunctionName, VersionNumber};
 use penstock_registry::{Configuration, Content, FunctionRecord, Scaling, State, VersionRecord, keys};
@@ -15,6 +15,7 @@ use penstock_router::Route;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl ControlPlane {
     /// Begins to serve what the store holds: called once, before model repositories are read, so that a name that was deployed
@@ -67,7 +68,14 @@ impl ControlPlane {
         self.follow_unreachable();
         for coming in restored.coming_up {
             match coming.is_on_disk {
-                true => drop(self.bring_up(&coming.function, coming.number).await?),
+                true => match self.bring_up(&coming.function, coming.number).await {
+                    Ok(BroughtUp::Settled) => {}
+                    Ok(BroughtUp::Waits) => self.spawn_bring_up(coming.function, coming.number),
+                    Err(error) => {
+                        let (function, version) = (coming.function, VersionNumber(coming.number));
+                        tracing::error!(function, %version, %error, "bringing a version up");
+                    }
+                },
                 // It may take long to fetch, and nobody waits for it to serve the others.
                 false => self.spawn_bring_up(coming.function, coming.number),
             }
@@ -75,9 +83,10 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Tells the house what is to be served of a function now, and where its aliases lead. What is not on disk is fetched.
-    pub(crate) async fn serve_function(&self, name: &str) -> Result<Deployment, ControlError> {
-        self.serve_content(name, |version| &version.content, Reach::Anywhere).await
+    /// Tells the house what is to be served of a function now, and where its aliases lead. Where it waits for nothing but that
+    /// something is taken down, no further than the disk: what serves has been read.
+    pub(crate) async fn serve_function(&self, name: &str, reach: Reach) -> Result<Deployment, ControlError> {
+        self.serve_content(name, |version| &version.content, reach).await
     }
 
     async fn serve_content(&self, name: &str, content_of: ContentOf, reach: Reach) -> Result<Deployment, ControlError> {
@@ -95,8 +104,9 @@ impl ControlPlane {
             let is_read = |version: &VersionRecord| {
                 read.iter().any(|read| read.number == version.number && read.content == *content_of(version))
             };
-            if !versions.iter().all(is_read) {
-                // Somebody published meanwhile.
+            let has_come = |read: &Read| read.waits && self.is_verified(&read.content);
+            if !versions.iter().all(is_read) || read.iter().any(has_come) {
+                // Somebody published meanwhile, or fetched what could not be: it may serve already.
                 continue;
             }
             read.retain(|read| versions.iter().any(|version| version.number == read.number));
@@ -104,8 +114,13 @@ impl ControlPlane {
                 let version = versions.iter().find(|version| version.number == number)?;
                 Some(self.bounds(version, &content_of(version).configuration))
             };
+            let waits = read.iter().any(|read| read.waits);
             let source = function_source(&function_name, &function, bounds, read);
             let deployment = self.house.deploy(source).await?;
+            if waits {
+                // Whoever was asked to see to it may have done so before this.
+                self.unreachable.store(true, Ordering::Release);
+            }
             self.house.set_aliases(&function_name, self.routes(name).await?).await;
             return Ok(deployment);
         }
@@ -117,11 +132,21 @@ impl ControlPlane {
     }
 
     /// Reads what is to be served of a function. Content that cannot be read leaves its place to that which serves.
-    async fn read_versions(&self, name: &str, content_of: ContentOf, reach: Reach) -> Result<Vec<Read>, ControlError> {
+    async fn read_versions(
+        &self,
+        name: &str,
+        content_of: ContentOf,
+        mut reach: Reach,
+    ) -> Result<Vec<Read>, ControlError> {
         let mut all = Vec::new();
         for version in self.versions_to_serve(name).await? {
             let (content, number) = (content_of(&version).clone(), VersionNumber(version.number));
             let mut source = self.version_source(&content, number, reach).await;
+            let waits = source.as_ref().is_err_and(|unread| unread.may_pass);
+            if waits {
+                // What is away for one is away for the next.
+                reach = Reach::Disk;
+            }
             if let Err(unread) = &source {
                 // One that cannot be read does not take the others with it: `bring_up` finds it missing.
                 tracing::error!(function = name, version = %number, reason = unread.reason, "a version cannot be read");
@@ -129,7 +154,7 @@ impl ControlPlane {
                     source = self.version_source(&serving, number, reach).await;
                 }
             }
-            all.push(Read { number: number.0, content, source });
+            all.push(Read { number: number.0, content, waits, source });
         }
         Ok(all)
     }
@@ -201,6 +226,9 @@ type ContentOf = fn(&VersionRecord) -> &Content;
 struct Read {
     number: u64,
     content: Content,
+    /// It could not be, and may be later.
+    waits: bool,
+    /// Of this content, or of that which serves in its place.
     source: Result<VersionSource, Unread>,
 }
 

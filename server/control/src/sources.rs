@@ -4,10 +4,12 @@
 //! have to be fetched.
 
 use crate::plane::ControlPlane;
+use parking_lot::Mutex;
 use penstock_domain::{Variables, VersionNumber};
 use penstock_packages::{ContentSha256, PackageError};
 use penstock_registry::{Configuration, Content};
 use penstock_repository::{ContentRevision, Engine, VersionSource, WorkerDevice};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -44,6 +46,12 @@ impl ControlPlane {
         reach: Reach,
     ) -> Result<VersionSource, Unread> {
         let manifest = content.code.manifest_sha256.clone();
+        // What is fetched is fetched once; whoever goes no further than the disk waits for nobody.
+        let fetching = (reach == Reach::Anywhere && !self.is_verified(content)).then(|| self.fetching.of(&manifest));
+        let _alone = match &fetching {
+            Some(one) => Some(one.lock.lock().await),
+            None => None,
+        };
         let known = self.verified.lock().get(&manifest).cloned();
         let store = self.content.clone();
         let (configuration, concurrency) = (content.configuration.clone(), self.options.environment_concurrency);
@@ -59,7 +67,11 @@ impl ControlPlane {
                     package.map_err(|error| Unread {
                         may_pass: match reach {
                             Reach::Disk => store.is_backed(),
-                            Reach::Anywhere => matches!(error, PackageError::Backing { .. }),
+                            // The disk may be full, too.
+                            Reach::Anywhere => {
+                                store.is_backed()
+                                    && matches!(error, PackageError::Backing { .. } | PackageError::Io { .. })
+                            }
                         },
                         reason: match reach {
                             Reach::Disk if store.is_backed() => {
@@ -85,11 +97,44 @@ impl ControlPlane {
         Ok(source)
     }
 
+    /// Whether the package of a content was read since the start.
+    pub(crate) fn is_verified(&self, content: &Content) -> bool {
+        self.verified.lock().contains_key(&content.code.manifest_sha256)
+    }
+
     /// Whether the package of a content is on disk, by the names and lengths of its files.
     pub(crate) async fn is_on_disk(&self, content: &Content) -> bool {
         let (store, manifest) = (self.content.clone(), content.code.manifest_sha256.parse());
         let looked = tokio::task::spawn_blocking(move || manifest.is_ok_and(|manifest| store.is_on_disk(manifest)));
         looked.await.unwrap_or_default()
+    }
+}
+
+/// Packages that are being fetched, by manifest.
+#[derive(Default)]
+pub(crate) struct Fetching(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+/// One of them, for as long as somebody wants it.
+pub(crate) struct Fetched<'a> {
+    all: &'a Fetching,
+    manifest: String,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Fetching {
+    fn of(&self, manifest: &str) -> Fetched<'_> {
+        let lock = self.0.lock().entry(manifest.to_owned()).or_default().clone();
+        Fetched { all: self, manifest: manifest.to_owned(), lock }
+    }
+}
+
+impl Drop for Fetched<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock();
+        // The map's and this one's.
+        if Arc::strong_count(&self.lock) <= 2 {
+            all.remove(&self.manifest);
+        }
     }
 }
 

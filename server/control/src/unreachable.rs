@@ -6,6 +6,7 @@
 
 use crate::error::ControlError;
 use crate::plane::{ControlPlane, Writing};
+use crate::sources::Reach;
 use crate::versions::is_coming_up;
 use penstock_dispatch::Deployment;
 use penstock_registry::store::Commit;
@@ -29,7 +30,10 @@ impl ControlPlane {
             return Ok(deployments);
         }
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
-            deployments.push(self.serve_function(&function.name).await?);
+            match self.serve_function(&function.name, Reach::Anywhere).await {
+                Ok(deployment) => deployments.push(deployment),
+                Err(error) => tracing::error!(function = function.name, %error, "what it lacks was not asked for"),
+            }
             if self.unreachable.load(Ordering::Acquire) {
                 break;
             }
@@ -61,7 +65,10 @@ impl ControlPlane {
     /// Has everything served that can be; what serves already is not disturbed.
     async fn serve_all(&self) -> Result<(), ControlError> {
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
-            self.serve_function(&function.name).await?;
+            if let Err(error) = self.serve_function(&function.name, Reach::Anywhere).await {
+                tracing::error!(function = function.name, %error, "what it lacks was not asked for");
+                self.unreachable.store(true, Ordering::Release);
+            }
         }
         Ok(())
     }

@@ -158,7 +158,7 @@ impl ControlPlane {
             self.commit(Commit::new().replace(key, &version, revision)?).await?;
         }
         // It takes nothing new when this is answered; what it has may take its time.
-        drop(self.serve_function(name).await?);
+        drop(self.serve_function(name, Reach::Disk).await?);
         let Some(plane) = self.this.upgrade() else { return Ok(()) };
         let name = name.to_owned();
         tokio::spawn(async move {
@@ -211,13 +211,17 @@ impl ControlPlane {
         let attempt = self.version(name, number).await?.map(|(version, _)| version);
         let Some(attempt) = attempt.filter(is_coming_up) else { return Ok(BroughtUp::Settled) };
         let outcome = match self.version_source(&attempt.content, VersionNumber(number), Reach::Anywhere).await {
-            Ok(_) => match self.serve_function(name).await {
+            // It has been read.
+            Ok(_) => match self.serve_function(name, Reach::Disk).await {
                 Ok(deployment) => deployment.ready(VersionNumber(number)).await,
                 Err(error) => Err(Unavailable { cause: Cause::Configuration, reason: error.message }),
             },
             Err(Unread { reason, may_pass: true }) => {
                 tracing::warn!(function = name, version = %VersionNumber(number), reason, "a version's package is asked for again");
-                return self.note_wait(&attempt, &reason).await.map(|()| BroughtUp::Waits);
+                if let Err(error) = self.note_wait(&attempt, &reason).await {
+                    tracing::error!(function = name, version = %VersionNumber(number), %error, "what a version waits for is not told");
+                }
+                return Ok(BroughtUp::Waits);
             }
             Err(Unread { reason, .. }) => Err(Unavailable { cause: Cause::Configuration, reason }),
         };
@@ -243,7 +247,7 @@ impl ControlPlane {
         self.spawn_clean_up();
         match failed {
             // Out of the house, so that nothing tries again what was told to have failed.
-            true => drop(self.serve_function(name).await?),
+            true => drop(self.serve_function(name, Reach::Disk).await?),
             // It may have been set while it loaded.
             false => self.apply_scaling(name, number).await?,
         }

@@ -89,8 +89,9 @@ impl ContentStore {
         let prefixes: BTreeSet<PathBuf> = manifest.files().iter().map(|file| self.prefix(file.sha256)).collect();
         prefixes.iter().try_for_each(|prefix| flush(prefix))?;
         self.put_manifest(&manifest)?;
-        // Not flushed: a folder that a crash loses is made anew from what has been.
-        let folder = self.package_folder(&manifest, manifest_sha256, false)?;
+        // One that was here may have links to contents that were damaged and came anew. Not flushed: a folder that a crash loses
+        // is made anew from what has been.
+        let folder = self.package_folder(&manifest, manifest_sha256, true)?;
         self.back(&manifest, manifest_sha256)?;
         let unpacked_bytes = manifest.unpacked_bytes();
         Ok(Package { manifest, manifest_sha256, code_sha256_base64, code_size, unpacked_bytes, folder, hold })

@@ -86,8 +86,9 @@ impl ContentStore {
         let manifests = named(&self.root.join("manifests"))?.into_iter().filter_map(|(_, sha256)| sha256);
         // One that cannot be read names nothing.
         for manifest in manifests.filter_map(|sha256| self.manifest_here(sha256).ok()) {
-            let named = manifest.contents();
-            loose.retain(|sha256| !named.contains_key(sha256));
+            for sha256 in manifest.contents().keys() {
+                loose.remove(sha256);
+            }
         }
         Ok(loose)
     }

@@ -148,15 +148,30 @@ impl S3Contents {
 
 impl Backing for S3Contents {
     fn put(&self, files: &[BackedFile]) -> io::Result<()> {
-        let all = stream::iter(files).map(Ok).try_for_each_concurrent(FILES_AT_ONCE, |file| self.put_one(file));
-        runtime()?.block_on(all)
+        runtime()?.block_on(async {
+            let (mut left, mut under_way) = (files.iter(), stream::FuturesUnordered::new());
+            let mut kept = Ok(());
+            loop {
+                // After one that failed no more begin. Those under way end by themselves: parts that were sent cost their owner.
+                while kept.is_ok()
+                    && under_way.len() < FILES_AT_ONCE
+                    && let Some(file) = left.next()
+                {
+                    under_way.push(self.put_one(file));
+                }
+                match under_way.next().await {
+                    Some(done) => kept = kept.and(done),
+                    None => return kept,
+                }
+            }
+        })
     }
 
     fn get(&self, name: &str) -> io::Result<Box<dyn Read>> {
         let runtime = runtime()?;
         let found = self.limited(name, HEAD_TIMEOUT, async {
             match self.store.get(&self.key(name)).await {
-                Err(Error::NotFound { .. }) => Ok(None),
+                Err(error) if is_no_object(&error) => Ok(None),
                 found => found.map(Some),
             }
         });
@@ -203,6 +218,13 @@ impl Read for Content {
 /// Where requests run. Errors: the caller's thread is of no runtime.
 fn runtime() -> io::Result<Handle> {
     Handle::try_current().map_err(io::Error::other)
+}
+
+/// The bucket answers, and has no such object; where it says nothing about it, that is what 404 means.
+fn is_no_object(error: &Error) -> bool {
+    let text = error.to_string();
+    let code = crate::s3::element(&text, "Code");
+    matches!(error, Error::NotFound { .. }) && code.is_none_or(|code| code == "NoSuchKey")
 }
 
 /// S3's own code and words, else what the network said.
@@ -309,6 +331,8 @@ mod tests {
             Answer::new(200, head, ""),
             Answer::new(200, head, "content"),
             Answer::new(404, "", ""),
+            Answer::new(404, "", "<Error><Code>NoSuchKey</Code><Message>No</Message></Error>"),
+            Answer::new(404, "", "<Error><Code>NoSuchBucket</Code><Message>No</Message></Error>"),
             Answer::new(403, "", "<Error><Code>AccessDenied</Code><Message>No</Message></Error>"),
         ];
         let server = serve(answers);
@@ -326,9 +350,13 @@ mod tests {
         let mut text = String::new();
         contents.get("blobs/aa/aab").unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "content");
-        assert_eq!(contents.get("blobs/aa/aab").err().unwrap().kind(), io::ErrorKind::NotFound);
-        let error = contents.get("blobs/aa/aab").err().unwrap().to_string();
-        assert_eq!(error, "s3://bucket/some/where/blobs/aa/aab: AccessDenied: No");
+        for _ in 0..2 {
+            assert_eq!(contents.get("blobs/aa/aab").err().unwrap().kind(), io::ErrorKind::NotFound);
+        }
+        for code in ["NoSuchBucket", "AccessDenied"] {
+            let error = contents.get("blobs/aa/aab").err().unwrap().to_string();
+            assert_eq!(error, format!("s3://bucket/some/where/blobs/aa/aab: {code}: No"));
+        }
     }
 
     #[test]

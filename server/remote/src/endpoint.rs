@@ -29,13 +29,16 @@ pub(crate) fn plain(url: &Url) -> bool {
         && url.fragment().is_none()
 }
 
-/// A URL as it may be shown: a name and a password in it are secrets.
+/// What was given as a URL, as it may be shown: a name, a password and a query in it are secrets, wherever they are.
 pub(crate) fn without_user(text: &str) -> String {
-    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (&text[..scheme.len() + 3], rest));
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    match host.rfind('@') {
-        Some(at) => format!("{scheme}***{}", &rest[at..]),
-        None => text.to_owned(),
+    let is_scheme = |scheme: &str| scheme.chars().all(|c| c.is_ascii_alphanumeric());
+    let scheme =
+        text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)).map_or(0, |(scheme, _)| scheme.len() + 3);
+    let (scheme, rest) = text.split_at(scheme);
+    let shown = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, rest)| format!("***@{rest}"));
+    match shown.find(['?', '#']) {
+        Some(at) => format!("{scheme}{}***", &shown[..=at]),
+        None => format!("{scheme}{shown}"),
     }
 }
 
@@ -62,8 +65,17 @@ mod tests {
             assert!(error.starts_with("s3.endpoint_url: found") && error.contains("expected http"), "{bad}: {error}");
             assert!(!error.contains("word"), "{error}");
         }
-        assert_eq!(without_user("http://me:w@rd@host/a@b"), "http://***@host/a@b");
-        assert_eq!(without_user("me:word@host"), "***@host");
+        for (given, shown) in [
+            ("http://me:w@rd@host/a", "http://***@host/a"),
+            ("http://me:w/rd?x@host", "http://***@host"),
+            ("me:word@host", "***@host"),
+            ("http:/me:word@host", "***@host"),
+            ("me:word@a://host", "***@a://host"),
+            ("http://host/a?word#b", "http://host/a?***"),
+            ("http://host", "http://host"),
+        ] {
+            assert_eq!(without_user(given), shown);
+        }
         assert!(is_region("us-east-1") && !is_region("") && !is_region("a.b") && !is_region("a/b") && !is_region("-a"));
     }
 }

@@ -18,8 +18,11 @@ pub(crate) use failure::{REQUEST_ID, denied, error_response};
 
 use crate::http::Door;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use axum::routing::{delete, get, post, put};
+use http::StatusCode;
 use penstock_control::ControlPlane;
 use std::sync::Arc;
 
@@ -91,8 +94,6 @@ pub(crate) fn routes() -> Router<Arc<Door>> {
             &function("/aliases/{alias}"),
             get(operations::get_alias).put(operations::update_alias).delete(operations::delete_alias),
         )
-        .route(&function("/invocations"), post(invoke::invoke))
-        .route("/2021-11-15/functions/{name}/response-streaming-invocations", post(stream::invoke))
         .route(
             "/2017-10-31/functions/{name}/concurrency",
             put(operations::put_concurrency).delete(operations::delete_concurrency),
@@ -125,7 +126,22 @@ pub(crate) fn routes() -> Router<Arc<Door>> {
         .route(CONTENT, put(packages::content))
         .route("/2016-08-19/account-settings", get(operations::account_settings))
         .route("/2016-08-19/account-settings/", get(operations::account_settings))
+        .layer(from_fn(to_the_end))
+        .route(&function("/invocations"), post(invoke::invoke))
+        .route("/2021-11-15/functions/{name}/response-streaming-invocations", post(stream::invoke))
         .layer(DefaultBodyLimit::disable())
+}
+
+/// Carries an operation out even if its client leaves: what it has begun to write down it has to finish.
+async fn to_the_end(request: Request, next: Next) -> Response {
+    match tokio::spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and with it whoever would read an answer.
+            Err(_) => operations::empty(StatusCode::SERVICE_UNAVAILABLE),
+        },
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::{BackedFile, Backing, ContentSha256, ContentStore, PackageError};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Cursor, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -127,17 +128,24 @@ fn what_is_altered_there_is_refused() {
 
 #[test]
 fn what_the_disk_damaged_is_not_kept_there_and_can_be_sent_again() {
-    let (house, shelf) = backed();
-    *shelf.broken.lock().unwrap() = true;
-    house.ingest(&zip_of(MODEL)).unwrap_err();
-    *shelf.broken.lock().unwrap() = false;
-    let blob = house.blob(MODEL[2].1);
-    fs::remove_file(&blob).unwrap();
-    fs::write(&blob, vec![8; 5000]).unwrap();
-    let error = house.ingest(&zip_of(MODEL)).unwrap_err();
-    assert!(matches!(error, PackageError::Damaged { .. }), "{error}");
-    house.ingest(&zip_of(MODEL)).unwrap();
-    assert_eq!(shelf.kept.lock().unwrap().len(), MODEL.len() + 1);
+    for in_place in [false, true] {
+        let (house, shelf) = backed();
+        *shelf.broken.lock().unwrap() = true;
+        house.ingest(&zip_of(MODEL)).unwrap_err();
+        *shelf.broken.lock().unwrap() = false;
+        let (content, blob) = (MODEL[2].1, house.blob(MODEL[2].1));
+        match in_place {
+            // In the package's folder too, which has a link to it.
+            true => fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).unwrap(),
+            false => fs::remove_file(&blob).unwrap(),
+        }
+        fs::write(&blob, vec![8; content.len()]).unwrap();
+        let error = house.ingest(&zip_of(MODEL)).unwrap_err();
+        assert!(matches!(error, PackageError::Damaged { .. }), "{error}");
+        let package = house.ingest(&zip_of(MODEL)).unwrap();
+        assert_eq!(shelf.kept.lock().unwrap().len(), MODEL.len() + 1);
+        assert!(fs::read(package.folder.join(MODEL[2].0)).unwrap() == content, "in place: {in_place}");
+    }
 }
 
 #[test]
