@@ -199,19 +199,28 @@ def test_an_end_survives_kill_9_while_it_is_told(start_on):
         assert statistics(server, "f")[0] == 0, "its end was known"
 
 
-@pytest.mark.parametrize("up", [True, False], ids=["told", "given up"])
-def test_an_end_too_large_to_be_kept_does_not_run_its_function_again(start_on, up):
-    """Its record is more than the store takes of one event: told without being kept, tried a few times, and run once."""
-    with endpoint(lambda *_: (200 if up else 500, {}, b"")) as there:
-        server, client = start_on("--set", f"lambda.http_destinations={there.url}")
+@pytest.mark.parametrize("way", ["told", "told later", "killed"])
+def test_an_end_too_large_to_be_kept_does_not_run_its_function_again(start_on, way):
+    """Its record is more than the store takes of one event: it is in memory alone, tried again, and its function has run once, whatever happens."""
+    said = {"now": (200 if way == "told" else 500, {}, b"")}
+    with endpoint(lambda *_: said["now"]) as there:
+        allowed = ("--set", f"lambda.http_destinations={there.url}")
+        server, client = start_on(*allowed)
         served(client)
         destinations(client, f"{there.url}/ends")
         # Written out they are longer.
         send(client, payload(*[1.25] * 150_000).replace("1.25", "1e9"))
         until(lambda: there.asked, "it is told", WAIT_S)
-        if not up:
-            until(lambda: any('"gives_up":true' in line or "gives_up=true" in line for line in server.log), "it is given up", WAIT_S)
-        assert len(json.loads(there.asked[0][3])["responsePayload"]["outputs"][0]["data"]) == 150_000
         assert statistics(server, "f", "1")[1] == 1
-        assert (len(there.asked) == 1) == up, "one that fails is tried again"
         assert not any("/ends" in line for line in server.log), "a URL may be a secret"
+        if way == "killed":
+            server.kill()
+            server, _ = start_on(*allowed)
+            until(lambda: any("memory alone, before a restart" in line for line in server.log), "it says so", WAIT_S)
+            assert statistics(server, "f", "1")[1] == 0
+            return
+        said["now"] = (200, {}, b"")
+        tries = 1 if way == "told" else 2
+        until(lambda: len(there.asked) >= tries, "it is told again", WAIT_S)
+        assert len(json.loads(there.asked[-1][3])["responsePayload"]["outputs"][0]["data"]) == 150_000
+        assert statistics(server, "f", "1")[1] == 1

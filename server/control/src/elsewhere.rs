@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 const AT_ONCE_MAX: u32 = 4;
 /// Until a place there may be free, in seconds.
 const FULL_S: f64 = 1.0;
-/// Between those that wait for one destination, in seconds: each costs a look at the store.
+/// Between those that wait for one destination or host, in seconds: each costs a look at the store.
 const APART_S: f64 = 0.02;
 /// After a failure: first and longest pause, in seconds; it doubles with each in a row.
 const DOWN_S: (f64, f64) = (1.0, 60.0);
@@ -77,7 +77,7 @@ impl Elsewhere {
         if at.telling >= AT_ONCE_MAX {
             return Err(at.line.next(now_s + FULL_S));
         }
-        // Nobody is remembered who was not let in: each that is goes when the last of its places is given back.
+        // Nobody is remembered who was not let in.
         at.telling += 1;
         known.destinations.entry(to.to_owned()).or_default().telling += 1;
         Ok(Telling { elsewhere: self, host, to })

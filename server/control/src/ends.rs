@@ -10,17 +10,15 @@ use penstock_registry::EventInvoke;
 use penstock_registry::store::Commit;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::time::Duration;
 
-/// How often an end that cannot be kept is tried.
-const UNKEPT_TRIES: u32 = 8;
-/// Longest pause before the next of them, in seconds: as long as a destination that fails is left alone.
-const UNKEPT_PAUSE_S: f64 = 60.0;
+/// Ends in memory alone: each is a request and its answer, some megabytes.
+const UNKEPT_MAX: usize = 16;
 
 /// An end that is to be told.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct End {
     to: String,
+    /// `null` if it did not fit into the store.
     record: Value,
     /// Since when it is to be told; earlier servers did not note it.
     since_s: Option<f64>,
@@ -69,29 +67,32 @@ impl ControlPlane {
         match self.keep(key, &event).await {
             Ok(()) => Ok(Next::Tell(event.due_s)),
             Err(error) if cannot_be_kept(&error) => {
-                tracing::warn!(event = key, %error, "the end of an event is told without being kept: not after a kill");
-                self.tell_unkept(key, &end).await;
-                self.forget(key).await
+                tracing::warn!(event = key, %error, "the end of an event is kept in memory alone: it is not told after a kill");
+                self.keep_in_memory(key, event, end).await
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Tells an end that could not be kept: a few times, since whoever runs events waits for it.
-    async fn tell_unkept(&self, key: &str, end: &End) {
-        for last in (0..UNKEPT_TRIES).rev().map(|left| left == 0) {
-            let Err(untold) = self.tell_once(end).await else { return };
-            let gives_up = last || matches!(untold, Untold::Refused(_));
-            end.log(key, &untold, gives_up);
-            if gives_up {
-                return;
+    /// An end whose record does not fit into the store: there is only that it has ended, so that its function does not run
+    /// again. One more than memory has places for is told now or never.
+    async fn keep_in_memory(&self, key: &str, mut event: Event, end: End) -> Result<Next, ControlError> {
+        event.end = Some(End { record: Value::Null, ..end.clone() });
+        let has_place = {
+            let mut unkept = self.unkept.lock();
+            let has_place = unkept.len() < UNKEPT_MAX;
+            if has_place {
+                unkept.insert(key.to_owned(), end.record.clone());
             }
-            let pause = match untold {
-                Untold::NotBefore(due_s) => (due_s - self.now_seconds()).clamp(0.0, UNKEPT_PAUSE_S),
-                Untold::Failed(_) | Untold::Refused(_) => 0.0,
-            };
-            tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+            has_place
+        };
+        if has_place && self.keep(key, &event).await.is_ok() {
+            return Ok(Next::Tell(event.due_s));
         }
+        if let Err(untold) = self.tell_once(&end).await {
+            end.log(key, &untold, true);
+        }
+        self.forget(key).await
     }
 
     /// Tells one end that was kept.
@@ -110,7 +111,19 @@ impl ControlPlane {
         // Its function may have been deleted, and its events with it.
         let Some(entry) = self.store.get_blob(key).await? else { return Ok(Next::Over) };
         let mut event: Event = serde_json::from_slice(&entry.value)?;
-        let Some(end) = event.end.clone() else { return Ok(Next::Over) };
+        let Some(mut end) = event.end.clone() else { return Ok(Next::Over) };
+        if end.record.is_null() {
+            let Some(record) = self.unkept.lock().get(key).cloned() else {
+                let to = shown(&end.to);
+                tracing::error!(
+                    event = key,
+                    to,
+                    "the end of an event is not told: it was in memory alone, before a restart"
+                );
+                return self.forget(key).await;
+            };
+            end.record = record;
+        }
         let now = self.now_seconds();
         if event.due_s > now {
             return Ok(Next::At(event.due_s));
@@ -137,6 +150,7 @@ impl ControlPlane {
     }
 
     async fn forget(&self, key: &str) -> Result<Next, ControlError> {
+        self.unkept.lock().remove(key);
         self.commit(Commit::new().delete_large(key)).await.map(|_| Next::Over)
     }
 

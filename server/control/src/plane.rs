@@ -10,6 +10,7 @@ use crate::names::Account;
 use crate::sources::Fetching;
 use crate::uploads::Uploads;
 use penstock_dispatch::House;
+use penstock_instances::Fleet;
 use penstock_packages::ContentStore;
 use penstock_registry::store::{Commit, Entry, Expect, Store};
 use penstock_registry::{AliasRecord, FunctionRecord, VersionRecord, keys};
@@ -38,8 +39,10 @@ pub struct ControlOptions {
     pub remote: Remote,
     /// Most bytes of a package that does not come in a request, as an archive and unpacked.
     pub package_bytes_max: u64,
-    /// Of this machine: environments that follow their load without a stated maximum have so many together, each its own.
+    /// Of this machine, or of all instances that there may be: environments that follow their load without a stated maximum have so many together, each its own.
     pub cores: u32,
+    /// The instances that environments run on; `None` where this machine is the only one.
+    pub fleet: Option<Arc<Fleet>>,
     /// Invocations in flight in one environment, where nothing is said.
     pub environment_concurrency: u32,
     /// All of the account's, as its settings tell.
@@ -68,6 +71,8 @@ pub struct ControlPlane {
     pub(crate) due: Due,
     /// Those that have ended, whose end is to be told.
     pub(crate) ends: Due,
+    /// Records of ends that do not fit into the store, by their events.
+    pub(crate) unkept: parking_lot::Mutex<HashMap<String, serde_json::Value>>,
     /// Places for packages that are being taken in.
     pub(crate) taking: Semaphore,
     /// Packages that are being sent.
@@ -103,6 +108,7 @@ impl ControlPlane {
             fetching: Fetching::default(),
             due: Due::default(),
             ends: Due::default(),
+            unkept: parking_lot::Mutex::default(),
             taking: Semaphore::new(TAKEN_AT_ONCE),
             uploads: Uploads::default(),
             elsewhere: Elsewhere::default(),

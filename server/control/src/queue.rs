@@ -120,16 +120,23 @@ impl ControlPlane {
             pauses: 0,
             end: None,
         };
-        match self.store.put_blob(&key, serde_json::to_vec(&event)?.into()).await {
-            Ok(_) => {}
-            Err(StoreError::Full { .. }) => {
+        let (plane, event) = (self.this.upgrade(), serde_json::to_vec(&event)?);
+        let Some(plane) = plane else { return Ok(()) };
+        // Whoever sends it may leave: what is kept is run.
+        let kept = tokio::spawn(async move {
+            plane.store.put_blob(&key, event.into()).await?;
+            plane.due.add(key, now);
+            Ok(())
+        });
+        match kept.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(StoreError::Full { .. })) => {
                 let text = "Rate Exceeded. As many asynchronous invocations wait as this server keeps.";
-                return Err(ControlError::new(ErrorKind::TooManyRequests, text));
+                Err(ControlError::new(ErrorKind::TooManyRequests, text))
             }
-            Err(error) => return Err(error.into()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(error) => Err(ControlError::service(error.to_string())),
         }
-        self.due.add(key, now);
-        Ok(())
     }
 
     /// Runs what waits, for as long as the server lives; `invoke` runs one.

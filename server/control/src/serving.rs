@@ -104,9 +104,9 @@ impl ControlPlane {
             let is_read = |version: &VersionRecord| {
                 read.iter().any(|read| read.number == version.number && read.content == *content_of(version))
             };
-            let has_come = |read: &Read| read.waits && self.is_verified(&read.content);
+            let has_come = |read: &Read| read.lacked.iter().any(|content| self.is_verified(content));
             if !versions.iter().all(is_read) || read.iter().any(has_come) {
-                // Somebody published meanwhile, or fetched what could not be: it may serve already.
+                // Somebody published meanwhile, or had a package fetched or sent: it may serve already.
                 continue;
             }
             read.retain(|read| versions.iter().any(|version| version.number == read.number));
@@ -132,29 +132,28 @@ impl ControlPlane {
     }
 
     /// Reads what is to be served of a function. Content that cannot be read leaves its place to that which serves.
-    async fn read_versions(
-        &self,
-        name: &str,
-        content_of: ContentOf,
-        mut reach: Reach,
-    ) -> Result<Vec<Read>, ControlError> {
+    async fn read_versions(&self, name: &str, content_of: ContentOf, reach: Reach) -> Result<Vec<Read>, ControlError> {
         let mut all = Vec::new();
         for version in self.versions_to_serve(name).await? {
             let (content, number) = (content_of(&version).clone(), VersionNumber(version.number));
             let mut source = self.version_source(&content, number, reach).await;
-            let waits = source.as_ref().is_err_and(|unread| unread.may_pass);
-            if waits {
-                // What is away for one is away for the next.
-                reach = Reach::Disk;
-            }
+            let (mut waits, mut lacked) = (false, Vec::new());
+            let mut note = |unread: &Unread, content: &Content| {
+                waits |= unread.may_pass;
+                lacked.extend(unread.lacks_package.then(|| content.clone()));
+            };
             if let Err(unread) = &source {
+                note(unread, &content);
                 // One that cannot be read does not take the others with it: `bring_up` finds it missing.
                 tracing::error!(function = name, version = %number, reason = unread.reason, "a version cannot be read");
                 if let Some(serving) = version.serving.filter(|serving| *serving != content) {
                     source = self.version_source(&serving, number, reach).await;
+                    if let Err(unread) = &source {
+                        note(unread, &serving);
+                    }
                 }
             }
-            all.push(Read { number: number.0, content, waits, source });
+            all.push(Read { number: number.0, content, waits, lacked, source });
         }
         Ok(all)
     }
@@ -228,6 +227,8 @@ struct Read {
     content: Content,
     /// It could not be, and may be later.
     waits: bool,
+    /// Those whose package could not be had, of this content and of that which serves in its place.
+    lacked: Vec<Content>,
     /// Of this content, or of that which serves in its place.
     source: Result<VersionSource, Unread>,
 }

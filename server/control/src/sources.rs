@@ -27,13 +27,15 @@ pub(crate) enum Reach {
 pub(crate) struct Unread {
     /// What was found.
     pub(crate) reason: String,
-    /// The storage is away, or was not asked: it may be read later.
+    /// There is storage, and it is away or was not asked, or what it has could not be written: it may be read later.
     pub(crate) may_pass: bool,
+    /// It is the package that could not be had, not what it holds.
+    pub(crate) lacks_package: bool,
 }
 
 impl From<String> for Unread {
     fn from(reason: String) -> Self {
-        Self { reason, may_pass: false }
+        Self { reason, may_pass: false, lacks_package: false }
     }
 }
 
@@ -65,6 +67,7 @@ impl ControlPlane {
                         Reach::Anywhere => store.package(sha256),
                     };
                     package.map_err(|error| Unread {
+                        lacks_package: true,
                         may_pass: match reach {
                             Reach::Disk => store.is_backed(),
                             // The disk may be full, too.

@@ -32,7 +32,10 @@ impl ControlPlane {
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
             match self.serve_function(&function.name, Reach::Anywhere).await {
                 Ok(deployment) => deployments.push(deployment),
-                Err(error) => tracing::error!(function = function.name, %error, "what it lacks was not asked for"),
+                Err(error) => {
+                    tracing::error!(function = function.name, %error, "what it lacks was not asked for");
+                    self.unreachable.store(true, Ordering::Release);
+                }
             }
             if self.unreachable.load(Ordering::Acquire) {
                 break;

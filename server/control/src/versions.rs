@@ -216,7 +216,7 @@ impl ControlPlane {
                 Ok(deployment) => deployment.ready(VersionNumber(number)).await,
                 Err(error) => Err(Unavailable { cause: Cause::Configuration, reason: error.message }),
             },
-            Err(Unread { reason, may_pass: true }) => {
+            Err(Unread { reason, may_pass: true, .. }) => {
                 tracing::warn!(function = name, version = %VersionNumber(number), reason, "a version's package is asked for again");
                 if let Err(error) = self.note_wait(&attempt, &reason).await {
                     tracing::error!(function = name, version = %VersionNumber(number), %error, "what a version waits for is not told");

@@ -29,6 +29,11 @@ impl ContentStore {
     /// The same of what is on disk alone: nothing is fetched, so that it takes no longer than reading does.
     pub fn package_on_disk(&self, manifest_sha256: ContentSha256) -> Result<PathBuf, PackageError> {
         let manifest = self.manifest_here(manifest_sha256)?;
+        // Before anything is read: a part may be on its way.
+        if let Some(sha256) = self.missing(&manifest).first() {
+            let path = manifest.path_of(*sha256).to_owned();
+            return Err(PackageError::MissingContents { count: 1, sha256: *sha256, path });
+        }
         for (sha256, bytes) in manifest.contents() {
             self.verify_here(&manifest, sha256, bytes, &mut |_| ())?;
         }
@@ -69,7 +74,7 @@ impl ContentStore {
     ) -> Result<(), PackageError> {
         let blob = self.blob(sha256);
         let path = manifest.path_of(sha256);
-        let (found, found_bytes) = match hash_file(&blob, chunk) {
+        let (found, found_bytes, read) = match hash_file(&blob, chunk) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(PackageError::MissingContents { count: 1, sha256, path: path.to_owned() });
@@ -78,6 +83,10 @@ impl ContentStore {
         };
         if (found, found_bytes) == (sha256, bytes) {
             return Ok(());
+        }
+        // Not a good one that has taken its place since.
+        if blob.symlink_metadata().is_ok_and(|now| (now.dev(), now.ino()) != read) {
+            return self.verify_here(manifest, sha256, bytes, chunk);
         }
         let aside = self.set_aside(sha256)?;
         tracing::warn!(content = %sha256, path, aside = %aside.display(), "a content is damaged and has been set aside");
@@ -178,7 +187,7 @@ impl ContentStore {
         }
         let blob = self.blob(file.sha256).symlink_metadata();
         let same = blob.is_ok_and(|blob| (blob.dev(), blob.ino()) == (metadata.dev(), metadata.ino()));
-        same || !thorough || hash_file(path, &mut |_| ()).is_ok_and(|(found, _)| found == file.sha256)
+        same || !thorough || hash_file(path, &mut |_| ()).is_ok_and(|(found, ..)| found == file.sha256)
     }
 }
 
@@ -199,14 +208,16 @@ fn walk(folder: &Path, above: &str, found: &mut BTreeMap<String, Metadata>) -> i
 }
 
 /// SHA-256 and length of a file.
-fn hash_file(path: &Path, seen: &mut dyn FnMut(&[u8])) -> io::Result<(ContentSha256, u64)> {
+/// SHA-256 and length of a file, and which file it was: device and inode.
+fn hash_file(path: &Path, seen: &mut dyn FnMut(&[u8])) -> io::Result<(ContentSha256, u64, (u64, u64))> {
     let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
     let mut hash = Sha256::new();
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut bytes = 0;
     loop {
         match file.read(&mut chunk) {
-            Ok(0) => return Ok((ContentSha256::from_hash(hash), bytes)),
+            Ok(0) => return Ok((ContentSha256::from_hash(hash), bytes, (metadata.dev(), metadata.ino()))),
             Ok(read) => {
                 hash.update(&chunk[..read]);
                 seen(&chunk[..read]);

@@ -20,11 +20,12 @@ use crate::http::Door;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{Next, from_fn};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use http::StatusCode;
-use penstock_control::ControlPlane;
+use penstock_control::{ControlError, ControlPlane, ErrorKind};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// What the Lambda door knows beside what every HTTP door does.
 pub struct Lambda {
@@ -64,6 +65,8 @@ pub(crate) fn is_lambda(path: &str) -> bool {
             .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() })
 }
 
+/// Operations that are carried out at once: they may go on without their connections, which are bounded elsewhere.
+const OPERATIONS_MAX: usize = 256;
 /// Where a content of a package is sent.
 const CONTENT: &str = "/2026-11-26/packages/{manifest}/contents/{sha256}";
 
@@ -82,6 +85,7 @@ pub(crate) fn routes() -> Router<Arc<Door>> {
     let events = "/2019-09-25/functions/{name}/event-invoke-config";
     let providers = "/2025-11-30/capacity-providers";
     let provider = |rest: &str| format!("{providers}/{{name}}{rest}");
+    let places = Arc::new(Semaphore::new(OPERATIONS_MAX));
     Router::new()
         .route(functions, post(operations::create_function).get(operations::list_functions))
         .route("/2015-03-31/functions/", post(operations::create_function).get(operations::list_functions))
@@ -122,19 +126,29 @@ pub(crate) fn routes() -> Router<Arc<Door>> {
             get(operations::list_tags).post(operations::tag).merge(delete(operations::untag)),
         )
         .route("/2026-11-26/functions/{name}/log", get(operations::function_log))
+        .route("/2026-11-26/instances", get(operations::instances))
         .route("/2026-11-26/packages", post(packages::announce))
         .route(CONTENT, put(packages::content))
         .route("/2016-08-19/account-settings", get(operations::account_settings))
         .route("/2016-08-19/account-settings/", get(operations::account_settings))
-        .layer(from_fn(to_the_end))
+        .layer(from_fn(move |request, next| to_the_end(places.clone(), request, next)))
         .route(&function("/invocations"), post(invoke::invoke))
         .route("/2021-11-15/functions/{name}/response-streaming-invocations", post(stream::invoke))
         .layer(DefaultBodyLimit::disable())
 }
 
 /// Carries an operation out even if its client leaves: what it has begun to write down it has to finish.
-async fn to_the_end(request: Request, next: Next) -> Response {
-    match tokio::spawn(next.run(request)).await {
+async fn to_the_end(places: Arc<Semaphore>, request: Request, next: Next) -> Response {
+    let Ok(place) = places.try_acquire_owned() else {
+        let text = format!("Rate Exceeded. {OPERATIONS_MAX} operations are being carried out.");
+        return failure::LambdaError::from(ControlError::new(ErrorKind::TooManyRequests, text)).into_response();
+    };
+    let operation = async move {
+        let response = next.run(request).await;
+        drop(place);
+        response
+    };
+    match tokio::spawn(operation).await {
         Ok(response) => response,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
