@@ -10,9 +10,10 @@ CACHE ?= $(if $(PENSTOCK_CACHE_DIR),$(PENSTOCK_CACHE_DIR),$(HOME)/.cache/penstoc
 export PENSTOCK_CACHE_DIR := $(CACHE)
 PYTHON3 ?= python3
 VENV = $(CACHE)/venv-$(shell cat tests/requirements.txt tests/constraints.txt | sha256sum | cut -c1-12)
+DEPLOY_VENV = $(CACHE)/venv-deploy-$(shell sha256sum deploy/requirements.txt | cut -c1-12)
 PYTEST = $(VENV)/bin/python -m pytest -q -o cache_dir=$(CACHE)/pytest
 
-.PHONY: help run fetch test lint deny unit clients loadtest bench prove sim cuda gpu-check gpu-check-onnx clean
+.PHONY: help run fetch test lint lint-deploy deny unit clients loadtest bench prove demo-scaling sim cuda gpu-check gpu-check-onnx clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 18
@@ -24,7 +25,7 @@ run: fetch ## Build, fetch the demo models, serve until Ctrl-C
 fetch: ## Fetch and verify the demo models and ONNX Runtime
 	@$(PYTHON3) models/catalog/fetch.py
 
-test: fetch lint unit clients deny ## Everything CI runs
+test: fetch lint lint-deploy unit clients deny ## Everything CI runs
 	@echo "all tests passed"
 
 lint: ## Format and clippy, warnings denied
@@ -33,6 +34,10 @@ lint: ## Format and clippy, warnings denied
 	@# Its lock file is its own: it must follow the other.
 	cargo metadata --locked --format-version 1 --manifest-path gpu/environment/Cargo.toml > /dev/null
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+lint-deploy: $(DEPLOY_VENV)/ok ## Images, unit, alerts and dashboard in deploy/, held against the program
+	@tests/tools.sh prometheus
+	@$(DEPLOY_VENV)/bin/python deploy/lint.py
 
 unit: fetch ## Rust tests
 	cargo test --workspace --quiet
@@ -77,6 +82,12 @@ $(VENV)/ok: tests/requirements.txt tests/constraints.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt -c tests/constraints.txt
 	@touch $@
 
+$(DEPLOY_VENV)/ok: deploy/requirements.txt
+	@echo "installing what looks at deploy/ into $(DEPLOY_VENV)"
+	@$(PYTHON3) -m venv $(DEPLOY_VENV)
+	@$(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/requirements.txt
+	@touch $@
+
 loadtest: fetch ## Load scenarios, ours and ghz's, with one HTML report
 	@cargo build --release --bin penstock --bin penstock-loadtest
 	@loadtest/run.sh
@@ -89,6 +100,10 @@ prove: fetch $(VENV)/ok tools ## What takes longer: cycles, kills, sweeps; write
 	@cargo build --release --bin penstock --bin penstock-loadtest
 	@cargo build --release -p penstock-environment --example cancel
 	@$(VENV)/bin/python loadtest/prove.py
+
+demo-scaling: fetch $(VENV)/ok ## A load step, a killed instance, a quiet spell, as one plot; about two minutes
+	@cargo build --release --bin penstock
+	@$(VENV)/bin/python loadtest/demo_scaling.py
 
 SEEDS ?= 20000
 sim: ## Many seeds of the simulation (SEEDS=20000), and the goodput curve
