@@ -6,16 +6,21 @@ use crate::function::{Cause, Placed, ServedVersion, Starts, Unavailable, Version
 use crate::house::Devices;
 use crate::journal::Journals;
 use crate::log::{self, LastWords};
+use futures_util::future::BoxFuture;
 use penstock_admission::ByteBudget;
 use penstock_capacity::{Grant, NoRoom, Placement, Wanted};
-use penstock_environment::{EnvironmentHandle, Launch, OnBatch, Specification, StartError, Started};
+use penstock_environment::{EnvironmentHandle, Launch, LaunchError, OnBatch, Specification, StartError, Started};
 use penstock_telemetry::LoadSample;
+use running::{Log, Running, cancelled, ended, ended_if, remove};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::io::AsyncRead;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+
+mod running;
 
 /// First pause before an environment is started again, doubled each time up to [`BACKOFF_MAX`].
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -70,6 +75,17 @@ enum Life {
     Failed(Unavailable, bool),
     /// There is no device with so much memory left.
     NoRoom(NoRoom),
+}
+
+impl Life {
+    /// Why it never got ready.
+    fn reason(&self) -> String {
+        match self {
+            Life::Failed(why, _) => why.reason.clone(),
+            Life::NoRoom(no_room) => no_room.to_string(),
+            Life::Stopped | Life::Lost(..) => "it is stopped".to_owned(),
+        }
+    }
 }
 
 fn failed(cause: Cause, reason: String, permanent: bool) -> Life {
@@ -177,39 +193,36 @@ impl Supervisor {
     }
 
     async fn live(&mut self) -> Life {
+        match self.begin().await {
+            Ok(running) => self.keep(running).await,
+            Err(life) => life,
+        }
+    }
+
+    /// Starts an environment, and waits until it takes requests.
+    async fn begin(&mut self) -> Result<Running, Life> {
         let (name, asked) = (self.name(), Instant::now());
-        let specification = match self.place() {
-            Ok(specification) => specification,
-            Err(no_room) => return Life::NoRoom(no_room),
+        let specification = self.place().map_err(Life::NoRoom)?;
+        let started = tokio::select! {
+            biased;
+            started = self.launcher.start(&specification) => started,
+            () = self.stop.cancelled() => return Err(Life::Stopped),
         };
-        let Started { from, to, log, mut life } = match self.launcher.start(&specification) {
+        let Started { from, to, log, mut life, leaving } = match started {
             Ok(started) => started,
-            Err(error) => return failed(Cause::Ended, format!("the environment could not be started: {error}"), false),
-        };
-        let (words, function) = (LastWords::default(), name.clone());
-        let heard = words.clone();
-        let (journals, version) = (self.journals.clone(), self.version.clone());
-        let listening = log.map(|log| {
-            tokio::spawn(log::pass_on(log, move |line| {
-                heard.heard(line);
-                journals.add(&version.function, version.number, line);
-                tracing::info!(target: "environment", function, "{line}");
-            }))
-        });
-        // Its process has ended: what it wrote before is read, unless a child of its own holds the pipe open.
-        let last_words = async move || {
-            if let Some(listening) = listening {
-                let _ = timeout(LISTEN_TIMEOUT, listening).await;
+            Err(LaunchError::NoRoom(reason)) => return Err(failed(Cause::NoRoom, reason, false)),
+            Err(error) => {
+                return Err(failed(Cause::Ended, format!("the environment could not be started: {error}"), false));
             }
-            words.told()
         };
+        let log = self.listen(log);
         let starting = EnvironmentHandle::start(from, to, &specification, Some(self.budget.clone()), self.on_batch());
         let started = tokio::select! {
             biased;
             started = timeout(self.load_timeout, starting) => started,
             () = self.stop.cancelled() => {
                 life.end(Duration::ZERO).await;
-                return Life::Stopped;
+                return Err(Life::Stopped);
             }
         };
         let environment = match started {
@@ -217,30 +230,36 @@ impl Supervisor {
             Ok(Err(StartError::Load { message, permanent })) => {
                 life.end(EXIT_TIMEOUT).await;
                 tracing::warn!(function = name, reason = message, "a version could not be loaded");
-                return failed(Cause::Load, message, permanent);
+                return Err(failed(Cause::Load, message, permanent));
             }
             Ok(Err(error)) => {
                 let status = life.end(EXIT_TIMEOUT).await;
-                return failed(Cause::Ended, format!("{error} ({status}){}", last_words().await), false);
+                return Err(failed(Cause::Ended, format!("{error} ({status}){}", log.last_words().await), false));
             }
             Err(_) => {
                 life.end(Duration::ZERO).await;
                 let text = format!("not loaded within {} s", self.load_timeout.as_secs());
-                return failed(Cause::LoadTimeout, text, false);
+                return Err(failed(Cause::LoadTimeout, text, false));
             }
         };
-        let ready = Instant::now();
         let report = environment.report();
         if let Some((grant, bytes)) = self.grant.as_ref().zip(report.device_memory_bytes) {
             if let Err(no_room) = grant.resize(bytes) {
                 environment.cut();
                 life.end(EXIT_TIMEOUT).await;
                 let text = format!("it takes more device memory than it was given: {no_room}");
-                return failed(Cause::NoRoom, text, false);
+                return Err(failed(Cause::NoRoom, text, false));
             }
             // Should it be placed again, that is what it asks for.
             self.specification.accelerator.iter_mut().for_each(|accelerator| accelerator.memory_bytes = bytes);
         }
+        self.open(&environment, &specification, asked.elapsed());
+        Ok(Running { environment, life, log, leaving, ready: Instant::now() })
+    }
+
+    /// From now on it takes requests.
+    fn open(&mut self, environment: &Arc<EnvironmentHandle>, specification: &Specification, took: Duration) {
+        let (name, report) = (self.name(), environment.report());
         let (pid, load_ms, warmup_ms) = (report.pid, report.load_ms, report.warmup_ms);
         let device = self.grant.as_ref().map_or("cpu", Grant::uuid);
         tracing::info!(function = name, pid, load_ms, warmup_ms, device, "environment ready");
@@ -256,39 +275,88 @@ impl Supervisor {
         }
         *self.version.starts.lock() = Starts {
             since: None,
-            took: Some(asked.elapsed()),
+            took: Some(took),
             slots: environment.slots().limit(),
             workers: specification.workers as u32,
         };
-        self.version.metrics.environment_started(asked.elapsed());
-        self.add(&environment);
+        self.version.metrics.environment_started(took);
+        self.add(environment);
         self.set_state(VersionState::Ready);
         self.version.waiting.call(environment.slots().limit());
         if self.grant.is_some() {
             self.tries_elsewhere = TRIES_ELSEWHERE;
         }
-        tokio::select! {
-            biased;
-            () = self.watch_load() => {}
-            () = environment.lost() => {}
-            () = self.stop.cancelled() => {
-                if self.version.stop.is_cancelled() {
-                    self.set_state(VersionState::Unloading);
-                }
-                environment.drain();
-                // What it has is answered; then it ends by itself, or is ended.
-                let _ = timeout(self.drain_timeout, environment.lost()).await;
-                environment.cut();
-                self.remove(&environment);
-                life.end(EXIT_TIMEOUT).await;
-                return Life::Stopped;
+    }
+
+    /// Keeps an environment until it is lost or stopped. One that is to be somewhere else is started there first, and drained
+    /// here when that is ready.
+    async fn keep(&mut self, mut running: Running) -> Life {
+        let mut leaving: Option<BoxFuture<'static, ()>> = None;
+        let mut pause = BACKOFF_FIRST;
+        let stopped = loop {
+            let leaves = running.leaving.clone();
+            tokio::select! {
+                biased;
+                () = self.watch_load() => {}
+                () = running.environment.lost() => break false,
+                () = self.stop.cancelled() => break true,
+                () = ended(&mut leaving) => leaving = None,
+                () = cancelled(leaves), if leaving.is_none() => match self.begin().await {
+                    Ok(next) => {
+                        pause = BACKOFF_FIRST;
+                        let old = std::mem::replace(&mut running, next);
+                        tracing::info!(function = self.name(), "an environment has moved");
+                        leaving = Some(Box::pin(old.drain(self.version.clone(), self.drain_timeout)));
+                    }
+                    // It goes on where it is, for as long as it can.
+                    Err(life) => {
+                        let (function, why) = (self.name(), life.reason());
+                        tracing::warn!(function, why, "an environment that is to move cannot yet");
+                        tokio::select! {
+                            biased;
+                            () = running.environment.lost() => break false,
+                            () = self.stop.cancelled() => break true,
+                            () = sleep(pause) => pause = (pause * 2).min(BACKOFF_MAX),
+                        }
+                    }
+                },
             }
+        };
+        if stopped {
+            if self.version.stop.is_cancelled() {
+                self.set_state(VersionState::Unloading);
+            }
+            let drained = running.drain(self.version.clone(), self.drain_timeout);
+            tokio::join!(drained, ended_if(leaving));
+            self.tell_load();
+            return Life::Stopped;
         }
-        self.remove(&environment);
+        let Running { environment, mut life, log, ready, .. } = running;
+        remove(&self.version, &environment);
+        self.tell_load();
         self.set_state(VersionState::Restarting("the environment has ended".into()));
         let status = life.end(EXIT_TIMEOUT).await;
-        tracing::warn!(function = name, pid, status, "environment lost");
-        Life::Lost(format!("{status}{}", last_words().await), ready.elapsed())
+        let (function, pid) = (self.name(), environment.report().pid);
+        tracing::warn!(function, pid, status, "environment lost");
+        let lived = ready.elapsed();
+        let words = log.last_words().await;
+        ended_if(leaving).await;
+        Life::Lost(format!("{status}{words}"), lived)
+    }
+
+    /// Passes on what its process writes.
+    fn listen(&self, log: Option<Box<dyn AsyncRead + Send + Unpin>>) -> Log {
+        let (words, function) = (LastWords::default(), self.name());
+        let heard = words.clone();
+        let (journals, version) = (self.journals.clone(), self.version.clone());
+        let listening = log.map(|log| {
+            tokio::spawn(log::pass_on(log, move |line| {
+                heard.heard(line);
+                journals.add(&version.function, version.number, line);
+                tracing::info!(target: "environment", function, "{line}");
+            }))
+        });
+        Log { listening, words }
     }
 
     fn on_batch(&self) -> OnBatch {
@@ -330,14 +398,6 @@ impl Supervisor {
             list
         });
         self.version.metrics.environments(self.version.environments.load().len());
-    }
-
-    fn remove(&self, environment: &Arc<EnvironmentHandle>) {
-        self.version.environments.rcu(|list| {
-            list.iter().filter(|other| !Arc::ptr_eq(&other.handle, environment)).cloned().collect::<Vec<_>>()
-        });
-        self.version.metrics.environments(self.version.environments.load().len());
-        self.tell_load();
     }
 
     /// Says it to whoever reads the function's log.

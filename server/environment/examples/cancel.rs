@@ -35,9 +35,11 @@ async fn main() {
         isolation: IsolationPolicy::default(),
         device: None,
         accelerator: None,
+        cores: 1,
+        memory_bytes: 0,
         body_bytes_max: 1 << 20,
     };
-    let Started { from, to, life, .. } = launcher.start(&specification).unwrap();
+    let Started { from, to, life, .. } = launcher.start(&specification).await.unwrap();
     let environment = EnvironmentHandle::start(from, to, &specification, None, Box::new(|_| {})).await.unwrap();
     let call = |inputs: usize| {
         let environment = environment.clone();

@@ -29,7 +29,7 @@ pub use device::Device;
 pub use entry::{Load, run, serve};
 pub use handle::{CallAnswer, CallEnd, EnvironmentHandle, LoadReport, OnBatch, StartError};
 pub use isolation::enter as enter_isolation;
-pub use lifecycle::{Launch, Launched, Launcher, Life, Started};
+pub use lifecycle::{Ending, Launch, LaunchError, Launched, Launcher, Life, Started};
 pub use message::reason::OUT_OF_HOST_MEMORY;
 pub use rehearsal::{Act, Play, Scene, rehearse};
 pub use room::RoomError;

@@ -4,6 +4,8 @@
 //! as tasks instead ([`crate::rehearsal`]); all that is different for the supervisor is in [`Life`].
 
 use crate::specification::{IsolationPolicy, Specification};
+use async_trait::async_trait;
+use penstock_domain::Variables;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,14 +15,27 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// Starts environments.
+#[async_trait]
 pub trait Launch: Send + Sync {
-    /// Starts one. Errors: no descriptors, no processes, no such executable.
-    fn start(&self, specification: &Specification) -> io::Result<Started>;
+    /// Starts one; waits for room where there is to be some. Dropped, it is not wanted any more.
+    async fn start(&self, specification: &Specification) -> Result<Started, LaunchError>;
+}
+
+/// Why an environment was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// No descriptors, no processes, no such executable, no way to the instance.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// There is no instance for it.
+    #[error("{0}")]
+    NoRoom(String),
 }
 
 /// An environment that has been started, and this side of its link.
@@ -30,9 +45,11 @@ pub struct Started {
     /// What it is sent.
     pub to: Box<dyn AsyncWrite + Send + Unpin>,
     /// What it writes to standard error.
-    pub log: Option<ChildStderr>,
+    pub log: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// Ends when this is dropped.
     pub life: Life,
+    /// Cancelled when it is to be somewhere else: another is to be started, and then this one drained. `None` where it never is.
+    pub leaving: Option<CancellationToken>,
 }
 
 /// What an environment runs as.
@@ -41,6 +58,15 @@ pub enum Life {
     Process(Child),
     /// A task of this process.
     Task(JoinHandle<()>),
+    /// A process of an instance.
+    Elsewhere(Box<dyn Ending>),
+}
+
+/// What ends an environment that is not this process's own.
+#[async_trait]
+pub trait Ending: Send + Sync {
+    /// As [`Life::end`].
+    async fn end(&mut self, patience: Duration) -> String;
 }
 
 impl Life {
@@ -63,6 +89,7 @@ impl Life {
                     "aborted".into()
                 }
             },
+            Life::Elsewhere(other) => other.end(patience).await,
         }
     }
 }
@@ -104,29 +131,41 @@ impl Launcher {
     fn spawn(&self, program: &Path, policy: &IsolationPolicy) -> io::Result<Launched> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
+        let child = self.process(program, theirs.into(), &policy.variables)?;
+        Ok(Launched { child, link: UnixStream::from_std(ours)? })
+    }
+
+    /// The same on a link that there is already: a blocking socket, the process's end of it. `accelerated` is for the executable
+    /// for GPUs, where there is one.
+    pub fn launch_on(&self, link: OwnedFd, variables: &Variables, accelerated: bool) -> io::Result<Child> {
+        let program = self.accelerated.as_deref().filter(|_| accelerated).unwrap_or(&self.program);
+        self.process(program, link, variables)
+    }
+
+    fn process(&self, program: &Path, link: OwnedFd, variables: &Variables) -> io::Result<Child> {
         // What this process opens itself does not pass on; what a shell or a service manager left open would.
         close_fds::set_fds_cloexec(3, &[]);
-        let child = Command::new(program)
+        Command::new(program)
             .args(&self.arguments)
             .env_clear()
-            .envs(policy.variables.iter())
+            .envs(variables.iter())
             .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdin(Stdio::from(link))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .spawn()?;
-        Ok(Launched { child, link: UnixStream::from_std(ours)? })
+            .spawn()
     }
 }
 
+#[async_trait]
 impl Launch for Launcher {
-    fn start(&self, specification: &Specification) -> io::Result<Started> {
+    async fn start(&self, specification: &Specification) -> Result<Started, LaunchError> {
         let accelerated = specification.accelerator.as_ref().and(self.accelerated.as_deref());
         let program = accelerated.unwrap_or(&self.program);
         let Launched { mut child, link } = self.spawn(program, &specification.isolation)?;
         let (from, to) = link.into_split();
-        let log = child.stderr.take();
-        Ok(Started { from: Box::new(from), to: Box::new(to), log, life: Life::Process(child) })
+        let log = child.stderr.take().map(|log| Box::new(log) as Box<dyn AsyncRead + Send + Unpin>);
+        Ok(Started { from: Box::new(from), to: Box::new(to), log, life: Life::Process(child), leaving: None })
     }
 }

@@ -25,6 +25,12 @@ pub struct Specification {
     pub preparation_threads: usize,
     /// What it may touch.
     pub isolation: IsolationPolicy,
+    /// Of an instance: cores that it takes, and host memory, in bytes.
+    #[serde(default)]
+    pub cores: u32,
+    /// See `cores`.
+    #[serde(default)]
+    pub memory_bytes: u64,
     /// The device it shares with others; `None` where it has what it runs on for itself.
     #[serde(default)]
     pub device: Option<DeviceShare>,

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Delete(functions::Delete),
     /// Print what a function's environments said last, and what became of them.
     Logs(functions::Logs),
+    /// The instances that environments run on.
+    Instances(functions::Instances),
 }
 
 /// Where the server is, and how answers are printed.
@@ -62,7 +64,8 @@ pub(crate) fn run(command: Command, variable: &dyn Fn(&str) -> Option<String>, n
         | Command::Versions(functions::Versions { common, .. })
         | Command::Alias(functions::Alias { common, .. })
         | Command::Delete(functions::Delete { common, .. })
-        | Command::Logs(functions::Logs { common, .. }) => common.clone(),
+        | Command::Logs(functions::Logs { common, .. })
+        | Command::Instances(functions::Instances { common }) => common.clone(),
     };
     let done = (|| {
         let place = Where {
@@ -84,6 +87,7 @@ pub(crate) fn run(command: Command, variable: &dyn Fn(&str) -> Option<String>, n
                 Command::Alias(alias) => alias.run(&client).await,
                 Command::Delete(delete) => delete.run(&client).await,
                 Command::Logs(logs) => logs.run(&client).await,
+                Command::Instances(instances) => instances.run(&client).await,
             }
         })
     })();

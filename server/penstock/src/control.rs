@@ -3,10 +3,12 @@
 //! Called by `serve` at start.
 
 use crate::config::Config;
+use crate::instances;
 use crate::remote::Services;
 use penstock_control::names::Account;
 use penstock_control::{ControlOptions, ControlPlane};
 use penstock_dispatch::House;
+use penstock_instances::Fleet;
 use penstock_packages::{ContentStore, PackageError};
 use penstock_registry::store::{LocalStore, LocalStoreOptions, OpenError};
 use std::path::PathBuf;
@@ -29,6 +31,7 @@ pub(crate) fn open(
     config: &Config,
     services: Services,
     house: Arc<House>,
+    fleet: Option<Arc<Fleet>>,
 ) -> Result<Arc<ControlPlane>, ControlPlaneError> {
     let folder = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
     let store = LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?;
@@ -41,7 +44,9 @@ pub(crate) fn open(
         remote: services.remote,
         package_bytes_max: config.integer("packages.max_package_bytes"),
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
-        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+        cores: instances::vcpu_max(config)
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)),
+        fleet,
         environment_concurrency: config.integer_u32("environments.concurrency"),
         concurrency: config.integer_u32("limits.concurrency"),
         clock: now,

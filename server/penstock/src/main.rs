@@ -9,6 +9,7 @@ mod control;
 mod devices;
 mod fields;
 mod gpus;
+mod instances;
 mod keys;
 mod remote;
 mod roles;
@@ -74,6 +75,13 @@ enum Command {
     /// Be an execution environment on descriptor 0. Started by `serve`, not by people.
     #[command(hide = true)]
     Environment,
+    /// Be an instance, whose agent starts environments. Started by its capacity provider, not by people.
+    #[command(hide = true)]
+    Instance {
+        /// The executable for environments on a GPU.
+        #[arg(long, value_name = "FILE")]
+        accelerated: Option<std::path::PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -98,6 +106,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Environment => penstock_runtimes::environment(),
+        Command::Instance { accelerated } => instances::run(accelerated),
         Command::Client(command) => client::run(command, &variable, unix_time_s),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -167,6 +167,11 @@ pub(crate) fn specify(
             variables: Variables(variables),
             secrets,
         },
+        cores: u32::try_from(threads).unwrap_or(u32::MAX),
+        memory_bytes: settings
+            .penstock
+            .memory_limit_bytes
+            .unwrap_or_else(|| config.integer("instances.environment_memory_bytes")),
         device: settings.penstock.device.clone().map(|name| DeviceShare {
             name,
             weight: settings.penstock.device_weight.unwrap_or(1),
@@ -202,6 +207,8 @@ pub(crate) fn probe(config: &Config) -> Specification {
         workers: 1,
         preparation_threads: 1,
         isolation: IsolationPolicy { nice: config.integer("environments.nice") as i32, ..IsolationPolicy::default() },
+        cores: 1,
+        memory_bytes: 0,
         device: None,
         accelerator: None,
         body_bytes_max: 1 << 20,

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::gpus::Gpus;
 use crate::remote::Services;
 use crate::roles::Roles;
-use crate::{EXIT_FAILED, EXIT_USAGE, control, keys, remote, runtime};
+use crate::{EXIT_FAILED, EXIT_USAGE, control, instances, keys, remote, runtime};
 use penstock_admission::ByteBudget;
 use penstock_control::ControlPlane;
 use penstock_dispatch::{ControlMode, House, HouseOptions, ScalingPolicy};
@@ -19,6 +19,7 @@ use penstock_frontend::metrics::metrics_router;
 use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES, header_name};
 use penstock_frontend::request_id::RequestIds;
 use penstock_frontend::status::OverloadCodes;
+use penstock_instances::{Fleet, OnInstances};
 use penstock_telemetry::{LogFormat, Scrape};
 use std::io;
 use std::path::PathBuf;
@@ -120,10 +121,13 @@ async fn serve(config: Config, guard: Option<Guard>, roles: Roles, services: Ser
         .map_err(io::Error::other)?
     };
     let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
-    let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles)?);
+    let instances = CancellationToken::new();
+    let fleet = instances::open(&config, accelerators.as_ref().and_then(Accelerators::program), instances.clone())?;
+    let _ends_with_this = instances.drop_guard();
+    let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles, fleet.as_ref())?);
     let control = {
         let (config, house) = (config.clone(), house.clone());
-        tokio::task::spawn_blocking(move || control::open(&config, services, house))
+        tokio::task::spawn_blocking(move || control::open(&config, services, house, fleet))
             .await
             .map_err(io::Error::other)??
     };
@@ -160,6 +164,7 @@ fn house_options(
     budget: ByteBudget,
     accelerators: Option<Accelerators>,
     roles: Roles,
+    fleet: Option<&Arc<Fleet>>,
 ) -> io::Result<HouseOptions> {
     let mut repositories: Vec<PathBuf> = config.list("models.repository").iter().map(PathBuf::from).collect();
     if repositories.is_empty() {
@@ -172,10 +177,12 @@ fn house_options(
         repositories,
         control: ControlMode::parse(control).unwrap_or_default(),
         load_at_start,
-        launcher: Arc::new(Launcher {
-            accelerated: accelerators.as_ref().and_then(Accelerators::program),
-            ..launcher()?
-        }),
+        launcher: match fleet {
+            Some(fleet) => Arc::new(OnInstances(fleet.clone())),
+            None => {
+                Arc::new(Launcher { accelerated: accelerators.as_ref().and_then(Accelerators::program), ..launcher()? })
+            }
+        },
         placement: accelerators.as_ref().map(|accelerators| accelerators.placement.clone()),
         concurrency: config.integer_u32("limits.concurrency"),
         function_concurrency: config.integer_u32("functions.concurrency"),

@@ -50,12 +50,14 @@ fn imports_point_one_way() {
                 "penstock-packages",
                 "penstock-repository",
                 "penstock-dispatch",
+                "penstock-instances",
                 "penstock-router",
                 "penstock-remote",
             ],
         ),
         ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),
         ("penstock-capacity", &["penstock-domain"]),
+        ("penstock-instances", &["penstock-domain", "penstock-scaler", "penstock-environment", "penstock-telemetry"]),
         (
             "penstock-dispatch",
             &[

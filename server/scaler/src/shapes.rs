@@ -1,9 +1,10 @@
 //! Machines and what is put on them: shapes, needs, and which types a capacity provider may buy. Pure facts.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A processor's instruction set.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Architecture {
     /// x86_64.
     X86,
@@ -25,7 +26,7 @@ pub struct Needs {
 }
 
 /// What an instance has.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Shape {
     /// Virtual cores.
     pub vcpu: u32,
@@ -66,12 +67,25 @@ pub(crate) struct Room {
 const AGENT_VCPU: u32 = 1;
 const AGENT_MEMORY_MIB: u64 = 1024;
 
+impl Shape {
+    /// What is left for environments: cores, and host memory in MiB.
+    pub fn for_environments(&self) -> (u32, u64) {
+        (self.vcpu.saturating_sub(AGENT_VCPU), self.memory_mib.saturating_sub(AGENT_MEMORY_MIB))
+    }
+}
+
+impl Architecture {
+    /// This program's own.
+    pub const OWN: Self = if cfg!(target_arch = "aarch64") { Self::Arm } else { Self::X86 };
+}
+
 impl Room {
     /// Of an instance without environments.
     pub(crate) fn of(shape: &Shape) -> Self {
+        let (vcpu, memory_mib) = shape.for_environments();
         Self {
-            vcpu: shape.vcpu.saturating_sub(AGENT_VCPU),
-            memory_mib: shape.memory_mib.saturating_sub(AGENT_MEMORY_MIB),
+            vcpu,
+            memory_mib,
             devices: vec![shape.device_memory_mib; shape.devices as usize],
             architecture: shape.architecture,
         }

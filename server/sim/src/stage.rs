@@ -4,8 +4,9 @@
 
 use crate::model::{Echo, number};
 use crate::script::{Fault, Script};
+use async_trait::async_trait;
 use parking_lot::Mutex;
-use penstock_environment::{Act, Launch, Life, Play, Scene, Specification, Started, rehearse};
+use penstock_environment::{Act, Launch, LaunchError, Life, Play, Scene, Specification, Started, rehearse};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::io;
@@ -127,8 +128,9 @@ impl Stage {
 /// Starts environments on a stage.
 pub(crate) struct Troupe(pub(crate) Arc<Stage>);
 
+#[async_trait]
 impl Launch for Troupe {
-    fn start(&self, specification: &Specification) -> io::Result<Started> {
+    async fn start(&self, specification: &Specification) -> Result<Started, LaunchError> {
         let (near, far) = tokio::io::duplex(LINK_BYTES);
         let (from, to) = tokio::io::split(far);
         let cut = Arc::<AtomicBool>::default();
@@ -142,7 +144,7 @@ impl Launch for Troupe {
         });
         self.0.state.lock().alive.push(Alive { task: task.abort_handle(), cut: cut.clone() });
         let (from, to) = tokio::io::split(Wire { near, cut, deaf: self.0.deaf });
-        Ok(Started { from: Box::new(from), to: Box::new(to), log: None, life: Life::Task(task) })
+        Ok(Started { from: Box::new(from), to: Box::new(to), log: None, life: Life::Task(task), leaving: None })
     }
 }
 

@@ -130,6 +130,17 @@ declare! {
         "Changes of the number of a version's execution environments by its load, up or down, and why.");
     ENVIRONMENT_START = gauge("penstock_environment_start_seconds", Unit::Seconds,
         "From asking for an execution environment to its being ready, the last time.");
+    // Labels: state.
+    INSTANCES = gauge("penstock_instances", Unit::Count,
+        "Instances of the capacity provider: launching, ready (they take environments), draining.");
+    INSTANCES_VCPU = gauge("penstock_instances_vcpu", Unit::Count,
+        "Virtual cores of all instances, those that are launching included.");
+    // Labels: event.
+    INSTANCE_EVENTS = counter("penstock_instance_events_total", Unit::Count,
+        "What happened to instances: launched, ready, not_joined, and why those that are gone are (given_up, refused, lost, \
+         empty, aged, unhealthy).");
+    INSTANCE_START = gauge("penstock_instance_start_seconds", Unit::Seconds,
+        "From asking for an instance to its being ready, the last time.");
     ENVIRONMENT_RESTARTS = counter("penstock_environment_restarts_total", Unit::Count,
         "Execution environments started again after one ended unasked.");
     ENVIRONMENT_RESIDENT = gauge("penstock_environment_resident_bytes", Unit::Bytes,

@@ -101,6 +101,13 @@ fn record_devices() {
     device_granted("GPU-1", 1 << 30);
 }
 
+/// One instance is ready.
+fn record_instances() {
+    crate::instances(&[("ready", 1)], 4);
+    crate::instance_event("ready");
+    crate::instance_started(Duration::from_millis(200));
+}
+
 #[test]
 fn devices_tell_what_they_can() {
     let text = scrape(record_devices);
@@ -128,6 +135,7 @@ fn declared_is_recorded_and_recorded_is_declared() {
     let mut version = None;
     let text = scrape(|| {
         record_devices();
+        record_instances();
         version = Some(record_everything());
     });
     let declared: BTreeSet<(&str, &str)> = names::ALL

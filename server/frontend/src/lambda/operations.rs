@@ -113,6 +113,11 @@ pub(super) async fn function_log(State(door): State<Arc<Door>>, params: RawPathP
     told(StatusCode::OK, &control(&door)?.function_log(&function(&door, &params, &uri)?, after).await?)
 }
 
+/// Where instances stand.
+pub(super) async fn instances(State(door): State<Arc<Door>>) -> Told {
+    told(StatusCode::OK, &control(&door)?.instances())
+}
+
 /// What GetFunction's `Location` leads to: the package as a ZIP.
 pub(super) async fn get_code(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
     let zip = control(&door)?.export_code(&function(&door, &params, &uri)?).await?;

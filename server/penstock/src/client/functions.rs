@@ -80,6 +80,13 @@ pub(crate) struct Logs {
     pub(super) common: Common,
 }
 
+/// Lists the instances.
+#[derive(Args)]
+pub(crate) struct Instances {
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
 /// All entries of a list, over its pages.
 async fn all(client: &Client, path: &str, name: &str) -> Result<Vec<Value>, ClientError> {
     let (mut entries, mut marker) = (Vec::new(), None::<String>);
@@ -122,6 +129,24 @@ impl List {
         print(self.common.json, functions, &["NAME", "RUNTIME", "SIZE", "MODIFIED", "DESCRIPTION"], |function| {
             let told = |name| text(function, name);
             vec![told("FunctionName"), told("Runtime"), bytes(function), told("LastModified"), told("Description")]
+        });
+        Ok(())
+    }
+}
+
+impl Instances {
+    pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
+        let instances = all(client, "/2026-11-26/instances", "Instances").await?;
+        let heads = ["INSTANCE", "TYPE", "STATE", "VCPU", "MEMORY", "AGE", "ENVIRONMENTS"];
+        print(self.common.json, instances, &heads, |instance| {
+            let told = |name| text(instance, name);
+            let age = instance.get("AgeSeconds").and_then(Value::as_f64).unwrap_or_default();
+            let environments = instance.get("Environments").and_then(Value::as_object);
+            let each = environments.into_iter().flatten().map(|(version, count)| format!("{count} x {version}"));
+            let memory = format!("{} MiB", told("MemoryMiB"));
+            let environments = each.collect::<Vec<_>>().join(", ");
+            let (id, of_type, state) = (told("InstanceId"), told("InstanceType"), told("State"));
+            vec![id, of_type, state, told("VCpu"), memory, format!("{age:.0} s"), environments]
         });
         Ok(())
     }

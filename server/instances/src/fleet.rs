@@ -1,0 +1,367 @@
+//! The fleet of one provider: keeps the roster, asks the provider, listens to agents, and gives room to whoever starts
+//! environments.
+//!
+//! Opened by the composition root; environments are started by dispatch's supervisors through [`penstock_environment::Launch`]
+//! (see `launch`). Never inside a request. The roster's lock is never held across a wait.
+
+use crate::protocol::{FromAgent, Join, ToAgent, Told, read, write};
+use crate::provider::Provider;
+use crate::roster::{Action, Deadlines, Gone, Roster};
+use crate::view::InstanceView;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
+use penstock_scaler::{InstanceType, Needs, Rules, Stage, Why};
+use penstock_telemetry::{instance_event, instance_started};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How often the roster is looked at when nothing happens.
+const TICK: Duration = Duration::from_millis(500);
+/// How long an agent may take to say who it is.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages that wait for an agent.
+const WAITING_MAX: usize = 256;
+
+/// How a fleet is set up.
+pub struct FleetOptions {
+    /// What may be bought.
+    pub rules: Rules,
+    /// What can be bought at all.
+    pub types: Vec<InstanceType>,
+    /// How long things may take.
+    pub deadlines: Deadlines,
+    /// A folder of its own, for its sockets: removed and made anew.
+    pub folder: PathBuf,
+    /// The disk that instances must not find full.
+    pub disk: PathBuf,
+    /// Makes what lets an instance join: nobody may guess it.
+    pub token: fn() -> io::Result<String>,
+}
+
+/// Instances, and environments on them.
+pub struct Fleet {
+    options: FleetOptions,
+    provider: Arc<dyn Provider>,
+    roster: Mutex<Roster>,
+    /// Those that wait for room.
+    seekers: Mutex<HashMap<u64, oneshot::Sender<Result<Seat, Why>>>>,
+    environments: Mutex<HashMap<u64, Begun>>,
+    agents: Mutex<BTreeMap<String, mpsc::Sender<ToAgent>>>,
+    wake: Notify,
+    stop: CancellationToken,
+}
+
+/// Room that was given.
+pub(crate) struct Seat {
+    pub(crate) instance: String,
+    pub(crate) address: PathBuf,
+}
+
+/// An environment that was begun, as the fleet knows it.
+pub(crate) struct Begun {
+    pub(crate) instance: String,
+    /// To end its link if its instance is lost: its process may live on.
+    pub(crate) link: StdUnixStream,
+    /// Where its log goes; `None` once it has ended.
+    pub(crate) log: Option<mpsc::Sender<Vec<u8>>>,
+    pub(crate) ended: Option<oneshot::Sender<String>>,
+    /// It is to be somewhere else.
+    pub(crate) leaving: CancellationToken,
+}
+
+impl Begun {
+    /// It has ended, and says nothing any more.
+    fn end(&mut self, status: String) {
+        self.log = None;
+        // Whoever started it may have left.
+        let _ = self.ended.take().map(|ended| ended.send(status));
+    }
+}
+
+impl Fleet {
+    /// Opens a fleet that has no instances yet. Errors: its folder cannot be made, or not listened in.
+    pub fn open(options: FleetOptions, provider: Arc<dyn Provider>, stop: CancellationToken) -> io::Result<Arc<Self>> {
+        match std::fs::remove_dir_all(&options.folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::fs::create_dir_all(&options.folder)?;
+        // Who may connect here may have environments started.
+        std::fs::set_permissions(&options.folder, std::fs::Permissions::from_mode(0o700))?;
+        let listener = UnixListener::bind(options.folder.join("fleet.sock"))?;
+        let roster = Roster::new(options.rules.clone(), options.types.clone(), options.deadlines);
+        let fleet = Arc::new(Self {
+            options,
+            provider,
+            roster: Mutex::new(roster),
+            seekers: Mutex::default(),
+            environments: Mutex::default(),
+            agents: Mutex::default(),
+            wake: Notify::new(),
+            stop,
+        });
+        tokio::spawn(fleet.clone().listen(listener));
+        tokio::spawn(fleet.clone().follow());
+        Ok(fleet)
+    }
+
+    /// Where instances stand.
+    pub fn instances(&self) -> Vec<InstanceView> {
+        let now = Instant::now().into_std();
+        self.roster.lock().instances().iter().map(|(id, entry)| InstanceView::of(id, entry, now)).collect()
+    }
+
+    /// Room for one environment, on an instance that is ready: waits for one. Errors: there can be none.
+    pub(crate) async fn seek(&self, version: String, needs: Needs) -> Result<(Seat, Lease<'_>), Why> {
+        let (give, given) = oneshot::channel();
+        let lease = {
+            let mut roster = self.roster.lock();
+            let number = roster.seek(version, needs);
+            self.seekers.lock().insert(number, give);
+            Lease { fleet: self, number }
+        };
+        self.wake.notify_one();
+        match given.await {
+            Ok(seat) => seat.map(|seat| (seat, lease)),
+            Err(_) => Err(Why::Unavailable),
+        }
+    }
+
+    pub(crate) fn release(&self, lease: u64) {
+        self.seekers.lock().remove(&lease);
+        self.environments.lock().remove(&lease);
+        self.roster.lock().release(lease, Instant::now().into_std());
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn begun(&self, lease: u64, begun: Begun) {
+        self.environments.lock().insert(lease, begun);
+    }
+
+    /// Tells the agent that has an environment; whether there is one.
+    pub(crate) async fn tell_about(&self, lease: u64, message: ToAgent) -> bool {
+        let instance = self.environments.lock().get(&lease).map(|begun| begun.instance.clone());
+        let agent = instance.and_then(|instance| self.agents.lock().get(&instance).cloned());
+        match agent {
+            Some(agent) => agent.send(message).await.is_ok(),
+            None => false,
+        }
+    }
+
+    async fn follow(self: Arc<Self>) {
+        while !self.stop.is_cancelled() {
+            let actions = self.roster.lock().decide(Instant::now().into_std());
+            for action in actions {
+                self.carry_out(action);
+            }
+            self.count();
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                // Whether there is anything to do is seen by looking.
+                _ = timeout(TICK, self.wake.notified()) => {}
+            }
+        }
+    }
+
+    fn count(&self) {
+        let roster = self.roster.lock();
+        let stages = [("launching", Stage::Launching), ("ready", Stage::Ready), ("draining", Stage::Draining)];
+        let of = |stage: Stage| roster.instances().values().filter(|entry| entry.stage == stage).count();
+        let vcpu: u32 = roster.instances().values().map(|entry| entry.shape.vcpu).sum();
+        penstock_telemetry::instances(&stages.map(|(name, stage)| (name, of(stage))), vcpu);
+    }
+
+    fn carry_out(self: &Arc<Self>, action: Action) {
+        match action {
+            Action::Launch { id, instance_type, shape, zone } => {
+                tracing::info!(instance = id, instance_type, zone, "an instance is launched");
+                instance_event("launched");
+                let told = match (self.options.token)() {
+                    Ok(token) => Told {
+                        fleet: self.options.folder.join("fleet.sock"),
+                        listen: self.options.folder.join(format!("{id}.sock")),
+                        disk: self.options.disk.clone(),
+                        id: id.clone(),
+                        token,
+                        shape,
+                    },
+                    Err(error) => {
+                        tracing::error!(instance = id, %error, "an instance has no token");
+                        return self.gone(&id);
+                    }
+                };
+                self.roster.lock().expect(&id, told.token.clone());
+                let fleet = self.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = fleet.provider.launch(&instance_type, &zone, &told).await {
+                        tracing::warn!(instance = told.id, instance_type, zone, %error, "an instance cannot be launched");
+                        fleet.gone(&told.id);
+                    }
+                });
+            }
+            Action::Give { seeker, id, address } => self.answer(seeker, Ok(Seat { instance: id, address })),
+            Action::Refuse { seeker, why } => self.answer(seeker, Err(why)),
+            Action::Leave { lease } => {
+                if let Some(begun) = self.environments.lock().get(&lease) {
+                    begun.leaving.cancel();
+                }
+            }
+            Action::Stop { id } => {
+                let agent = self.agents.lock().get(&id).cloned();
+                // If it cannot be told, its deadline ends it.
+                let _ = agent.map(|agent| agent.try_send(ToAgent::Stop));
+            }
+            Action::Terminate { id, leases, why } => self.terminate(id, leases, why),
+        }
+    }
+
+    fn answer(&self, seeker: u64, answer: Result<Seat, Why>) {
+        let waits = self.seekers.lock().remove(&seeker);
+        // One that has left since gives its room back by itself.
+        let _ = waits.map(|waits| waits.send(answer));
+    }
+
+    fn terminate(self: &Arc<Self>, id: String, leases: Vec<u64>, why: Gone) {
+        let (reason, environments) = (why.name(), leases.len());
+        match why {
+            Gone::Empty | Gone::Aged => tracing::info!(instance = id, reason, "an instance is gone"),
+            _ => tracing::warn!(instance = id, reason, environments, "an instance is gone"),
+        }
+        instance_event(reason);
+        self.agents.lock().remove(&id);
+        for lease in leases {
+            let mut environments = self.environments.lock();
+            let Some(begun) = environments.get_mut(&lease) else { continue };
+            // Its supervisor finds the link at its end.
+            let _ = begun.link.shutdown(std::net::Shutdown::Both);
+            begun.end(format!("its instance {id} is gone: {reason}"));
+        }
+        let _ = std::fs::remove_file(self.options.folder.join(format!("{id}.sock")));
+        let fleet = self.clone();
+        tokio::spawn(async move { fleet.provider.terminate(&id).await });
+    }
+
+    fn gone(self: &Arc<Self>, id: &str) {
+        let action = self.roster.lock().gone(id, Instant::now().into_std());
+        if let Some(action) = action {
+            self.carry_out(action);
+        }
+        self.wake.notify_one();
+    }
+
+    async fn listen(self: Arc<Self>, listener: UnixListener) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => drop(tokio::spawn(self.clone().attend(stream))),
+                    Err(error) => {
+                        tracing::warn!(%error, "an agent could not connect");
+                        tokio::time::sleep(TICK).await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// One agent, for as long as its connection lasts.
+    async fn attend(self: Arc<Self>, stream: UnixStream) {
+        let (mut from, mut to) = stream.into_split();
+        let Ok(Ok(FromAgent::Join(join))) = timeout(GREETING_TIMEOUT, read(&mut from)).await else { return };
+        let Join { id, token, pid, address } = join;
+        let expected = self.options.folder.join(format!("{id}.sock"));
+        let joined = match address == expected {
+            true => self.roster.lock().join(&id, &token, pid, address, Instant::now().into_std()),
+            false => Err("its address is another"),
+        };
+        let took = match joined {
+            Ok(took) => took,
+            Err(why) => {
+                tracing::warn!(instance = id, pid, why, "an agent may not join");
+                return instance_event("not_joined");
+            }
+        };
+        tracing::info!(instance = id, pid, took_ms = took.as_millis() as u64, "an instance is ready");
+        instance_started(took);
+        instance_event("ready");
+        let (tell, mut told) = mpsc::channel(WAITING_MAX);
+        self.agents.lock().insert(id.clone(), tell);
+        let telling = tokio::spawn(async move {
+            write(&mut to, &ToAgent::Welcome).await?;
+            while let Some(message) = told.recv().await {
+                write(&mut to, &message).await?;
+            }
+            to.shutdown().await
+        });
+        self.wake.notify_one();
+        while let Ok(message) = read::<FromAgent>(&mut from).await {
+            self.hear(&id, message).await;
+        }
+        telling.abort();
+        self.gone(&id);
+    }
+
+    async fn hear(&self, id: &str, message: FromAgent) {
+        match message {
+            FromAgent::Join(_) => {}
+            FromAgent::Beat(beat) => {
+                let is_unhealthy = beat.unhealthy.is_some();
+                self.roster.lock().beat(id, beat, Instant::now().into_std());
+                if is_unhealthy {
+                    self.wake.notify_one();
+                }
+            }
+            FromAgent::Log { environment, piece } => {
+                let log = self.environments.lock().get(&environment).and_then(|begun| begun.log.clone());
+                if let Some((log, piece)) = log.zip(STANDARD.decode(piece).ok()) {
+                    // A log that is not read is not kept.
+                    let _ = log.try_send(piece);
+                }
+            }
+            FromAgent::Ended { environment, status } => {
+                if let Some(begun) = self.environments.lock().get_mut(&environment) {
+                    begun.end(status);
+                }
+            }
+        }
+    }
+
+    /// Where its sockets are.
+    pub fn folder(&self) -> &Path {
+        &self.options.folder
+    }
+}
+
+/// Room on an instance, or a place among those that wait for it; given back when dropped.
+pub(crate) struct Lease<'a> {
+    fleet: &'a Fleet,
+    pub(crate) number: u64,
+}
+
+impl Lease<'_> {
+    /// From now on somebody else gives it back.
+    pub(crate) fn keep(self) -> u64 {
+        let number = self.number;
+        std::mem::forget(self);
+        number
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.fleet.release(self.number);
+    }
+}

@@ -1,0 +1,114 @@
+//! What a fleet and the agent of an instance say to each other, and how.
+//!
+//! Each message is its length (32 bits, little endian) and JSON. A few a second: the requests themselves go over the links of
+//! environments, which are connections of their own. Called by both sides; does nothing by itself.
+
+use penstock_domain::Variables;
+use penstock_scaler::Shape;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::PathBuf;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Most bytes of a message: a piece of a log in base64, or the variables of an environment.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// What the provider tells the instance that it launches, on its standard input.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// Its name.
+    pub id: String,
+    /// Lets it join, once.
+    pub token: String,
+    /// Where the fleet listens.
+    pub fleet: PathBuf,
+    /// Where it is to listen itself.
+    pub listen: PathBuf,
+    /// What it has.
+    pub shape: Shape,
+    /// The disk that must not be full.
+    pub disk: PathBuf,
+}
+
+/// The first message of an agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Join {
+    pub(crate) id: String,
+    pub(crate) token: String,
+    pub(crate) pid: u32,
+    /// Where environments are begun.
+    pub(crate) address: PathBuf,
+}
+
+/// What an agent says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum FromAgent {
+    Join(Join),
+    Beat(Beat),
+    /// A piece of what an environment wrote to its standard error, in base64.
+    Log {
+        environment: u64,
+        piece: String,
+    },
+    /// An environment has ended, or was not begun.
+    Ended {
+        environment: u64,
+        status: String,
+    },
+}
+
+/// That it lives, and how it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Beat {
+    /// Environments that run.
+    pub environments: u32,
+    /// Memory of the machine that is free, in MiB.
+    pub memory_free_mib: u64,
+    /// Runnable processes of the machine, on average over a minute.
+    pub load: f64,
+    /// Why it should not be used any more.
+    pub unhealthy: Option<String>,
+}
+
+/// What an agent is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum ToAgent {
+    /// It has joined.
+    Welcome,
+    /// An environment is to end: by itself within this time, or else it is killed.
+    End { environment: u64, patience_ms: u64 },
+    /// The instance is not needed any more.
+    Stop,
+}
+
+/// The first message on a connection that is to be the link of an environment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Begin {
+    pub(crate) environment: u64,
+    pub(crate) variables: Variables,
+    /// It needs the executable for GPUs.
+    pub(crate) accelerated: bool,
+    pub(crate) vcpu: u32,
+    pub(crate) memory_mib: u64,
+}
+
+pub(crate) async fn write<T: Serialize>(to: &mut (impl AsyncWrite + Unpin), message: &T) -> io::Result<()> {
+    let json = serde_json::to_vec(message).map_err(io::Error::other)?;
+    let bytes = u32::try_from(json.len()).map_err(io::Error::other)?;
+    let mut framed = bytes.to_le_bytes().to_vec();
+    framed.extend(json);
+    to.write_all(&framed).await
+}
+
+/// The next message; what follows it stays where it is.
+pub(crate) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<T> {
+    let bytes = from.read_u32_le().await? as usize;
+    if bytes > MESSAGE_BYTES_MAX {
+        let text = format!("a message of {bytes} bytes; at most {MESSAGE_BYTES_MAX} are read");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    let mut json = vec![0; bytes];
+    from.read_exact(&mut json).await?;
+    serde_json::from_slice(&json).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

@@ -1,0 +1,409 @@
+//! The roster: which instances there are, where each stands, and who has room on which. Pure: `now` is an argument, and what
+//! is to be done is told as [`Action`]s.
+//!
+//! ```text
+//! wanted -> launching -> ready -> draining -> gone
+//!             |            |         |
+//!             +- given up  +- lost   +- ended by force, each after its deadline
+//! ```
+//!
+//! Called by the fleet alone. Which instances there are to be is the scaler's word ([`plan_instances`]); what happens to each
+//! is decided here.
+
+use crate::protocol::Beat;
+use penstock_scaler::{
+    Held, Instance, InstanceType, Launch, Needs, Rules, Shape, Stage, Unavailable, Why, Wish, plan_instances,
+};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long a type is left alone in a zone after one of it was not ready in time: first and longest; it doubles.
+const AWAY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// Between two signs of life.
+    pub beat: Duration,
+    /// From the beginning of a drain to its end.
+    pub drain: Duration,
+    /// From being told to stop to being gone.
+    pub stop: Duration,
+    /// After which an instance is replaced; `None` for never.
+    pub age: Option<Duration>,
+}
+
+/// Why an instance went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gone {
+    /// It was not ready in time.
+    GivenUp,
+    /// It could not be launched.
+    Refused,
+    /// No sign of life, or its connection ended.
+    Lost,
+    /// It was empty for long.
+    Empty,
+    /// It was as old as it may become.
+    Aged,
+    /// It said itself that it should not be used.
+    Unhealthy,
+}
+
+impl Gone {
+    /// For logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Gone::GivenUp => "given_up",
+            Gone::Refused => "refused",
+            Gone::Lost => "lost",
+            Gone::Empty => "empty",
+            Gone::Aged => "aged",
+            Gone::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// What the fleet is to do.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Action {
+    /// Have the provider launch one.
+    Launch { id: String, instance_type: String, shape: Shape, zone: String },
+    /// Give room on an instance to one that waits.
+    Give { seeker: u64, id: String, address: PathBuf },
+    /// Tell one that waits that there is none.
+    Refuse { seeker: u64, why: Why },
+    /// Tell one that has room to look for other room.
+    Leave { lease: u64 },
+    /// Tell the agent to stop.
+    Stop { id: String },
+    /// End it by force.
+    Terminate { id: String, leases: Vec<u64>, why: Gone },
+}
+
+/// One instance.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) instance_type: String,
+    pub(crate) shape: Shape,
+    pub(crate) zone: String,
+    pub(crate) stage: Stage,
+    pub(crate) since: Instant,
+    pub(crate) launched: Instant,
+    pub(crate) heard: Instant,
+    pub(crate) beat: Beat,
+    pub(crate) pid: Option<u32>,
+    pub(crate) leases: BTreeMap<u64, (String, Needs)>,
+    token: Option<String>,
+    address: Option<PathBuf>,
+    empty_since: Option<Instant>,
+    /// Why it drains.
+    leaving: Option<Gone>,
+    /// When it was told to stop.
+    stopped: Option<Instant>,
+}
+
+struct Seeker {
+    version: String,
+    needs: Needs,
+    place: Option<String>,
+}
+
+/// All of a provider's instances.
+pub(crate) struct Roster {
+    rules: Rules,
+    types: Vec<InstanceType>,
+    deadlines: Deadlines,
+    instances: BTreeMap<String, Entry>,
+    seekers: BTreeMap<u64, Seeker>,
+    away: BTreeMap<(String, String), (Instant, u32)>,
+    next: u64,
+}
+
+impl Roster {
+    pub(crate) fn new(rules: Rules, types: Vec<InstanceType>, deadlines: Deadlines) -> Self {
+        let (instances, seekers, away) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { rules, types, deadlines, instances, seekers, away, next: 1 }
+    }
+
+    pub(crate) fn instances(&self) -> &BTreeMap<String, Entry> {
+        &self.instances
+    }
+
+    /// Somebody wants room for an environment.
+    pub(crate) fn seek(&mut self, version: String, needs: Needs) -> u64 {
+        let seeker = self.next;
+        self.next += 1;
+        self.seekers.insert(seeker, Seeker { version, needs, place: None });
+        seeker
+    }
+
+    /// Room is not wanted any more, had or not.
+    pub(crate) fn release(&mut self, lease: u64, now: Instant) {
+        self.seekers.remove(&lease);
+        for entry in self.instances.values_mut() {
+            if entry.leases.remove(&lease).is_some() && entry.leases.is_empty() {
+                entry.empty_since = Some(now);
+            }
+        }
+    }
+
+    /// What lets an instance join.
+    pub(crate) fn expect(&mut self, id: &str, token: String) {
+        if let Some(entry) = self.instances.get_mut(id) {
+            entry.token = Some(token);
+        }
+    }
+
+    /// An agent says that it is an instance's: how long its launch took. Errors: why it is not believed.
+    pub(crate) fn join(
+        &mut self,
+        id: &str,
+        token: &str,
+        pid: u32,
+        address: PathBuf,
+        now: Instant,
+    ) -> Result<Duration, &'static str> {
+        let Some(entry) = self.instances.get_mut(id) else { return Err("nobody launched it") };
+        match entry.token.take() {
+            None => return Err("its token was used"),
+            Some(known) if known != token => {
+                entry.token = Some(known);
+                return Err("its token is another");
+            }
+            Some(_) if entry.stage != Stage::Launching => return Err("it is too late"),
+            Some(_) => {}
+        }
+        (entry.stage, entry.since, entry.heard) = (Stage::Ready, now, now);
+        (entry.pid, entry.address) = (Some(pid), Some(address));
+        entry.empty_since = entry.leases.is_empty().then_some(now);
+        self.away.remove(&(entry.instance_type.clone(), entry.zone.clone()));
+        Ok(now.saturating_duration_since(entry.launched))
+    }
+
+    /// A sign of life.
+    pub(crate) fn beat(&mut self, id: &str, beat: Beat, now: Instant) {
+        if let Some(entry) = self.instances.get_mut(id) {
+            (entry.heard, entry.beat) = (now, beat);
+        }
+    }
+
+    /// One could not be launched, or its process or connection has ended: whoever has room there has to leave. `None` if that
+    /// is known already.
+    pub(crate) fn gone(&mut self, id: &str, now: Instant) -> Option<Action> {
+        let why = match self.instances.get(id)? {
+            Entry { stage: Stage::Launching, .. } => Gone::Refused,
+            Entry { leaving: Some(why), stopped: Some(_), .. } => *why,
+            _ => Gone::Lost,
+        };
+        Some(self.terminate(id, why, now))
+    }
+
+    fn terminate(&mut self, id: &str, why: Gone, now: Instant) -> Action {
+        let mut leases = Vec::new();
+        if let Some(entry) = self.instances.remove(id) {
+            leases.extend(entry.leases.into_keys());
+            if matches!(why, Gone::GivenUp | Gone::Refused) {
+                let away = self.away.entry((entry.instance_type, entry.zone)).or_insert((now, 0));
+                *away = (now + (AWAY.0 * 2u32.pow(away.1.min(8))).min(AWAY.1), away.1 + 1);
+            }
+        }
+        let there = self.seekers.values_mut().filter(|seeker| seeker.place.as_deref() == Some(id));
+        there.for_each(|seeker| seeker.place = None);
+        Action::Terminate { id: id.to_owned(), leases, why }
+    }
+
+    /// What is to be done now.
+    pub(crate) fn decide(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = self.end_overdue(now);
+        actions.extend(self.begin_drains(now));
+        actions.extend(self.plan(now));
+        actions.extend(self.give(now));
+        actions
+    }
+
+    /// Those that are past a deadline.
+    fn end_overdue(&mut self, now: Instant) -> Vec<Action> {
+        let Deadlines { beat, drain, stop, .. } = self.deadlines;
+        let past = |at: Instant, limit| now.saturating_duration_since(at) > limit;
+        let overdue = |entry: &Entry| match entry.stage {
+            Stage::Launching if past(entry.since, self.rules.start_timeout) => Some(Gone::GivenUp),
+            Stage::Launching => None,
+            _ if past(entry.heard, beat) => Some(Gone::Lost),
+            Stage::Ready => None,
+            Stage::Draining if entry.stopped.is_some_and(|at| past(at, stop)) => entry.leaving,
+            Stage::Draining if past(entry.since, drain) => entry.leaving,
+            Stage::Draining => None,
+        };
+        let found = self.instances.iter().filter_map(|(id, entry)| Some((id.clone(), overdue(entry)?)));
+        let found: Vec<(String, Gone)> = found.collect();
+        found.into_iter().map(|(id, why)| self.terminate(&id, why, now)).collect()
+    }
+
+    /// Those that are to be replaced: one after the other by age, at once if they say that something is wrong. And those that
+    /// have drained stop.
+    fn begin_drains(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut draining = self.instances.values().filter(|entry| entry.stage == Stage::Draining).count();
+        let mut vcpu: u32 = self.instances.values().map(|entry| entry.shape.vcpu).sum();
+        let old =
+            |entry: &Entry| self.deadlines.age.is_some_and(|age| now.saturating_duration_since(entry.launched) >= age);
+        for (id, entry) in &mut self.instances {
+            let why = match entry.stage {
+                Stage::Ready if entry.beat.unhealthy.is_some() => Gone::Unhealthy,
+                // A new one has to fit beside it.
+                Stage::Ready if old(entry) && draining == 0 => {
+                    let fits = entry.leases.is_empty() || vcpu + entry.shape.vcpu <= self.rules.vcpu_max;
+                    if !fits {
+                        continue;
+                    }
+                    vcpu += entry.shape.vcpu;
+                    Gone::Aged
+                }
+                Stage::Draining if entry.leases.is_empty() && entry.stopped.is_none() => {
+                    entry.stopped = Some(now);
+                    actions.push(Action::Stop { id: id.clone() });
+                    continue;
+                }
+                _ => continue,
+            };
+            draining += 1;
+            (entry.stage, entry.since, entry.leaving) = (Stage::Draining, now, Some(why));
+            actions.extend(entry.leases.keys().map(|lease| Action::Leave { lease: *lease }));
+            let there = self.seekers.values_mut().filter(|seeker| seeker.place.as_ref() == Some(id));
+            there.for_each(|seeker| seeker.place = None);
+        }
+        actions
+    }
+
+    fn plan(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let unavailable: Unavailable =
+            self.away.iter().filter(|(_, (until, _))| *until > now).map(|(key, _)| key.clone()).collect();
+        let (wishes, instances) = (self.wishes(), self.as_planned());
+        let fleet = plan_instances(&wishes, &instances, &self.types, &self.rules, &unavailable, now);
+        for (id, version, count) in &fleet.place {
+            self.seat(id, version, *count);
+        }
+        for launch in fleet.launch {
+            actions.extend(self.launch(launch, now));
+        }
+        for id in fleet.give_up {
+            actions.push(self.terminate(&id, Gone::GivenUp, now));
+        }
+        for id in fleet.give_back {
+            if let Some(entry) = self.instances.get_mut(&id) {
+                (entry.stage, entry.since, entry.leaving) = (Stage::Draining, now, Some(Gone::Empty));
+                entry.stopped = Some(now);
+                actions.push(Action::Stop { id });
+            }
+        }
+        for unmet in fleet.unmet {
+            let is_meant = |one: &Seeker| one.place.is_none() && kind(&one.version, &one.needs) == unmet.version;
+            let unplaced = self.seekers.iter().filter(|(_, one)| is_meant(one));
+            let last: Vec<u64> = unplaced.map(|(seeker, _)| *seeker).collect();
+            for seeker in last.into_iter().rev().take(unmet.environments as usize) {
+                self.seekers.remove(&seeker);
+                actions.push(Action::Refuse { seeker, why: unmet.why });
+            }
+        }
+        actions
+    }
+
+    fn wishes(&self) -> Vec<Wish> {
+        let mut wishes: BTreeMap<String, Wish> = BTreeMap::new();
+        let open = self.instances.values().filter(|entry| entry.stage != Stage::Draining);
+        let held = open.flat_map(|entry| entry.leases.values().map(|(version, needs)| (version, needs)));
+        for (version, needs) in held.chain(self.seekers.values().map(|seeker| (&seeker.version, &seeker.needs))) {
+            let version = kind(version, needs);
+            let wish = Wish { version: version.clone(), environments: 0, needs: *needs };
+            wishes.entry(version).or_insert(wish).environments += 1;
+        }
+        wishes.into_values().collect()
+    }
+
+    fn as_planned(&self) -> Vec<Instance> {
+        let mut instances: BTreeMap<&str, Instance> = BTreeMap::new();
+        for (id, entry) in &self.instances {
+            let mut instance = Instance {
+                id: id.clone(),
+                shape: entry.shape,
+                zone: entry.zone.clone(),
+                stage: entry.stage,
+                since: entry.since,
+                empty_since: entry.empty_since.filter(|_| entry.leases.is_empty()),
+                environments: BTreeMap::new(),
+            };
+            entry.leases.values().for_each(|(version, needs)| hold(&mut instance, version, *needs));
+            instances.insert(id, instance);
+        }
+        for seeker in self.seekers.values() {
+            if let Some(instance) = seeker.place.as_deref().and_then(|id| instances.get_mut(id)) {
+                instance.empty_since = None;
+                hold(instance, &seeker.version, seeker.needs);
+            }
+        }
+        instances.into_values().collect()
+    }
+
+    /// So many of a version that have no place yet go to an instance: those that have waited longest.
+    fn seat(&mut self, id: &str, version: &str, count: u32) {
+        let is_meant = |one: &&mut Seeker| one.place.is_none() && kind(&one.version, &one.needs) == version;
+        let unplaced = self.seekers.values_mut().filter(is_meant);
+        unplaced.take(count as usize).for_each(|seeker| seeker.place = Some(id.to_owned()));
+    }
+
+    fn launch(&mut self, launch: Launch, now: Instant) -> Option<Action> {
+        let Launch { instance_type, zone, environments } = launch;
+        let shape = self.types.iter().find(|one| one.name == instance_type)?.shape;
+        let id = format!("i-{:08x}", self.next);
+        self.next += 1;
+        let entry = Entry {
+            instance_type: instance_type.clone(),
+            shape,
+            zone: zone.clone(),
+            stage: Stage::Launching,
+            since: now,
+            launched: now,
+            heard: now,
+            beat: Beat::default(),
+            pid: None,
+            leases: BTreeMap::new(),
+            token: None,
+            address: None,
+            empty_since: None,
+            leaving: None,
+            stopped: None,
+        };
+        self.instances.insert(id.clone(), entry);
+        for (version, held) in environments {
+            self.seat(&id, &version, held.count);
+        }
+        Some(Action::Launch { id, instance_type, shape, zone })
+    }
+
+    /// Those whose instance is ready get their room.
+    fn give(&mut self, _now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let placed = self.seekers.iter().filter_map(|(seeker, one)| Some((*seeker, one.place.clone()?)));
+        let placed: Vec<(u64, String)> = placed.collect();
+        for (seeker, id) in placed {
+            let Some(entry) = self.instances.get_mut(&id).filter(|entry| entry.stage == Stage::Ready) else { continue };
+            let Some((address, one)) = entry.address.clone().zip(self.seekers.remove(&seeker)) else { continue };
+            entry.leases.insert(seeker, (one.version, one.needs));
+            entry.empty_since = None;
+            actions.push(Action::Give { seeker, id, address });
+        }
+        actions
+    }
+}
+
+/// What the plan counts together: a version's environments take the same, unless it is being replaced by other content.
+fn kind(version: &str, needs: &Needs) -> String {
+    format!("{version} {} {}", needs.vcpu, needs.memory_mib)
+}
+
+fn hold(instance: &mut Instance, version: &str, needs: Needs) {
+    instance.environments.entry(kind(version, &needs)).or_insert(Held { count: 0, needs }).count += 1;
+}

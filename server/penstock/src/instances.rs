@@ -1,0 +1,118 @@
+//! Instances of this machine: the fleet of `penstock serve`, and the role of each.
+//!
+//! Called by `serve` at start, and by `main` for the role.
+
+use crate::config::Config;
+use crate::{EXIT_FAILED, EXIT_USAGE};
+use penstock_environment::Launcher;
+use penstock_instances::{Deadlines, Fleet, FleetOptions, LocalProvider, Told, agent};
+use penstock_packages::ContentSha256;
+use penstock_scaler::{Architecture, InstanceType, Rules, Shape};
+use std::ffi::OsString;
+use std::io::{self, BufRead, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Signs of life that may be missed, of one a second.
+const BEATS_MISSED: u32 = 5;
+/// From being told to stop to being gone.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// This machine may have so many times its cores in instances, if nothing is said: they are declared, not had.
+const OVERCOMMIT: u32 = 8;
+/// The one zone there is.
+const ZONE: &str = "local";
+
+/// Most cores of all instances together; `None` without instances.
+pub(crate) fn vcpu_max(config: &Config) -> Option<u32> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    match (config.text("instances.provider"), config.integer_u32("instances.vcpu_max")) {
+        ("local", 0) => Some(cores.saturating_mul(OVERCOMMIT)),
+        ("local", most) => Some(most),
+        _ => None,
+    }
+}
+
+/// The fleet that `instances.provider` asks for, if it does. Environments for GPUs are started with `accelerated`.
+pub(crate) fn open(
+    config: &Config,
+    accelerated: Option<PathBuf>,
+    stop: CancellationToken,
+) -> io::Result<Option<Arc<Fleet>>> {
+    let Some(vcpu_max) = vcpu_max(config) else { return Ok(None) };
+    let seconds = |key| Duration::from_secs(config.integer(key));
+    let shape = Shape {
+        vcpu: config.integer_u32("instances.vcpu"),
+        memory_mib: config.integer("instances.memory_bytes") >> 20,
+        devices: 0,
+        device_memory_mib: 0,
+        architecture: Architecture::OWN,
+    };
+    let data = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
+    std::fs::create_dir_all(&data)?;
+    // Sockets have short names only, and one server has this data directory.
+    let name = ContentSha256::of(data.canonicalize()?.as_os_str().as_encoded_bytes()).to_string();
+    let folder = PathBuf::from(config.text("cache_dir")).join("instances").join(&name[..8]);
+    let types = vec![InstanceType { name: "local".into(), shape, usd_per_hour: 0.0, zones: vec![ZONE.into()] }];
+    let start_timeout = seconds("instances.start_timeout_s");
+    let options = FleetOptions {
+        rules: Rules {
+            vcpu_max,
+            allowed: Vec::new(),
+            excluded: Vec::new(),
+            zones: vec![ZONE.into()],
+            start_timeout,
+            empty_after: seconds("instances.empty_s"),
+        },
+        types,
+        deadlines: Deadlines {
+            beat: agent::BEAT * BEATS_MISSED,
+            // What is there drains; what takes its place starts first, perhaps on a new instance.
+            drain: seconds("drain_timeout_s") + seconds("models.load_timeout_s") + start_timeout,
+            stop: STOP_TIMEOUT,
+            age: Some(seconds("instances.max_age_s")).filter(|age| !age.is_zero()),
+        },
+        folder,
+        disk: data,
+        token,
+    };
+    let mut arguments: Vec<OsString> = vec!["instance".into()];
+    if let Some(program) = accelerated {
+        arguments.extend(["--accelerated".into(), program.into()]);
+    }
+    let provider = LocalProvider::new(std::env::current_exe()?, arguments);
+    Fleet::open(options, Arc::new(provider), stop).map(Some)
+}
+
+/// 256 bits that nobody can guess.
+fn token() -> io::Result<String> {
+    let mut bytes = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(ContentSha256::of(&bytes).to_string())
+}
+
+/// `penstock instance`: the agent. What it is told comes on standard input, in one line.
+pub(crate) fn run(accelerated: Option<PathBuf>) -> ExitCode {
+    let mut line = String::new();
+    let told = io::stdin().lock().read_line(&mut line).and_then(|_| Ok(serde_json::from_str::<Told>(&line)?));
+    let told = match told {
+        Ok(told) => told,
+        Err(error) => {
+            eprintln!("penstock: an instance is started by its capacity provider, which tells it who it is: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let ended = crate::serve::launcher().and_then(|launcher| {
+        let launcher = Launcher { accelerated, ..launcher };
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(agent::run(told, launcher))
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock: instance: {error}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}

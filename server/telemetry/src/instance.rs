@@ -1,0 +1,25 @@
+//! The metrics of instances.
+//!
+//! Called by the fleet, a few times a second at most, so names are looked up each time.
+
+use crate::names;
+use metrics::{counter, gauge};
+use std::time::Duration;
+
+/// How many instances stand where (`launching`, `ready`, `draining`), and the virtual cores of all together.
+pub fn instances(stages: &[(&'static str, usize)], vcpu: u32) {
+    for (stage, count) in stages {
+        gauge!(names::INSTANCES.name, "state" => *stage).set(*count as f64);
+    }
+    gauge!(names::INSTANCES_VCPU.name).set(f64::from(vcpu));
+}
+
+/// Something happened to an instance.
+pub fn instance_event(event: &'static str) {
+    counter!(names::INSTANCE_EVENTS.name, "event" => event).increment(1);
+}
+
+/// From asking for an instance to its being ready.
+pub fn instance_started(after: Duration) {
+    gauge!(names::INSTANCE_START.name).set(after.as_secs_f64());
+}

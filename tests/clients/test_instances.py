@@ -1,0 +1,184 @@
+"""Instances that are processes of this machine: they come with the environments that need them and go with them, are replaced when lost or old, and never
+have more cores than they may."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+from lambda_client import ask, client_of, create, created, identity, invoke, settled
+from scraped import Scraped, until
+from test_lambda_scaling import environments, infer, scaled
+
+from conftest import PROGRAM, Server, identity_repository
+
+WAIT_S = 30
+# One environment of two vCPU fits on each, beside the agent.
+LOCAL = ("instances.provider=local", "instances.vcpu=3", "instances.empty_s=1", "environments.threads=2")
+QUICK = ("scaling.idle_s=1", "scaling.down_after_s=2", "scaling.interval_ms=100")
+
+
+@pytest.fixture
+def start(tmp_path):
+    running = []
+
+    def start(*settings, **parameters):
+        models = identity_repository(tmp_path / "models", "own", **parameters)
+        options = [option for setting in LOCAL + QUICK + settings for option in ("--set", setting)]
+        running.append(Server("--model-repository", models, *options))
+        return running[-1]
+
+    yield start
+    for server in running:
+        pids = [one["Pid"] for one in instances(server)]
+        assert server.stop() == 0, "".join(server.log[-50:])
+        until(lambda: not any(map(is_alive, pids)), "instances end with the server", WAIT_S)
+
+
+def instances(server):
+    return json.loads(ask(server, "GET", "/2026-11-26/instances")[2])["Instances"]
+
+
+def is_alive(pid):
+    stat = pathlib.Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def events(server, event):
+    return Scraped(server).sum("penstock_instance_events_total", event=event)
+
+
+class Load:
+    """Clients in a loop, each with a deadline; answers by their status."""
+
+    def __init__(self, server, function, clients, deadline_s=20):
+        self.answers, self._stop = [], threading.Event()
+        self._callers = [threading.Thread(target=self._run, args=(server, function, deadline_s)) for _ in range(clients)]
+        for caller in self._callers:
+            caller.start()
+
+    def _run(self, server, function, deadline_s):
+        while not self._stop.is_set():
+            status, _, body = infer(server, function, deadline_s)
+            self.answers.append((status, None if status == 200 else body))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        """Those that were not answered."""
+        self._stop.set()
+        for caller in self._callers:
+            caller.join()
+        return [answer for answer in self.answers if answer[0] != 200]
+
+
+def test_instances_come_with_the_load_and_go_with_it(start):
+    server = start(
+        "environments.concurrency=8", **{"penstock.environments_max": "4", "execute_delay_us": "50000", "max_batch_size": "1"}
+    )
+    assert [one["Environments"] for one in instances(server)] == [{"own:1": 1}]
+    with Load(server, "own", 24):
+        until(lambda: len([one for one in instances(server) if one["Environments"] == {"own:1": 1}]) == 4, "four with one each", WAIT_S)
+    assert set(Scraped(server).ended("own")) <= {("done", ""), ("shed", "environment_concurrency")}
+    until(lambda: len(instances(server)) == 1, "three are given back", WAIT_S)
+    assert (events(server, "ready"), events(server, "empty")) == (4, 3)
+    assert infer(server, "own")[0] == 200
+
+
+def test_the_first_request_after_a_quiet_spell_is_answered_by_a_new_instance(start):
+    server = start(**{"penstock.environments": "0", "penstock.environments_max": "1"})
+    until(lambda: instances(server) == [], "there is none", WAIT_S)
+    at = time.monotonic()
+    assert infer(server, "own", 10)[0] == 200
+    assert time.monotonic() - at < 5
+    assert len(instances(server)) == 1
+
+
+def test_an_instance_that_is_killed_is_replaced_and_every_request_answered(start):
+    server = start(**{"penstock.environments": "2", "execute_delay_us": "5000"})
+    with Load(server, "own", 4) as load:
+        for _ in range(3):
+            until(lambda: environments(server, "own") == 2, "both are there", WAIT_S)
+            killed = instances(server)[0]
+            os.kill(killed["Pid"], signal.SIGKILL)
+            until(lambda: killed["InstanceId"] not in {one["InstanceId"] for one in instances(server)}, "it is gone", WAIT_S)
+        until(lambda: environments(server, "own") == 2, "both are there again", WAIT_S)
+    assert load.end() == [] and len(load.answers) > 20
+    assert (events(server, "lost"), len(instances(server))) == (3, 2)
+
+
+def test_an_instance_that_hangs_is_lost(start):
+    server = start()
+    hangs = instances(server)[0]
+    os.kill(hangs["Pid"], signal.SIGSTOP)
+    until(lambda: events(server, "lost") == 1, "no sign of life", WAIT_S)
+    until(lambda: environments(server, "own") == 1, "it is replaced", WAIT_S)
+    assert infer(server, "own", 10)[0] == 200
+    assert instances(server)[0]["InstanceId"] != hangs["InstanceId"]
+    until(lambda: not is_alive(hangs["Pid"]), "and ended by force", WAIT_S)
+
+
+def test_a_rotation_of_all_instances_fails_no_request(start):
+    server = start("instances.max_age_s=2", **{"penstock.environments": "2", "execute_delay_us": "5000"})
+    with Load(server, "own", 4, deadline_s=None) as load:
+        until(lambda: events(server, "aged") >= 4, "each was replaced, twice", 60)
+    assert load.end() == [] and len(load.answers) > 20
+    assert Scraped(server).sum("penstock_environment_restarts_total", function="own") == 0, "they moved, and were not lost"
+    assert set(Scraped(server).ended("own")) == {("done", "")}
+
+
+def test_there_are_never_more_cores_than_there_may_be(start):
+    server = start("instances.vcpu_max=6", "environments.concurrency=2", **{"execute_delay_us": "20000", "penstock.environments_max": "8"})
+    client = client_of(server)
+    most, end = 0, time.monotonic() + 3
+    with Load(server, "own", 16):
+        until(lambda: environments(server, "own") == 2, "as many as fit", WAIT_S)
+        while time.monotonic() < end:
+            most = max(most, sum(one["VCpu"] for one in instances(server)))
+    assert (most, environments(server, "own")) == (6, 2)
+    # What does not fit is not published, and says why.
+    create(client, "large", identity(), MemorySize=32768)
+    client.publish_version(FunctionName="large")
+    found = settled(client, "large", "1")
+    assert found["StateReasonCode"] == "InsufficientCapacity" and "no type of instance is so large" in found["StateReason"], found
+
+
+def test_functions_share_instances_and_people_see_them(start):
+    server = start("instances.vcpu=9")
+    client = client_of(server)
+    created(client, "f", identity())
+    assert [one["Environments"] for one in instances(server)] == [{"f:1": 1, "own:1": 1}]
+    scaled(client, "f", 3, 3)
+    until(lambda: environments(server, "f") == 3, "three", WAIT_S)
+    assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [1.5])
+    shown = subprocess.run([PROGRAM, "instances", "--endpoint", server.url], capture_output=True, text=True, check=True).stdout
+    head, *rows = shown.splitlines()
+    assert head.split() == ["INSTANCE", "TYPE", "STATE", "VCPU", "MEMORY", "AGE", "ENVIRONMENTS"]
+    assert any("Ready" in row and "x f:1" in row for row in rows), shown
+    logs = subprocess.run([PROGRAM, "logs", "f", "--endpoint", server.url], capture_output=True, text=True, check=True).stdout
+    assert "environment ready" in logs
+
+
+def test_nothing_is_left_of_a_server_that_was_killed(tmp_path):
+    models = identity_repository(tmp_path / "models", "own", **{"penstock.environments": "2"})
+    server = Server("--model-repository", models, *[option for setting in LOCAL for option in ("--set", setting)])
+    pids = [one["Pid"] for one in instances(server)]
+    children = [int(pid) for pid in subprocess.run(["pgrep", "-P", ",".join(map(str, pids))], capture_output=True, text=True).stdout.split()]
+    assert len(pids) == 2 and len(children) == 2
+    server.kill()
+
+    until(lambda: not any(map(is_alive, pids + children)), "agents and environments have ended", WAIT_S)
+    again = Server("--model-repository", models, *[option for setting in LOCAL for option in ("--set", setting)], env={"PENSTOCK_DATA_DIR": str(server.data.name)})
+    assert infer(again, "own")[0] == 200
+    again.kill()
