@@ -87,11 +87,13 @@ class Run:
             await asyncio.sleep(0.2)
 
     async def kill_one(self, session):
+        """The instance that has the most environments."""
         await asyncio.sleep(KILL_AT_S - self.now())
         async with session.get(f"{self.server.url}/2026-11-26/instances") as answer:
             instances = (await answer.json())["Instances"]
-        os.kill(instances[0]["Pid"], signal.SIGKILL)
-        return self.now(), sum(instances[0]["Environments"].values())
+        lost, pid = max((sum(one["Environments"].values()), one["Pid"]) for one in instances)
+        os.kill(pid, signal.SIGKILL)
+        return self.now(), lost
 
 
 async def story(run):
@@ -121,14 +123,18 @@ def ends(requests):
     return dict(sorted(counted.items(), key=lambda one: -one[1]))
 
 
-def decided(server, run, step_s):
-    """From a step of the load to the first decision for more, and from there to the first environment that was ready then, in seconds."""
+def told(server, run, step_s, seen):
+    """In seconds, as the log has it: from a step of the load to the first decision for more; from there to the first environment that was ready
+    then; from the killing of an instance to as many being ready as it had."""
     wall = time.time() - run.now()
     lines = [json.loads(line) for line in server.log if line.startswith("{")]
-    at = lambda line: curves.seconds(line["timestamp"]) - wall - step_s  # noqa: E731
-    more = [at(line) for line in lines if line["message"] == "environments" and line["to"] > line["from"] and at(line) >= 0]
-    ready = [at(line) for line in lines if line["message"] == "environment ready" and more and at(line) >= more[0]]
-    return (more[0], ready[0] - more[0]) if ready else (None, None)
+    at = lambda line: curves.seconds(line["timestamp"]) - wall  # noqa: E731
+    more = [at(line) for line in lines if line["message"] == "environments" and line["to"] > line["from"] and at(line) >= step_s]
+    ready = sorted(at(line) for line in lines if line["message"] == "environment ready")
+    first = next((one for one in ready if more and one >= more[0]), None)
+    again = [one for one in ready if one >= seen["killed_at"]][:seen["lost"]]
+    back = again[-1] - seen["killed_at"] if seen["lost"] and len(again) == seen["lost"] else None
+    return (more[0] - step_s, first - more[0], back) if first else (None, None, back)
 
 
 def rotation(folder):
@@ -163,7 +169,7 @@ def main():
         run = Run(server)
         seen = asyncio.run(story(run))
         booked = Scraped(server).ended("own")
-        decision_s, served_s = decided(server, run, LOAD[1][0])
+        times = told(server, run, LOAD[1][0], seen)
         server.stop()
         print("rotation: every instance is replaced at 3 s, for 20 s at 30/s", flush=True)
         aged, rotated = rotation(folder / "second")
@@ -178,7 +184,7 @@ def main():
         wrong.append(f"a rotation failed requests: {rotated}")
     if max(one["vcpu"] for one in run.samples) > SETTINGS["instances.vcpu_max"]:
         wrong.append("there were more vCPU than there may be")
-    figures = curves.figures(run, seen, SERVICE_S, decision_s, served_s, (aged, rotated), ends)
+    figures = curves.figures(run, seen, SERVICE_S, times, (aged, rotated), ends)
     (HERE / "reports/scaling.svg").write_text(curves.draw(run, seen, SERVICE_S, LOAD))
     (HERE / "reports/scaling.md").write_text(figures)
     print(figures)

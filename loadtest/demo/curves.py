@@ -41,24 +41,25 @@ def draw(run, seen, service_s, load):
                                      "instances": [(one["at"], one["instances"]) for one in run.samples]}),
         ("latency, ms", {"p95": took(0.95), "p50": took(0.5)}),
     ]
-    marks = [(seen["killed_at"], "an instance is killed"), (seen["first"]["at"], "first request after the quiet")]
-    marks += [(start, f"{rate}/s") for start, rate in load]
+    marks = [(seen["killed_at"], "an instance is killed", 22), (seen["first"]["at"], "first request after the quiet", 22)]
+    marks += [(start, f"{rate}/s", 10) for start, rate in load]
     height = TOP + len(panels) * (HEIGHT + GAP)
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="11">',
              '<rect width="100%" height="100%" fill="white"/>']
     x = lambda at: LEFT + (WIDTH - LEFT - RIGHT) * at / end  # noqa: E731
     for index, (title, lines) in enumerate(panels):
         top = TOP + index * (HEIGHT + GAP)
-        most = max([value for points in lines.values() for _, value in points] + [1])
+        most = max([value for points in lines.values() for at, value in points if at <= end] + [1])
         y = lambda value, top=top, most=most: top + HEIGHT * (1 - value / most)  # noqa: E731
         parts.append(f'<text x="{LEFT}" y="{top - 8}" font-weight="bold">{title}</text>')
         for tick in (0, most / 2, most):
             parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#dddddd"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0f}</text>')
-        for at, words in marks:
+        for at, words, down in marks:
             parts.append(f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{top}" y2="{top + HEIGHT}" stroke="#bbbbbb" stroke-dasharray="3 3"/>')
             if index == 0:
-                parts.append(f'<text x="{x(at) + 3:.1f}" y="{top + 10}" fill="#777777">{words}</text>')
+                side, anchor = (3, "start") if x(at) < 0.75 * WIDTH else (-3, "end")
+                parts.append(f'<text x="{x(at) + side:.1f}" y="{top + down}" text-anchor="{anchor}" fill="#777777">{words}</text>')
         for offset, (name, points) in enumerate(lines.items()):
             path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points if at <= end)
             parts.append(f'<polyline fill="none" stroke="{COLOURS[name]}" stroke-width="1.5" points="{path}"/>')
@@ -68,19 +69,16 @@ def draw(run, seen, service_s, load):
     return "\n".join([*parts, "</svg>", ""])
 
 
-def figures(run, seen, service_s, decision_s, served_s, rotated, ends):
+def figures(run, seen, service_s, times, rotated, ends):
     story = [one for one in run.requests if one["at"] < seen["first"]["at"] - 0.001]
-    after_kill = [one for one in run.samples if one["at"] > seen["killed_at"]]
-    before = [one for one in run.samples if one["at"] < seen["killed_at"]][-1]["environments"]
-    dip = next((one["at"] for one in after_kill if one["environments"] < before), None)
-    back = next((one["at"] for one in after_kill if dip and one["at"] > dip and one["environments"] >= before), None)
+    decision_s, served_s, back_s = times
     aged, rotation = rotated
     said = lambda counted: ", ".join(f"{count:,} {name}" for name, count in counted.items())  # noqa: E731
     late = lambda value: "not seen" if value is None else f"{value:.2f} s"  # noqa: E731
     rows = [
         ("load that grows six times over: to the decision for more environments (aim 2 s)", late(decision_s)),
         ("from there to the first of them that serves, on an instance that is launched for it or has room", late(served_s)),
-        ("an instance killed under load: to as many environments as before", late(back - seen["killed_at"] if back else None)),
+        (f"an instance killed under load: to its {seen['lost']} environments being ready elsewhere", late(back_s)),
         ("all requests until the quiet spell", said(ends(story))),
         ("instances and environments after the quiet spell", f"{seen['rested']['instances']} and {seen['rested']['environments']}"),
         ("the first request after it", f"{seen['first']['status']} in {seen['first']['took']:.2f} s"),

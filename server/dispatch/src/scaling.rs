@@ -113,6 +113,7 @@ impl ServedVersion {
             environments: self.environments_kept(),
             slots_each: starts.slots,
             workers_each: starts.workers,
+            is_unbatched: self.signature().is_some_and(|signature| signature.max_batch_size <= 1),
             waiting: self.waiting.waiting(),
             start_time: starts.took,
             ..Signals::default()

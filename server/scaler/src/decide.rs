@@ -11,6 +11,9 @@ const DOWN_PART: u32 = 4;
 /// To have fewer, so much more than is wanted must be enough as well: noise of as much never takes away what it will want
 /// back.
 const NOISE: f64 = 1.1;
+/// Share of the time that workers are busy at most, if nothing is said, where that tells anything: Poisson arrivals wait as long
+/// as four of them take, on average, at 0.8 (M/M/1, ρ/(1-ρ)), and ever longer beyond.
+const BUSY: f64 = 0.8;
 /// What a queue that is too long asks for at most, in what there is.
 const QUEUE_MAX: f64 = 2.0;
 
@@ -183,16 +186,21 @@ fn wanted(signals: &Signals, passed: &Passed, history: &mut History, policy: &Po
             best = (environments, reason);
         }
     };
+    let mut enough = 0;
     consider(environments(average * history.growth(now, ahead)), Reason::Growth);
     let limit = policy.queue_wait.max(passed.batch_time() * 2);
     let queue = (passed.queue_wait().as_secs_f64() / limit.max(Duration::from_micros(1)).as_secs_f64()).min(QUEUE_MAX);
     if queue > 1.0 && signals.ready >= signals.environments {
         consider((f64::from(signals.ready) * queue).ceil() as u32, Reason::QueueWait);
     }
-    if let Some(target) = policy.utilization {
-        let workers = f64::from(signals.workers_each.max(1)) * target.clamp(0.01, 1.0);
-        consider((passed.workers_busy() / workers).ceil() as u32, Reason::Utilization);
+    if let Some(target) = policy.utilization.or(signals.is_unbatched.then_some(BUSY)) {
+        let (workers, seconds) = passed.workers_busy();
+        history.note_busy(now, workers, seconds);
+        let filled = f64::from(signals.workers_each.max(1)) * target.clamp(0.01, 1.0);
+        let busy = history.workers_busy() / filled;
+        consider(busy.ceil() as u32, Reason::Utilization);
+        enough = (busy * NOISE).ceil() as u32;
     }
     let (wanted, reason) = best;
-    Wanted { environments: wanted, enough: wanted.max(environments(average * NOISE)), reason }
+    Wanted { environments: wanted, enough: wanted.max(environments(average * NOISE)).max(enough), reason }
 }

@@ -21,6 +21,8 @@ pub struct Signals {
     pub slots_each: u32,
     /// Runtime workers of one environment.
     pub workers_each: u32,
+    /// A worker runs one request at a time, and never several together: how busy it is says how much more it can do.
+    pub is_unbatched: bool,
     /// Requests in environments now.
     pub in_flight: u32,
     /// Requests that wait for an environment now.
@@ -86,9 +88,10 @@ impl Passed {
         self.busy.checked_div(u32::try_from(self.batches).unwrap_or(u32::MAX)).unwrap_or_default()
     }
 
-    /// Workers that ran batches, on average.
-    pub(crate) fn workers_busy(&self) -> f64 {
-        if self.seconds > 0.0 { self.busy.as_secs_f64() / self.seconds } else { 0.0 }
+    /// Workers that ran batches, on average, and for how many seconds that is so.
+    pub(crate) fn workers_busy(&self) -> (f64, f64) {
+        let workers = if self.seconds > 0.0 { self.busy.as_secs_f64() / self.seconds } else { 0.0 };
+        (workers, self.seconds)
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct History {
     pub(crate) looked: Instant,
     /// Slots wanted at each look, and when; of the last [`GROWTH`].
     wanted: VecDeque<(Instant, f64)>,
+    /// Workers that ran batches between two looks, on average, for how many seconds, and when that was; of the last [`AVERAGED`].
+    busy: VecDeque<(Instant, f64, f64)>,
     /// Environments wanted at each look, only those that nothing later exceeds: the first is the most.
     peaks: VecDeque<(Instant, u32)>,
     /// When anybody last wanted anything.
@@ -47,6 +49,7 @@ impl History {
             last: *signals,
             looked: now,
             wanted: VecDeque::new(),
+            busy: VecDeque::new(),
             peaks: VecDeque::new(),
             asked: now,
             went_down: None,
@@ -63,6 +66,25 @@ impl History {
         while self.wanted.len() > SAMPLES_MAX || self.wanted.front().is_some_and(|(at, _)| now - *at > GROWTH) {
             self.wanted.pop_front();
         }
+    }
+
+    /// Notes how many workers were busy for so long.
+    pub(crate) fn note_busy(&mut self, now: Instant, workers: f64, seconds: f64) {
+        if seconds > 0.0 {
+            self.busy.push_back((now, workers, seconds));
+        }
+        while self.busy.len() > SAMPLES_MAX || self.busy.front().is_some_and(|(at, ..)| now - *at > AVERAGED) {
+            self.busy.pop_front();
+        }
+    }
+
+    /// Workers that ran batches, on average over the last two seconds.
+    pub(crate) fn workers_busy(&self) -> f64 {
+        let (busy, seconds) = self
+            .busy
+            .iter()
+            .fold((0.0, 0.0), |(busy, all), (_, workers, seconds)| (busy + workers * seconds, all + seconds));
+        if seconds > 0.0 { busy / seconds } else { 0.0 }
     }
 
     /// Mean over the last two seconds.

@@ -204,6 +204,20 @@ fn busy_workers_count_where_there_is_a_target() {
     assert_eq!((plan.steps[0].to, plan.steps[0].reason), (3, Reason::Utilization));
 }
 
+#[test]
+fn where_nothing_is_batched_workers_leave_a_fifth_of_their_time_and_noise_moves_nothing() {
+    let mut followed = Followed::new((1, 10), Duration::from_secs(1));
+    followed.signals.is_unbatched = true;
+    // Three workers busy, a tenth more or less of each half second.
+    let each = LOOK.mul_f64(3.0);
+    for look in 0..2000 {
+        followed.signals.busy += each.mul_f64(if look % 2 == 0 { 0.9 } else { 1.1 });
+        followed.load(3.0);
+    }
+    assert!(followed.signals.environments >= 4, "{:?}", followed.steps);
+    assert!(followed.steps.len() <= 2, "{:?}", followed.steps);
+}
+
 prop_compose! {
     fn any_signals()(
         environments in 0u32..50,
@@ -213,6 +227,7 @@ prop_compose! {
         waiting in 0u32..2000,
         counts in (0u64..10_000, 0u64..10_000, 0u64..10_000, 0u64..1000),
         times in (0u64..100_000, 0u64..100_000, 0u64..60_000),
+        is_unbatched in any::<bool>(),
     ) -> Signals {
         let ready = environments.saturating_sub(starting);
         let (received, shed, done, batches) = counts;
@@ -222,6 +237,7 @@ prop_compose! {
             slots: ready * slots_each,
             slots_each,
             workers_each: 1,
+            is_unbatched,
             in_flight,
             waiting,
             received,
