@@ -8,7 +8,7 @@ mod deploy;
 mod functions;
 mod invoke;
 mod package;
-mod show;
+pub(crate) mod show;
 
 use call::{Client, Where};
 use clap::{Args, Subcommand};

@@ -11,6 +11,7 @@ mod fields;
 mod gpus;
 mod instances;
 mod keys;
+mod plan;
 mod remote;
 mod roles;
 mod runtime;
@@ -67,6 +68,8 @@ enum Command {
     },
     #[command(flatten)]
     Client(client::Command),
+    /// Replay a load through the scaler, without a server: instances, refusals, waits and cost over time.
+    Plan(Box<plan::Plan>),
     /// Print completions for a shell: bash, zsh, fish, elvish or powershell.
     Completions {
         /// The shell.
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Command::Environment => penstock_runtimes::environment(),
         Command::Instance { accelerated } => instances::run(accelerated),
         Command::Client(command) => client::run(command, &variable, unix_time_s),
+        Command::Plan(options) => plan::run(*options, moment()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "penstock", &mut script);
@@ -128,6 +132,12 @@ fn main() -> ExitCode {
             with_config(&settings, options, serve::run)
         }
     }
+}
+
+/// Any moment: a simulated clock counts from there.
+#[allow(clippy::disallowed_methods)]
+fn moment() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 /// The wall clock, in seconds since the epoch.

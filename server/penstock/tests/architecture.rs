@@ -32,6 +32,7 @@ fn imports_point_one_way() {
         ("penstock-admission", &["penstock-domain"]),
         ("penstock-router", &["penstock-domain"]),
         ("penstock-scaler", &["penstock-domain"]),
+        ("penstock-plan", &["penstock-domain", "penstock-scaler"]),
         ("penstock-executor", &["penstock-domain"]),
         ("penstock-inventory", &["penstock-domain"]),
         ("penstock-device", &[]),
@@ -130,7 +131,14 @@ fn heavy_libraries_stay_in_their_crates() {
             let has = dependencies.iter().any(|dependency| dependency == library);
             assert!(!has || owners.contains(&name.as_str()), "{name} must not depend on {library}");
         }
-        let pure = ["penstock-domain", "penstock-admission", "penstock-router", "penstock-scaler", "penstock-executor"];
+        let pure = [
+            "penstock-domain",
+            "penstock-admission",
+            "penstock-router",
+            "penstock-scaler",
+            "penstock-plan",
+            "penstock-executor",
+        ];
         if pure.contains(&name.as_str()) {
             assert!(!dependencies.iter().any(|dependency| dependency.starts_with("tokio")), "{name} is pure");
         }

@@ -25,6 +25,14 @@ pub struct Rules {
     pub empty_after: Duration,
 }
 
+impl Rules {
+    /// Whether instances of a type may be bought.
+    pub fn may_buy(&self, instance_type: &str) -> bool {
+        let named = |patterns: &[TypePattern]| patterns.iter().any(|pattern| pattern.is(instance_type));
+        (self.allowed.is_empty() || named(&self.allowed)) && !named(&self.excluded)
+    }
+}
+
 /// Where an instance stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
@@ -274,11 +282,7 @@ impl<'a> Planning<'a> {
 
     /// Buys instances for what is left, each time the type that does it for the least.
     fn launch(&mut self, mut left: Vec<(&Wish, u32)>, types: &[InstanceType], unavailable: &Unavailable) {
-        let may = |one: &&InstanceType| {
-            let named = |patterns: &[TypePattern]| patterns.iter().any(|pattern| pattern.is(&one.name));
-            (self.rules.allowed.is_empty() || named(&self.rules.allowed)) && !named(&self.rules.excluded)
-        };
-        let types: Vec<&InstanceType> = types.iter().filter(may).collect();
+        let types: Vec<&InstanceType> = types.iter().filter(|one| self.rules.may_buy(&one.name)).collect();
         while let Some((first, _)) = left.first() {
             let candidates = types.iter().filter(|one| Room::of(&one.shape).fits(&first.needs, 1) > 0);
             let mut why = Why::NoType;

@@ -40,6 +40,13 @@ pub struct Shape {
     pub architecture: Architecture,
 }
 
+impl Shape {
+    /// How many environments that need this fit on an empty instance, beside its agent.
+    pub fn holds(&self, needs: &Needs) -> u32 {
+        Room::of(self).fits(needs, u32::MAX)
+    }
+}
+
 /// A type of instance that can be bought.
 #[derive(Clone, PartialEq, Debug)]
 pub struct InstanceType {
@@ -202,5 +209,6 @@ mod tests {
         assert!(room.take(&needs(24_000)), "so that a large one still fits");
         assert!(!room.take(&needs(1)));
         assert!(!room.take(&Needs { architecture: Architecture::Arm, ..needs(0) }));
+        assert_eq!([0, 10_000, 24_001].map(|device_memory_mib| shape.holds(&needs(device_memory_mib))), [8, 4, 0]);
     }
 }
