@@ -55,6 +55,7 @@ impl World<'_> {
             slots: self.pool.ready().saturating_mul(environments.slots),
             slots_each: environments.slots,
             workers_each: environments.workers,
+            is_unbatched: true,
             in_flight: self.pool.in_flight(),
             waiting: self.line.len() as u32,
             received: books.counts.received,

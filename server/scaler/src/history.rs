@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 /// What is averaged: long enough for requests to even out, short enough for a doubled load to be seen within two seconds.
 const AVERAGED: Duration = Duration::from_secs(2);
-/// What growth is measured over: the mean of its later half against that of its earlier.
-const GROWTH: Duration = Duration::from_secs(10);
-/// Growth from which it is believed, of the later mean to the earlier; less may be noise.
-const GROWTH_BELIEVED: f64 = 1.25;
+/// What growth is measured over, in quarters: the mean of each against that of the one before.
+const GROWTH: Duration = Duration::from_secs(16);
+const QUARTER: Duration = Duration::from_secs(4);
+/// Growth from quarter to quarter from which it is believed, if it is so much three times: a step, which ends, makes it twice at
+/// most.
+const GROWTH_BELIEVED: f64 = 1.1;
 /// How far ahead growth is carried on at most, as a factor.
 const PREDICTED_MAX: f64 = 2.0;
 /// Entries that are kept.
@@ -94,15 +96,21 @@ impl History {
 
     /// By how much more is wanted in `ahead`, as a factor, if it grows on as it did: at least 1.
     pub(crate) fn growth(&self, now: Instant, ahead: Duration) -> f64 {
-        let age = |at| now.saturating_duration_since(at);
-        let (later, earlier) = (self.mean(|at| age(at) <= GROWTH / 2), self.mean(|at| age(at) > GROWTH / 2));
-        let Some((later, earlier)) = later.zip(earlier).filter(|(_, earlier)| *earlier > 0.0) else { return 1.0 };
-        let factor = later / earlier;
+        // The youngest first; the oldest has its end, too.
+        let part = |number: u32| {
+            let mean = self.mean(|at| {
+                let age = now.saturating_duration_since(at);
+                age >= QUARTER * number && (age < QUARTER * (number + 1) || number == 3)
+            });
+            mean.filter(|slots| *slots > 0.0)
+        };
+        let [Some(last), Some(third), Some(second), Some(first)] = [0, 1, 2, 3].map(part) else { return 1.0 };
+        let factor = (last / third).min(third / second).min(second / first);
         if factor < GROWTH_BELIEVED {
             return 1.0;
         }
-        // So much in half the span; from the later half's middle to now it has grown on already.
-        let spans = ahead.as_secs_f64() / (GROWTH / 2).as_secs_f64();
+        // So much in a quarter; from the last one's middle to now it has grown on already.
+        let spans = ahead.as_secs_f64() / QUARTER.as_secs_f64();
         factor.powf(spans).clamp(1.0, PREDICTED_MAX)
     }
 

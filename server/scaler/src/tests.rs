@@ -169,14 +169,23 @@ fn growth_is_carried_on_as_far_as_a_start_takes() {
         let mut followed = Followed::new((1, 1000), Duration::from_secs(start_time));
         followed.for_seconds(120.0, || 50.0);
         let mut load = 50.0;
-        followed.for_seconds(10.0, || {
-            load *= 1.04;
+        followed.for_seconds(25.0, || {
+            load *= 1.02;
             load
         });
         followed.signals.environments
     };
     assert!(run(5) > run(0), "{} {}", run(5), run(0));
     assert!(run(60) <= 2 * run(0) + 1, "no more than twice");
+}
+
+#[test]
+fn a_step_is_not_carried_on() {
+    let mut followed = Followed::new((1, 1000), Duration::from_secs(70));
+    followed.for_seconds(200.0, || 50.0);
+    followed.for_seconds(200.0, || 100.0);
+    assert_eq!(followed.signals.environments, 15, "{:?}", followed.steps);
+    assert!(followed.steps.iter().all(|(_, _, reason)| *reason != Reason::Growth), "{:?}", followed.steps);
 }
 
 #[test]

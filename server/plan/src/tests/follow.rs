@@ -31,9 +31,12 @@ fn a_step_is_followed_within_the_time_of_two_starts() {
     let late: Vec<_> = report.series.points.iter().filter(|point| point.from_s >= followed).collect();
     assert!(late.len() > 100);
     assert!(late.iter().all(|point| point.slots >= point.offered), "{late:?}");
-    assert_eq!(late.iter().map(|point| point.shed).sum::<u64>(), 0);
+    // Arrivals are Poisson's: 20 slots on average are half as many more now and then, which is all the headroom there is.
+    let of = |value: fn(&crate::Point) -> u64| late.iter().map(|point| value(point)).sum::<u64>();
+    assert!(1000 * of(|point| point.shed) < of(|point| point.received));
     let before = report.series.points.iter().filter(|point| (60.0..119.0).contains(&point.from_s));
-    assert_eq!(before.map(|point| point.shed).sum::<u64>(), 0);
+    let (shed, received) = before.fold((0, 0), |(shed, all), point| (shed + point.shed, all + point.received));
+    assert!(50 * shed < received, "{shed} of {received}: four slots on average vary more");
     assert!(report.totals.shed > 0, "it is not known beforehand");
     assert!(report.totals.steps["shed"].more > 0, "{:?}", report.totals.steps);
 }

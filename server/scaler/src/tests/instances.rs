@@ -210,6 +210,9 @@ fn what_is_empty_for_long_is_given_back() {
     assert!(world.instances.is_empty());
 }
 
+/// Plans, one after the other at one moment, until nothing is left to do.
+const STEPS_MAX: usize = 12;
+
 prop_compose! {
     /// What versions need, which never changes, and how many of each are wanted one time after the other.
     fn any_rounds()(
@@ -236,13 +239,14 @@ proptest! {
         let rules = rules(vcpu_max);
         for (wishes, ready, seconds) in rounds {
             world.now += Duration::from_secs(seconds);
-            // What was given up or taken away has its cores no more: then they may be bought or used.
-            let steps = (0..5).take_while(|_| {
+            // What was given up or taken away has its cores no more: then they may be bought or used, which may make others
+            // empty. Each step takes something to where it stays.
+            let steps = (0..STEPS_MAX).take_while(|_| {
                 let rests = world.step(&wishes, &rules).is_at_rest();
                 assert!(world.vcpu() <= vcpu_max, "{} of {vcpu_max}", world.vcpu());
                 !rests
             });
-            prop_assert!(steps.count() < 5, "{:?}", world.plan(&wishes, &rules, &Unavailable::new()));
+            prop_assert!(steps.count() < STEPS_MAX, "{:?}", world.plan(&wishes, &rules, &Unavailable::new()));
             let again = world.plan(&wishes, &rules, &Unavailable::new());
             let unmet: BTreeMap<&str, u32> = again.unmet.iter().map(|unmet| (unmet.version.as_str(), unmet.environments)).collect();
             for wish in &wishes {
