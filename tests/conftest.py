@@ -17,6 +17,25 @@ PROGRAM = pathlib.Path(os.environ.get("PENSTOCK_PROGRAM") or ROOT / "target/debu
 READY = re.compile(r"penstock ready http=(\S+) grpc=(\S+) metrics=(\S+)")
 
 
+def descendants(pid):
+    """Process ids of the children of a process."""
+    pids = set()
+    try:
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            pids |= {int(child) for child in (task / "children").read_text().split()}
+    except FileNotFoundError:
+        pass  # it has just ended
+    return sorted(pids)
+
+
+def role(pid):
+    """The first argument of a process."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].decode()
+    except (FileNotFoundError, IndexError):
+        return ""
+
+
 class Server:
     """A running `penstock serve`. `http`, `grpc`, `metrics` are host:port."""
 
@@ -28,6 +47,8 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
         self.data = tempfile.TemporaryDirectory(prefix="penstock-data-")
         environment |= {"PENSTOCK_CACHE_DIR": str(CACHE), "PENSTOCK_LOG_FORMAT": "json", "PENSTOCK_DATA_DIR": self.data.name}
+        if instances := os.environ.get("PENSTOCK_TEST_INSTANCES"):
+            environment["PENSTOCK_INSTANCES"] = instances
         environment |= env or {}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -47,15 +68,10 @@ class Server:
         self.url = f"http://{self.http}"
 
     def environments(self):
-        """Process ids of its execution environments."""
-        children = pathlib.Path(f"/proc/{self.process.pid}/task")
-        pids = []
-        for task in children.iterdir():
-            try:
-                pids += [int(pid) for pid in (task / "children").read_text().split()]
-            except FileNotFoundError:
-                pass
-        return sorted(set(pids))
+        """Process ids of its execution environments: its children, or those of its instances."""
+        children = descendants(self.process.pid)
+        instances = [pid for pid in children if role(pid) == "instance"]
+        return sorted(set(children) - set(instances) | {pid for instance in instances for pid in descendants(instance)})
 
     def interrupt(self):
         self.process.send_signal(signal.SIGINT)

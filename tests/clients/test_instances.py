@@ -34,7 +34,7 @@ def start(tmp_path):
 
     yield start
     for server in running:
-        pids = [one["Pid"] for one in instances(server)]
+        pids = [one["Pid"] for one in instances(server)] if server.process.poll() is None else []
         assert server.stop() == 0, "".join(server.log[-50:])
         until(lambda: not any(map(is_alive, pids)), "instances end with the server", WAIT_S)
 
@@ -138,6 +138,16 @@ def test_a_rotation_of_all_instances_fails_no_request(start):
     assert set(Scraped(server).ended("own")) == {("done", "")}
 
 
+def test_all_instances_are_replaced_when_that_is_asked_for(start):
+    server = start(**{"penstock.environments": "3", "execute_delay_us": "5000"})
+    before = {one["InstanceId"] for one in instances(server)}
+    with Load(server, "own", 4, deadline_s=None) as load:
+        subprocess.run([PROGRAM, "instances", "--replace", "--endpoint", server.url], capture_output=True, check=True)
+        until(lambda: not before & {one["InstanceId"] for one in instances(server)}, "all are others", WAIT_S)
+    assert load.end() == [] and len(load.answers) > 20
+    assert (len(before), len(instances(server)), events(server, "aged")) == (3, 3, 3), "and are left alone then"
+
+
 def test_there_are_never_more_cores_than_there_may_be(start):
     server = start("instances.vcpu_max=6", "environments.concurrency=2", **{"execute_delay_us": "20000", "penstock.environments_max": "8"})
     client = client_of(server)
@@ -152,6 +162,72 @@ def test_there_are_never_more_cores_than_there_may_be(start):
     client.publish_version(FunctionName="large")
     found = settled(client, "large", "1")
     assert found["StateReasonCode"] == "InsufficientCapacity" and "no type of instance is so large" in found["StateReason"], found
+
+
+def test_the_provider_says_how_many_cores_there_may_be_and_how_busy_workers_are_to_be(start):
+    """One client keeps a worker busy nearly all the time: with a target of a half that is work for two, and with one of a fifth for five."""
+    server = start("environments.concurrency=8", **{"penstock.environments_max": "8", "execute_delay_us": "50000"})
+    client = client_of(server)
+    told = client.get_capacity_provider(CapacityProviderName="local")["CapacityProvider"]["CapacityProviderScalingConfig"]
+    assert told == {"MaxVCpuCount": 8 * os.cpu_count(), "ScalingMode": "Auto"}
+
+    def target(percent, most):
+        policy = {"PredefinedMetricType": "LambdaCapacityProviderAverageCPUUtilization", "TargetValue": percent}
+        scaling = {"MaxVCpuCount": most, "ScalingMode": "Manual", "ScalingPolicies": [policy]}
+        client.update_capacity_provider(CapacityProviderName="local", CapacityProviderScalingConfig=scaling)
+
+    with Load(server, "own", 1) as load:
+        until(lambda: len(load.answers) > 40, "it is looked at", WAIT_S)
+        assert environments(server, "own") == 1
+        target(50.0, 9)
+        until(lambda: environments(server, "own") == 2, "twice as many", WAIT_S)
+        target(20.0, 9)
+        until(lambda: environments(server, "own") == 3, "as many as there may be", WAIT_S)
+        assert sum(one["VCpu"] for one in instances(server)) == 9
+        target(20.0, 15)
+        until(lambda: environments(server, "own") == 5, "as many as are wanted", WAIT_S)
+    assert load.end() == []
+    steps = Scraped(server).sum("penstock_scaling_steps_total", function="own", direction="up", reason="utilization")
+    assert steps >= 2
+
+
+def test_an_instance_has_no_more_memory_than_it_says(start):
+    """Where this process may make control groups; elsewhere it says that it has none."""
+    server = start("instances.memory_bytes=3221225472")
+    one = instances(server)[0]
+    groups = pathlib.Path(f"/proc/{one['Pid']}/cgroup").read_text()
+    assert one["MemoryLimited"] == (f"/penstock-{server.process.pid}-{one['InstanceId']}" in groups)
+    if one["MemoryLimited"]:
+        (environment,) = server.environments()
+        assert one["InstanceId"] in pathlib.Path(f"/proc/{environment}/cgroup").read_text(), "its environments are in it"
+        paths = [line.split(":", 2)[1:] for line in groups.splitlines() if one["InstanceId"] in line]
+        folder = pathlib.Path("/sys/fs/cgroup") / ("memory" if paths[0][0] else "") / paths[0][1].lstrip("/")
+        limit = next(file for name in ("memory.max", "memory.limit_in_bytes") if (file := folder / name).exists())
+        assert int(limit.read_text()) == 3 << 30
+        server.stop()
+        until(lambda: not folder.exists(), "and it goes", WAIT_S)
+
+
+def test_what_instances_cost_is_told_by_function(start):
+    """Of eight cores that environments may have, one has two and the other one: a quarter of the price, an eighth, and the rest is nobody's."""
+    server = start("instances.vcpu=9", "instances.microusd_per_hour=360000000")
+    client = client_of(server)
+    created(client, "f", identity())
+
+    def costs():
+        return {one["FunctionName"]: one for one in json.loads(ask(server, "GET", "/2026-11-26/instances")[2])["Costs"]}
+
+    until(lambda: "f" in costs(), "there is something to tell", WAIT_S)
+    until(lambda: {name: one["UsdPerHour"] for name, one in costs().items()} == {"f": 45, "own": 90, "": 225}, "by their parts", WAIT_S)
+    assert Scraped(server).value("penstock_cost_usd_per_hour", function="f") == 45
+    for _ in range(4):
+        invoke(client, "f", 1.5, Qualifier="1")
+    told = costs()["f"]
+    assert told["Invocations"] == 4 and told["UsdPerMillionInvocations"] == pytest.approx(told["Usd"] / 4 * 1e6) and costs()["own"]["UsdPerMillionInvocations"] is None
+    # 1.25 cents a second since it came.
+    assert 0 < told["Usd"] < 0.0125 * 60
+    shown = subprocess.run([PROGRAM, "instances", "--endpoint", server.url], capture_output=True, text=True, check=True).stdout
+    assert "USD/MILLION" in shown and "(nobody's)" in shown and "45.0000" in shown, shown
 
 
 def test_functions_share_instances_and_people_see_them(start):

@@ -10,9 +10,12 @@ use penstock_registry::EventInvoke;
 use penstock_registry::store::Commit;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::time::Duration;
 
 /// Ends in memory alone: each is a request and its answer, some megabytes.
 const UNKEPT_MAX: usize = 16;
+/// How long one that is told now or never waits for its destination, in seconds.
+const NOW_OR_NEVER_S: f64 = 5.0;
 
 /// An end that is to be told.
 #[derive(Clone, Serialize, Deserialize)]
@@ -67,7 +70,7 @@ impl ControlPlane {
         match self.keep(key, &event).await {
             Ok(()) => Ok(Next::Tell(event.due_s)),
             Err(error) if cannot_be_kept(&error) => {
-                tracing::warn!(event = key, %error, "the end of an event is kept in memory alone: it is not told after a kill");
+                tracing::warn!(event = key, %error, "the end of an event is kept in memory alone: it is not told after the server has ended");
                 self.keep_in_memory(key, event, end).await
             }
             Err(error) => Err(error),
@@ -89,7 +92,13 @@ impl ControlPlane {
         if has_place && self.keep(key, &event).await.is_ok() {
             return Ok(Next::Tell(event.due_s));
         }
-        if let Err(untold) = self.tell_once(&end).await {
+        let mut told = self.tell_once(&end).await;
+        if let Err(Untold::NotBefore(due_s)) = told {
+            let pause = (due_s - self.now_seconds()).clamp(0.0, NOW_OR_NEVER_S);
+            tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+            told = self.tell_once(&end).await;
+        }
+        if let Err(untold) = told {
             end.log(key, &untold, true);
         }
         self.forget(key).await
@@ -109,7 +118,10 @@ impl ControlPlane {
 
     async fn try_end(&self, key: &str) -> Result<Next, ControlError> {
         // Its function may have been deleted, and its events with it.
-        let Some(entry) = self.store.get_blob(key).await? else { return Ok(Next::Over) };
+        let Some(entry) = self.store.get_blob(key).await? else {
+            self.unkept.lock().remove(key);
+            return Ok(Next::Over);
+        };
         let mut event: Event = serde_json::from_slice(&entry.value)?;
         let Some(mut end) = event.end.clone() else { return Ok(Next::Over) };
         if end.record.is_null() {
@@ -150,8 +162,9 @@ impl ControlPlane {
     }
 
     async fn forget(&self, key: &str) -> Result<Next, ControlError> {
+        self.commit(Commit::new().delete_large(key)).await?;
         self.unkept.lock().remove(key);
-        self.commit(Commit::new().delete_large(key)).await.map(|_| Next::Over)
+        Ok(Next::Over)
     }
 
     async fn tell_once(&self, end: &End) -> Result<(), Untold> {

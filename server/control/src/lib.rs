@@ -16,6 +16,7 @@ mod ends;
 mod error;
 mod events;
 mod fetched;
+mod fleet;
 mod functions;
 mod invocable;
 mod logs;

@@ -10,12 +10,6 @@ use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
 impl ControlPlane {
-    /// The instances that environments run on, as they stand: none where this machine is the only one.
-    pub fn instances(&self) -> Value {
-        let all = self.options.fleet.as_ref().map(|fleet| fleet.instances()).unwrap_or_default();
-        json!({ "Instances": all })
-    }
-
     /// What the environments of a function, or of one version, said last and what became of them: the lines after number `after`,
     /// and the number of the last.
     pub async fn function_log(&self, named: &FunctionRef, after: u64) -> Result<Value, ControlError> {

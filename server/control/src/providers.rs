@@ -9,6 +9,7 @@ use crate::plane::{ControlPlane, Known, Writing};
 use crate::requests::Page;
 use crate::versions::is_there;
 use crate::view;
+use penstock_dispatch::Targets;
 use penstock_domain::VersionNumber;
 use penstock_registry::store::Commit;
 use penstock_registry::{FunctionRecord, ProviderRecord, State, VersionRecord, keys};
@@ -20,6 +21,9 @@ const PROVIDERS_MAX: usize = 1000;
 const PAGE_MAX: usize = 50;
 /// Most virtual cores of a provider's instances, if nothing is said.
 const VCPU_DEFAULT: u64 = 400;
+/// What a policy may have a target for, on the CPU and on GPUs: how busy runtime workers are.
+const UTILIZATION: [&str; 2] =
+    ["LambdaCapacityProviderAverageCPUUtilization", "LambdaCapacityProviderAverageGPUUtilization"];
 /// Members that Create takes, and those that Update takes.
 const CREATE: [&str; 7] = [
     "VpcConfig",
@@ -51,6 +55,7 @@ impl ControlPlane {
         let settings = json!({
             "VpcConfig": { "SubnetIds": ["subnet-local"], "SecurityGroupIds": [] },
             "PermissionsConfig": { "CapacityProviderOperatorRoleArn": role },
+            "CapacityProviderScalingConfig": { "MaxVCpuCount": self.cores(), "ScalingMode": "Auto" },
         });
         ProviderRecord {
             name: LOCAL_PROVIDER.into(),
@@ -104,7 +109,40 @@ impl ControlPlane {
         check(&mut record.settings)?;
         record.last_modified = self.now_text();
         self.write_provider(&record, revision).await?;
+        self.follow_provider(&record);
         Ok(self.told(&record))
+    }
+
+    /// Cores of this machine, or of all its instances that there may be.
+    pub(crate) fn cores(&self) -> u32 {
+        self.options.fleet.as_ref().map_or(self.options.cores, |fleet| fleet.vcpu_max())
+    }
+
+    /// What was said of this machine holds after a restart, too.
+    pub(crate) async fn restore_provider(&self) -> Result<(), ControlError> {
+        if let Some((record, _)) = self.read::<ProviderRecord>(&keys::provider(LOCAL_PROVIDER)).await? {
+            self.follow_provider(&record);
+        }
+        Ok(())
+    }
+
+    /// What is said of this machine holds from now on; other providers are records alone.
+    fn follow_provider(&self, record: &ProviderRecord) {
+        if record.name != LOCAL_PROVIDER {
+            return;
+        }
+        let scaling = record.settings.get("CapacityProviderScalingConfig").cloned().unwrap_or_default();
+        let most = scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok());
+        if let Some((fleet, most)) = self.options.fleet.as_ref().zip(most) {
+            fleet.set_vcpu_max(most);
+        }
+        let target = |metric: &str| {
+            let policies = scaling["ScalingPolicies"].as_array().filter(|_| scaling["ScalingMode"] == "Manual")?;
+            let policy = policies.iter().find(|policy| policy["PredefinedMetricType"] == metric)?;
+            policy["TargetValue"].as_f64().map(|percent| percent / 100.0)
+        };
+        let [cpu, gpu] = UTILIZATION.map(target);
+        self.house.set_targets(Targets { cpu, gpu });
     }
 
     /// Writes a provider that was looked up; this machine's own may not have been written yet.
@@ -255,13 +293,11 @@ fn check(settings: &mut Map<String, Value>) -> Result<(), ControlError> {
 }
 
 fn check_policies(policies: Option<&Value>) -> Result<(), ControlError> {
-    const METRICS: [&str; 2] =
-        ["LambdaCapacityProviderAverageCPUUtilization", "LambdaCapacityProviderAverageGPUUtilization"];
     let member = "capacityProviderScalingConfig.scalingPolicies";
     for policy in policies.and_then(Value::as_array).into_iter().flatten() {
         let metric = policy["PredefinedMetricType"].as_str().unwrap_or_default();
-        if !METRICS.contains(&metric) {
-            let constraint = format!("Member must satisfy enum value set: [{}]", METRICS.join(", "));
+        if !UTILIZATION.contains(&metric) {
+            let constraint = format!("Member must satisfy enum value set: [{}]", UTILIZATION.join(", "));
             return Err(ControlError::validation(metric, &format!("{member}.predefinedMetricType"), constraint));
         }
         if !policy["TargetValue"].as_f64().is_some_and(|target| (0.0..=100.0).contains(&target)) {

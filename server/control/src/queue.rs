@@ -121,7 +121,7 @@ impl ControlPlane {
             end: None,
         };
         let (plane, event) = (self.this.upgrade(), serde_json::to_vec(&event)?);
-        let Some(plane) = plane else { return Ok(()) };
+        let Some(plane) = plane else { return Err(ControlError::service("the server ends")) };
         // Whoever sends it may leave: what is kept is run.
         let kept = tokio::spawn(async move {
             plane.store.put_blob(&key, event.into()).await?;

@@ -22,6 +22,7 @@ impl ControlPlane {
     /// stays what it is. Nothing that is wrong with one function keeps the others from being served.
     pub async fn restore(&self) -> Result<Restored, ControlError> {
         let mut restored = Restored::default();
+        self.restore_provider().await?;
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
             let name = function.name.clone();
             if let Err(error) = self.restore_function(function, &mut restored).await {
@@ -132,7 +133,12 @@ impl ControlPlane {
     }
 
     /// Reads what is to be served of a function. Content that cannot be read leaves its place to that which serves.
-    async fn read_versions(&self, name: &str, content_of: ContentOf, reach: Reach) -> Result<Vec<Read>, ControlError> {
+    async fn read_versions(
+        &self,
+        name: &str,
+        content_of: ContentOf,
+        mut reach: Reach,
+    ) -> Result<Vec<Read>, ControlError> {
         let mut all = Vec::new();
         for version in self.versions_to_serve(name).await? {
             let (content, number) = (content_of(&version).clone(), VersionNumber(version.number));
@@ -144,6 +150,10 @@ impl ControlPlane {
             };
             if let Err(unread) = &source {
                 note(unread, &content);
+                if unread.is_late {
+                    // It would be for the next, too.
+                    reach = Reach::Disk;
+                }
                 // One that cannot be read does not take the others with it: `bring_up` finds it missing.
                 tracing::error!(function = name, version = %number, reason = unread.reason, "a version cannot be read");
                 if let Some(serving) = version.serving.filter(|serving| *serving != content) {
@@ -185,7 +195,7 @@ impl ControlPlane {
         let Scaling { min_execution_environments: min, max_execution_environments: max } = version.requested_scaling;
         let here = match configuration.accelerator_config {
             Some(_) => 1,
-            None => self.options.cores / cores_of(configuration),
+            None => self.cores() / cores_of(configuration),
         };
         Bounds { min, max: max.unwrap_or(here).min(ENVIRONMENTS_HERE_MAX).max(min) }
     }

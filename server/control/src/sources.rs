@@ -29,13 +29,15 @@ pub(crate) struct Unread {
     pub(crate) reason: String,
     /// There is storage, and it is away or was not asked, or what it has could not be written: it may be read later.
     pub(crate) may_pass: bool,
+    /// The storage did not answer in time.
+    pub(crate) is_late: bool,
     /// It is the package that could not be had, not what it holds.
     pub(crate) lacks_package: bool,
 }
 
 impl From<String> for Unread {
     fn from(reason: String) -> Self {
-        Self { reason, may_pass: false, lacks_package: false }
+        Self { reason, may_pass: false, is_late: false, lacks_package: false }
     }
 }
 
@@ -68,6 +70,10 @@ impl ControlPlane {
                     };
                     package.map_err(|error| Unread {
                         lacks_package: true,
+                        is_late: match &error {
+                            PackageError::Backing { source, .. } => source.kind() == std::io::ErrorKind::TimedOut,
+                            _ => false,
+                        },
                         may_pass: match reach {
                             Reach::Disk => store.is_backed(),
                             // The disk may be full, too.

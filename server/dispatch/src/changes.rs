@@ -204,6 +204,7 @@ impl House {
                 placement: self.options.placement.clone(),
                 tries_elsewhere: 0,
                 grant: None,
+                leaving: None,
                 stop,
                 changed: self.changed.clone(),
                 journals: self.journals.clone(),

@@ -206,6 +206,8 @@ pub(crate) struct Starts {
     pub(crate) since: Option<Instant>,
     /// From asking for one to its being ready, the last time.
     pub(crate) took: Option<Duration>,
+    /// It ran on a GPU.
+    pub(crate) on_gpu: bool,
     /// Slots of that one, and its runtime workers.
     pub(crate) slots: u32,
     pub(crate) workers: u32,

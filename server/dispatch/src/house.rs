@@ -9,6 +9,7 @@ use crate::deployed::beside_deployed;
 use crate::function::{Health, ServedFunction, ServedVersion, Shared, Unavailable, VersionState};
 use crate::invoke;
 use crate::journal::Journals;
+use crate::scaling::Targets;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use penstock_admission::{ByteBudget, ByteShare};
@@ -116,6 +117,8 @@ pub struct House {
     pub(crate) changed: watch::Sender<u64>,
     /// Told when a request finds no environment and none is being started.
     pub(crate) demanded: Arc<Notify>,
+    /// How busy workers are to be.
+    pub(crate) targets: Mutex<Targets>,
     /// Devices that environments share, by name.
     pub(crate) devices: Arc<Devices>,
     /// What environments said last.
@@ -142,6 +145,7 @@ impl House {
             started: AtomicBool::new(false),
             changed: watch::Sender::new(0),
             demanded: Arc::default(),
+            targets: Mutex::default(),
             devices: Arc::default(),
             journals: Arc::default(),
             stop: CancellationToken::new(),

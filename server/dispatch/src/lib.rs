@@ -26,4 +26,5 @@ pub use house::{House, HouseOptions, LoadOverride, Reply, Specify};
 pub use journal::LogLine;
 pub use penstock_repository::ControlMode;
 pub use penstock_scaler::{Bounds, Policy as ScalingPolicy};
+pub use scaling::Targets;
 pub use statistics::{BatchStatistics, Duration as StatisticDuration, VersionStatistics};

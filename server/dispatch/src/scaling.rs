@@ -19,24 +19,44 @@ const SHED_FOR_WANT: [ShedReason; 5] = [
     ShedReason::NoCapacity,
 ];
 
+/// Shares of their time that workers are to be busy, as a capacity provider's policies may say, by what environments run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Targets {
+    /// On the CPU.
+    pub cpu: Option<f64>,
+    /// On a GPU.
+    pub gpu: Option<f64>,
+}
+
 impl House {
+    /// Has environments follow these targets from now on, beside what else their load wants.
+    pub fn set_targets(&self, targets: Targets) {
+        *self.targets.lock() = targets;
+        self.demanded.notify_one();
+    }
+
     /// Follows the load for as long as the house is not drained: looks at it so often, and when it is told to.
     pub async fn follow_load(self: Arc<Self>, policy: Policy, interval: Duration) {
-        let mut scaler = Scaler::default();
+        let mut scalers = [Scaler::default(), Scaler::default()];
         while !self.stop.is_cancelled() {
-            self.scale_once(&mut scaler, &policy);
+            self.scale_once(&mut scalers, &policy);
             // Which of the two it was is seen by looking.
             let _ = timeout(interval, self.demanded.notified()).await;
         }
     }
 
-    fn scale_once(&self, scaler: &mut Scaler, policy: &Policy) {
-        let functions = self.functions.load_full();
-        let served = functions.values().flat_map(|function| function.versions.values());
-        let versions: Vec<Version> = served.filter_map(|version| version.to_scale()).collect();
-        let plan = decide(&versions, scaler, policy, Instant::now().into_std());
-        for step in plan.steps {
-            self.carry_out(&step);
+    /// Those on the CPU, then those on a GPU: each has its target.
+    fn scale_once(&self, scalers: &mut [Scaler; 2], policy: &Policy) {
+        let (functions, targets) = (self.functions.load_full(), *self.targets.lock());
+        for (scaler, (on_gpu, target)) in scalers.iter_mut().zip([(false, targets.cpu), (true, targets.gpu)]) {
+            let served = functions.values().flat_map(|function| function.versions.values());
+            let served = served.filter(|version| version.starts.lock().on_gpu == on_gpu);
+            let versions: Vec<Version> = served.filter_map(|version| version.to_scale()).collect();
+            let policy = Policy { utilization: target.or(policy.utilization), ..*policy };
+            let plan = decide(&versions, scaler, &policy, Instant::now().into_std());
+            for step in plan.steps {
+                self.carry_out(&step);
+            }
         }
     }
 

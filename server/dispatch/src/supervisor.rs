@@ -10,8 +10,7 @@ use futures_util::future::BoxFuture;
 use penstock_admission::ByteBudget;
 use penstock_capacity::{Grant, NoRoom, Placement, Wanted};
 use penstock_environment::{EnvironmentHandle, Launch, LaunchError, OnBatch, Specification, StartError, Started};
-use penstock_telemetry::LoadSample;
-use running::{Log, Running, cancelled, ended, ended_if, remove};
+use running::{Log, Running, cancelled, ended, ended_if, remove, tell_load, watch_load};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -57,6 +56,8 @@ pub(crate) struct Supervisor {
     /// Its part of one, from when it was placed there until it is stopped or cannot be started: between two lives nobody
     /// else gets it.
     pub(crate) grant: Option<Grant>,
+    /// One that another has taken the place of, and that drains.
+    pub(crate) leaving: Option<BoxFuture<'static, ()>>,
     /// Ends it: the version's own is its parent.
     pub(crate) stop: CancellationToken,
     /// Told when the version's state changes.
@@ -75,6 +76,10 @@ enum Life {
     Failed(Unavailable, bool),
     /// There is no device with so much memory left.
     NoRoom(NoRoom),
+    /// There is no instance for it.
+    NoInstance(String),
+    /// It has drained, to be started somewhere else.
+    Moved,
 }
 
 impl Life {
@@ -83,7 +88,8 @@ impl Life {
         match self {
             Life::Failed(why, _) => why.reason.clone(),
             Life::NoRoom(no_room) => no_room.to_string(),
-            Life::Stopped | Life::Lost(..) => "it is stopped".to_owned(),
+            Life::NoInstance(reason) => reason.clone(),
+            Life::Stopped | Life::Lost(..) | Life::Moved => "it is stopped".to_owned(),
         }
     }
 }
@@ -130,6 +136,15 @@ impl Supervisor {
                     let cause = if reason.is_final() { Cause::NoDevice } else { Cause::NoRoom };
                     self.set_state(cause.because(reason.to_string()));
                 }
+                // One may come, or have room again.
+                Life::NoInstance(reason) => {
+                    started = false;
+                    self.set_state(Cause::NoRoom.because(reason));
+                }
+                Life::Moved => {
+                    self.set_state(VersionState::Restarting("it moves to another instance".into()));
+                    continue;
+                }
                 Life::Failed(why, permanent) => {
                     self.grant = None;
                     self.set_state(VersionState::Unavailable(why));
@@ -148,6 +163,7 @@ impl Supervisor {
                 self.version.metrics.environment_restarted();
             }
         }
+        ended_if(self.leaving.take()).await;
         // The last of the version's supervisors: all its processes are gone.
         if self.version.supervisors.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.version.metrics.retired();
@@ -210,7 +226,7 @@ impl Supervisor {
         };
         let Started { from, to, log, mut life, leaving } = match started {
             Ok(started) => started,
-            Err(LaunchError::NoRoom(reason)) => return Err(failed(Cause::NoRoom, reason, false)),
+            Err(LaunchError::NoRoom(reason)) => return Err(Life::NoInstance(reason)),
             Err(error) => {
                 return Err(failed(Cause::Ended, format!("the environment could not be started: {error}"), false));
             }
@@ -276,6 +292,7 @@ impl Supervisor {
         *self.version.starts.lock() = Starts {
             since: None,
             took: Some(took),
+            on_gpu: self.grant.is_some(),
             slots: environment.slots().limit(),
             workers: specification.workers as u32,
         };
@@ -291,25 +308,33 @@ impl Supervisor {
     /// Keeps an environment until it is lost or stopped. One that is to be somewhere else is started there first, and drained
     /// here when that is ready.
     async fn keep(&mut self, mut running: Running) -> Life {
-        let mut leaving: Option<BoxFuture<'static, ()>> = None;
+        let mut leaving = self.leaving.take();
         let mut pause = BACKOFF_FIRST;
         let stopped = loop {
             let leaves = running.leaving.clone();
             tokio::select! {
                 biased;
-                () = self.watch_load() => {}
+                () = watch_load(&self.version) => {}
                 () = running.environment.lost() => break false,
                 () = self.stop.cancelled() => break true,
                 () = ended(&mut leaving) => leaving = None,
-                () = cancelled(leaves), if leaving.is_none() => match self.begin().await {
-                    Ok(next) => {
+                // Two do not fit into what it has of its device.
+                () = cancelled(leaves.clone()), if self.grant.is_some() => {
+                    running.drain(self.version.clone(), self.drain_timeout).await;
+                    tell_load(&self.version);
+                    return Life::Moved;
+                }
+                () = cancelled(leaves), if leaving.is_none() => match self.begin_beside(&running).await {
+                    None => break false,
+                    Some(Ok(next)) => {
                         pause = BACKOFF_FIRST;
                         let old = std::mem::replace(&mut running, next);
                         tracing::info!(function = self.name(), "an environment has moved");
                         leaving = Some(Box::pin(old.drain(self.version.clone(), self.drain_timeout)));
                     }
                     // It goes on where it is, for as long as it can.
-                    Err(life) => {
+                    Some(Err(Life::Stopped)) => break true,
+                    Some(Err(life)) => {
                         let (function, why) = (self.name(), life.reason());
                         tracing::warn!(function, why, "an environment that is to move cannot yet");
                         tokio::select! {
@@ -328,20 +353,31 @@ impl Supervisor {
             }
             let drained = running.drain(self.version.clone(), self.drain_timeout);
             tokio::join!(drained, ended_if(leaving));
-            self.tell_load();
+            tell_load(&self.version);
             return Life::Stopped;
         }
         let Running { environment, mut life, log, ready, .. } = running;
         remove(&self.version, &environment);
-        self.tell_load();
+        tell_load(&self.version);
         self.set_state(VersionState::Restarting("the environment has ended".into()));
         let status = life.end(EXIT_TIMEOUT).await;
         let (function, pid) = (self.name(), environment.report().pid);
         tracing::warn!(function, pid, status, "environment lost");
         let lived = ready.elapsed();
         let words = log.last_words().await;
-        ended_if(leaving).await;
+        // The next life sees to it.
+        self.leaving = leaving;
         Life::Lost(format!("{status}{words}"), lived)
+    }
+
+    /// Starts another; `None` if the one that runs is lost meanwhile.
+    async fn begin_beside(&mut self, running: &Running) -> Option<Result<Running, Life>> {
+        let environment = running.environment.clone();
+        tokio::select! {
+            biased;
+            () = environment.lost() => None,
+            next = self.begin() => Some(next),
+        }
     }
 
     /// Passes on what its process writes.
@@ -365,29 +401,6 @@ impl Supervisor {
             version.statistics.batch(batch.items, batch.compute_input_ns, batch.compute_ns, batch.compute_output_ns);
             version.metrics.batch(&batch);
         })
-    }
-
-    /// Passes the version's load on for as long as this environment lives.
-    async fn watch_load(&self) {
-        loop {
-            self.tell_load();
-            sleep(LOAD_INTERVAL).await;
-        }
-    }
-
-    /// Tells the metrics the load of the version: of all its environments together.
-    fn tell_load(&self) {
-        let mut sum = LoadSample::default();
-        for environment in self.version.environments.load().iter() {
-            let load = environment.load();
-            sum.concurrency_limit += environment.slots().limit();
-            sum.queued_requests += load.queued_requests;
-            sum.queued_items += load.queued_items;
-            sum.queued_tokens += load.queued_tokens;
-            sum.busy_workers += load.busy_workers;
-            sum.resident_bytes += load.resident_bytes;
-        }
-        self.version.metrics.load(&sum);
     }
 
     fn add(&self, environment: &Arc<EnvironmentHandle>) {

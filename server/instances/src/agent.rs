@@ -47,8 +47,16 @@ struct Held {
 
 /// Runs an agent until it is told to stop or its fleet is gone. Errors: it may not join, or cannot listen.
 pub async fn run(told: Told, launcher: Launcher) -> io::Result<()> {
+    let is_limited = match told.group.as_deref().map(crate::cgroup::enter) {
+        Some(Ok(())) => true,
+        Some(Err(error)) => {
+            tracing::warn!(%error, "an instance cannot enter its control group");
+            false
+        }
+        None => false,
+    };
     let listener = UnixListener::bind(&told.listen)?;
-    let (mut from, mut to) = timeout(GREETING_TIMEOUT, join(&told)).await??.into_split();
+    let (mut from, mut to) = timeout(GREETING_TIMEOUT, join(&told, is_limited)).await??.into_split();
     let (say, mut said) = mpsc::channel(WAITING_MAX);
     let (heard, mut hear) = mpsc::channel(WAITING_MAX);
     // Reading is not cancelled in the middle of a message.
@@ -60,7 +68,7 @@ pub async fn run(told: Told, launcher: Launcher) -> io::Result<()> {
         }
     });
     let (greeted, mut begins) = mpsc::channel(GREETING_MAX);
-    let mut agent = Agent { launcher, room: room_of(&told), held: BTreeMap::new(), say };
+    let mut agent = Agent { launcher, token: told.token.clone(), room: room_of(&told), held: BTreeMap::new(), say };
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -91,20 +99,26 @@ pub async fn run(told: Told, launcher: Launcher) -> io::Result<()> {
                 }
             }
             Some((begin, link)) = begins.recv() => agent.begin(begin, link).await,
-            _ = beats.tick() => write(&mut to, &FromAgent::Beat(agent.beat(&told.disk))).await?,
+            _ = beats.tick() => write(&mut to, &FromAgent::Beat(agent.beat(told.disk.as_deref()))).await?,
         }
     }
 }
 
-async fn join(told: &Told) -> io::Result<UnixStream> {
+async fn join(told: &Told, is_limited: bool) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(&told.fleet).await?;
     let (id, token) = (told.id.clone(), told.token.clone());
-    let join = Join { id, token, pid: std::process::id(), address: told.listen.clone() };
+    let join = Join { id, token, pid: std::process::id(), is_limited, address: told.listen.clone() };
     write(&mut stream, &FromAgent::Join(join)).await?;
     match read(&mut stream).await? {
         ToAgent::Welcome => Ok(stream),
         other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("not a welcome: {other:?}"))),
     }
+}
+
+/// Memory of this machine, in MiB.
+pub fn machine_memory_mib() -> u64 {
+    let system = rustix::system::sysinfo();
+    (system.totalram as u64).saturating_mul(u64::from(system.mem_unit).max(1)) >> 20
 }
 
 fn room_of(told: &Told) -> Room {
@@ -114,6 +128,7 @@ fn room_of(told: &Told) -> Room {
 
 struct Agent {
     launcher: Launcher,
+    token: String,
     room: Room,
     held: BTreeMap<u64, Held>,
     say: mpsc::Sender<FromAgent>,
@@ -122,7 +137,11 @@ struct Agent {
 impl Agent {
     /// Starts an environment on a connection, if there is room for it.
     async fn begin(&mut self, begin: Begin, link: UnixStream) {
-        let Begin { environment, variables, accelerated, vcpu, memory_mib } = begin;
+        let Begin { token, environment, variables, accelerated, vcpu, memory_mib } = begin;
+        if token != self.token || self.held.contains_key(&environment) {
+            tracing::warn!(environment, "somebody else wants to begin an environment");
+            return;
+        }
         let refused = |status: String| FromAgent::Ended { environment, status };
         if vcpu > self.room.vcpu || memory_mib > self.room.memory_mib {
             let (has_vcpu, has_mib) = (self.room.vcpu, self.room.memory_mib);
@@ -166,16 +185,16 @@ impl Agent {
         }
     }
 
-    fn beat(&self, disk: &Path) -> Beat {
+    fn beat(&self, disk: Option<&Path>) -> Beat {
         let system = rustix::system::sysinfo();
         let unit = u64::from(system.mem_unit).max(1);
-        let unhealthy = match rustix::fs::statvfs(disk) {
+        let unhealthy = disk.and_then(|disk| match rustix::fs::statvfs(disk) {
             Ok(found) if found.f_bavail.saturating_mul(found.f_frsize) < DISK_LEAST => {
                 Some(format!("its disk is full ({})", disk.display()))
             }
             Ok(_) => None,
             Err(error) => Some(format!("its disk cannot be used ({}): {error}", disk.display())),
-        };
+        });
         Beat {
             environments: u32::try_from(self.held.len()).unwrap_or(u32::MAX),
             memory_free_mib: (system.freeram as u64).saturating_mul(unit) >> 20,

@@ -4,6 +4,7 @@
 //! Opened by the composition root; environments are started by dispatch's supervisors through [`penstock_environment::Launch`]
 //! (see `launch`). Never inside a request. The roster's lock is never held across a wait.
 
+use crate::cost::{Costs, FunctionCost};
 use crate::protocol::{FromAgent, Join, ToAgent, Told, read, write};
 use crate::provider::Provider;
 use crate::roster::{Action, Deadlines, Gone, Roster};
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use penstock_scaler::{InstanceType, Needs, Rules, Stage, Why};
 use penstock_telemetry::{instance_event, instance_started};
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -22,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +32,12 @@ use tokio_util::sync::CancellationToken;
 const TICK: Duration = Duration::from_millis(500);
 /// How long an agent may take to say who it is.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Agents that have not said who they are.
+const GREETING_MAX: usize = 64;
+/// Between two looks, from which this process is known to have stood still.
+const STALL: Duration = Duration::from_secs(2);
+/// Most bytes of a socket's path, by `sockaddr_un`, its end included.
+const SOCKET_PATH_MAX: usize = 108;
 /// Messages that wait for an agent.
 const WAITING_MAX: usize = 256;
 
@@ -43,8 +51,8 @@ pub struct FleetOptions {
     pub deadlines: Deadlines,
     /// A folder of its own, for its sockets: removed and made anew.
     pub folder: PathBuf,
-    /// The disk that instances must not find full.
-    pub disk: PathBuf,
+    /// A disk of each instance's own that it must not find full.
+    pub disk: Option<PathBuf>,
     /// Makes what lets an instance join: nobody may guess it.
     pub token: fn() -> io::Result<String>,
 }
@@ -57,22 +65,26 @@ pub struct Fleet {
     /// Those that wait for room.
     seekers: Mutex<HashMap<u64, oneshot::Sender<Result<Seat, Why>>>>,
     environments: Mutex<HashMap<u64, Begun>>,
+    costs: Mutex<Costs>,
     agents: Mutex<BTreeMap<String, mpsc::Sender<ToAgent>>>,
     wake: Notify,
     stop: CancellationToken,
+    /// One server has these instances.
+    _lock: File,
 }
 
 /// Room that was given.
 pub(crate) struct Seat {
     pub(crate) instance: String,
     pub(crate) address: PathBuf,
+    pub(crate) token: String,
 }
 
 /// An environment that was begun, as the fleet knows it.
 pub(crate) struct Begun {
     pub(crate) instance: String,
-    /// To end its link if its instance is lost: its process may live on.
-    pub(crate) link: StdUnixStream,
+    /// To end its link if its instance is lost: its process may live on. `None` until there is one.
+    pub(crate) link: Option<StdUnixStream>,
     /// Where its log goes; `None` once it has ended.
     pub(crate) log: Option<mpsc::Sender<Vec<u8>>>,
     pub(crate) ended: Option<oneshot::Sender<String>>,
@@ -92,6 +104,7 @@ impl Begun {
 impl Fleet {
     /// Opens a fleet that has no instances yet. Errors: its folder cannot be made, or not listened in.
     pub fn open(options: FleetOptions, provider: Arc<dyn Provider>, stop: CancellationToken) -> io::Result<Arc<Self>> {
+        let lock = lock(&options.folder)?;
         match std::fs::remove_dir_all(&options.folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -107,19 +120,52 @@ impl Fleet {
             roster: Mutex::new(roster),
             seekers: Mutex::default(),
             environments: Mutex::default(),
+            costs: Mutex::default(),
             agents: Mutex::default(),
             wake: Notify::new(),
             stop,
+            _lock: lock,
         });
+        tokio::spawn(fleet.clone().notice());
         tokio::spawn(fleet.clone().listen(listener));
         tokio::spawn(fleet.clone().follow());
         Ok(fleet)
+    }
+
+    /// Ends all instances: call when nothing runs on them any more.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        let agents = std::mem::take(&mut *self.agents.lock());
+        agents.values().for_each(|agent| drop(agent.try_send(ToAgent::Stop)));
+        self.provider.close().await;
+    }
+
+    /// Replaces all instances that there are, one after the other, without an end to what they serve.
+    pub fn replace_all(&self) {
+        self.roster.lock().replace_all(Instant::now().into_std());
+        self.wake.notify_one();
+    }
+
+    /// Most cores of all instances together, from now on. What there is beyond stays until its environments end.
+    pub fn set_vcpu_max(&self, vcpu_max: u32) {
+        self.roster.lock().set_vcpu_max(vcpu_max);
+        self.wake.notify_one();
+    }
+
+    /// Most cores of all instances together.
+    pub fn vcpu_max(&self) -> u32 {
+        self.roster.lock().vcpu_max()
     }
 
     /// Where instances stand.
     pub fn instances(&self) -> Vec<InstanceView> {
         let now = Instant::now().into_std();
         self.roster.lock().instances().iter().map(|(id, entry)| InstanceView::of(id, entry, now)).collect()
+    }
+
+    /// What they cost, and whom for.
+    pub fn costs(&self) -> Vec<FunctionCost> {
+        self.costs.lock().of_all()
     }
 
     /// Room for one environment, on an instance that is ready: waits for one. Errors: there can be none.
@@ -145,8 +191,26 @@ impl Fleet {
         self.wake.notify_one();
     }
 
-    pub(crate) fn begun(&self, lease: u64, begun: Begun) {
+    /// An environment is about to be begun. Its instance may be leaving by now, or be gone.
+    pub(crate) fn begun(&self, lease: u64, mut begun: Begun) {
+        let stage = self.roster.lock().instances().get(&begun.instance).map(|entry| entry.stage);
+        match stage {
+            None => begun.end("its instance is gone".into()),
+            Some(Stage::Draining) => begun.leaving.cancel(),
+            Some(Stage::Launching | Stage::Ready) => {}
+        }
         self.environments.lock().insert(lease, begun);
+    }
+
+    /// It has its link.
+    pub(crate) fn linked(&self, lease: u64, link: StdUnixStream) {
+        if let Some(begun) = self.environments.lock().get_mut(&lease) {
+            if begun.ended.is_none() {
+                // Its instance went meanwhile.
+                let _ = link.shutdown(std::net::Shutdown::Both);
+            }
+            begun.link = Some(link);
+        }
     }
 
     /// Tells the agent that has an environment; whether there is one.
@@ -159,9 +223,28 @@ impl Fleet {
         }
     }
 
+    /// Instances that end by themselves.
+    async fn notice(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                id = self.provider.ended() => self.gone(&id),
+            }
+        }
+    }
+
     async fn follow(self: Arc<Self>) {
+        let mut looked = Instant::now();
         while !self.stop.is_cancelled() {
-            let actions = self.roster.lock().decide(Instant::now().into_std());
+            let now = Instant::now();
+            let gap = now.saturating_duration_since(std::mem::replace(&mut looked, now));
+            if gap > STALL {
+                // This process stood still: what agents said meanwhile has not been read yet.
+                tracing::warn!(gap_ms = gap.as_millis() as u64, "the server stood still");
+                self.roster.lock().stood_still(gap);
+            }
+            let actions = self.roster.lock().decide(now.into_std());
             for action in actions {
                 self.carry_out(action);
             }
@@ -181,6 +264,11 @@ impl Fleet {
         let of = |stage: Stage| roster.instances().values().filter(|entry| entry.stage == stage).count();
         let vcpu: u32 = roster.instances().values().map(|entry| entry.shape.vcpu).sum();
         penstock_telemetry::instances(&stages.map(|(name, stage)| (name, of(stage))), vcpu);
+        let price =
+            |name: &str| self.options.types.iter().find(|one| one.name == name).map_or(0.0, |one| one.usd_per_hour);
+        let mut costs = self.costs.lock();
+        let rates = costs.look(roster.instances(), price, Instant::now().into_std());
+        rates.iter().for_each(|(function, rate)| penstock_telemetry::cost(function, *rate));
     }
 
     fn carry_out(self: &Arc<Self>, action: Action) {
@@ -193,6 +281,7 @@ impl Fleet {
                         fleet: self.options.folder.join("fleet.sock"),
                         listen: self.options.folder.join(format!("{id}.sock")),
                         disk: self.options.disk.clone(),
+                        group: None,
                         id: id.clone(),
                         token,
                         shape,
@@ -211,7 +300,9 @@ impl Fleet {
                     }
                 });
             }
-            Action::Give { seeker, id, address } => self.answer(seeker, Ok(Seat { instance: id, address })),
+            Action::Give { seeker, id, address, token } => {
+                self.answer(seeker, Ok(Seat { instance: id, address, token }));
+            }
             Action::Refuse { seeker, why } => self.answer(seeker, Err(why)),
             Action::Leave { lease } => {
                 if let Some(begun) = self.environments.lock().get(&lease) {
@@ -245,7 +336,7 @@ impl Fleet {
             let mut environments = self.environments.lock();
             let Some(begun) = environments.get_mut(&lease) else { continue };
             // Its supervisor finds the link at its end.
-            let _ = begun.link.shutdown(std::net::Shutdown::Both);
+            let _ = begun.link.as_ref().map(|link| link.shutdown(std::net::Shutdown::Both));
             begun.end(format!("its instance {id} is gone: {reason}"));
         }
         let _ = std::fs::remove_file(self.options.folder.join(format!("{id}.sock")));
@@ -262,12 +353,16 @@ impl Fleet {
     }
 
     async fn listen(self: Arc<Self>, listener: UnixListener) {
+        let greeting = Arc::new(Semaphore::new(GREETING_MAX));
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => drop(tokio::spawn(self.clone().attend(stream))),
+                    // One more than may come at once is not an agent that was launched.
+                    Ok((stream, _)) => if let Ok(place) = greeting.clone().try_acquire_owned() {
+                        tokio::spawn(self.clone().attend(stream, place));
+                    },
                     Err(error) => {
                         tracing::warn!(%error, "an agent could not connect");
                         tokio::time::sleep(TICK).await;
@@ -278,13 +373,13 @@ impl Fleet {
     }
 
     /// One agent, for as long as its connection lasts.
-    async fn attend(self: Arc<Self>, stream: UnixStream) {
+    async fn attend(self: Arc<Self>, stream: UnixStream, greeting: OwnedSemaphorePermit) {
         let (mut from, mut to) = stream.into_split();
         let Ok(Ok(FromAgent::Join(join))) = timeout(GREETING_TIMEOUT, read(&mut from)).await else { return };
-        let Join { id, token, pid, address } = join;
+        let Join { id, token, pid, is_limited, address } = join;
         let expected = self.options.folder.join(format!("{id}.sock"));
         let joined = match address == expected {
-            true => self.roster.lock().join(&id, &token, pid, address, Instant::now().into_std()),
+            true => self.roster.lock().join(&id, &token, (pid, is_limited), address, Instant::now().into_std()),
             false => Err("its address is another"),
         };
         let took = match joined {
@@ -294,11 +389,17 @@ impl Fleet {
                 return instance_event("not_joined");
             }
         };
+        drop(greeting);
         tracing::info!(instance = id, pid, took_ms = took.as_millis() as u64, "an instance is ready");
         instance_started(took);
         instance_event("ready");
         let (tell, mut told) = mpsc::channel(WAITING_MAX);
         self.agents.lock().insert(id.clone(), tell);
+        if !self.roster.lock().instances().contains_key(&id) {
+            // It was ended in that moment.
+            self.agents.lock().remove(&id);
+            return;
+        }
         let telling = tokio::spawn(async move {
             write(&mut to, &ToAgent::Welcome).await?;
             while let Some(message) = told.recv().await {
@@ -325,14 +426,18 @@ impl Fleet {
                 }
             }
             FromAgent::Log { environment, piece } => {
-                let log = self.environments.lock().get(&environment).and_then(|begun| begun.log.clone());
+                let environments = self.environments.lock();
+                let begun = environments.get(&environment).filter(|begun| begun.instance == id);
+                let log = begun.and_then(|begun| begun.log.clone());
+                drop(environments);
                 if let Some((log, piece)) = log.zip(STANDARD.decode(piece).ok()) {
-                    // A log that is not read is not kept.
+                    // A flood that is not read in time is not kept.
                     let _ = log.try_send(piece);
                 }
             }
             FromAgent::Ended { environment, status } => {
-                if let Some(begun) = self.environments.lock().get_mut(&environment) {
+                let mut environments = self.environments.lock();
+                if let Some(begun) = environments.get_mut(&environment).filter(|begun| begun.instance == id) {
                     begun.end(status);
                 }
             }
@@ -342,6 +447,28 @@ impl Fleet {
     /// Where its sockets are.
     pub fn folder(&self) -> &Path {
         &self.options.folder
+    }
+}
+
+/// Makes sure that no other server has these instances, and that their sockets can be named.
+fn lock(folder: &Path) -> io::Result<File> {
+    let longest = folder.join("i-00000000.sock").as_os_str().len();
+    if longest >= SOCKET_PATH_MAX {
+        let text = format!("the path of {} is too long for sockets: choose a shorter cache_dir", folder.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let path = folder.with_extension("lock");
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let file = File::create(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::Error(error)) => Err(error),
+        Err(TryLockError::WouldBlock) => {
+            let text = format!("another server has the instances of this data_dir ({})", path.display());
+            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+        }
     }
 }
 

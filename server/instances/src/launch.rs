@@ -35,9 +35,24 @@ impl Launch for OnInstances {
             architecture: Architecture::OWN,
         };
         let (seat, lease) = self.0.seek(version, needs).await.map_err(|why| LaunchError::NoRoom(words(why, &needs)))?;
+        let (pieces, log) = mpsc::channel(LOG_PIECES);
+        let (told, ended) = oneshot::channel();
+        let leaving = CancellationToken::new();
+        let begun = Begun {
+            instance: seat.instance,
+            link: None,
+            log: Some(pieces),
+            ended: Some(told),
+            leaving: leaving.clone(),
+        };
+        // Known before it is begun: what becomes of its instance meanwhile is heard.
+        let number = lease.keep();
+        let elsewhere = Elsewhere { fleet: self.0.clone(), number, ended };
+        self.0.begun(number, begun);
         let mut link = UnixStream::connect(&seat.address).await?;
         let begin = Begin {
-            environment: lease.number,
+            token: seat.token,
+            environment: number,
             variables: specification.isolation.variables.clone(),
             accelerated: specification.accelerator.is_some(),
             vcpu: needs.vcpu,
@@ -45,20 +60,7 @@ impl Launch for OnInstances {
         };
         write(&mut link, &begin).await?;
         let link = link.into_std()?;
-        let kept = link.try_clone()?;
-        let (pieces, log) = mpsc::channel(LOG_PIECES);
-        let (told, ended) = oneshot::channel();
-        let leaving = CancellationToken::new();
-        let number = lease.keep();
-        let elsewhere = Elsewhere { fleet: self.0.clone(), number, ended };
-        let begun = Begun {
-            instance: seat.instance,
-            link: kept,
-            log: Some(pieces),
-            ended: Some(told),
-            leaving: leaving.clone(),
-        };
-        self.0.begun(number, begun);
+        self.0.linked(number, link.try_clone()?);
         let (read, write) = simplex(LOG_BYTES);
         tokio::spawn(pass_on(log, write));
         let (from, to) = UnixStream::from_std(link)?.into_split();

@@ -12,6 +12,8 @@
 //! there is none. What is lost with an instance is started again elsewhere by the same supervisors. Never inside a request.
 
 pub mod agent;
+mod cgroup;
+mod cost;
 mod fleet;
 mod launch;
 mod local;
@@ -20,6 +22,7 @@ mod provider;
 mod roster;
 mod view;
 
+pub use cost::FunctionCost;
 pub use fleet::{Fleet, FleetOptions};
 pub use launch::OnInstances;
 pub use local::LocalProvider;

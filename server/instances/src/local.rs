@@ -3,6 +3,7 @@
 //! Each has a declared shape, which its agent keeps to; nothing is bought. They end with the server: when its end of their
 //! connection closes.
 
+use crate::cgroup::MemoryGroup;
 use crate::protocol::Told;
 use crate::provider::Provider;
 use async_trait::async_trait;
@@ -11,27 +12,84 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+/// How long instances may take to stop when the server ends.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Names of instances that have ended and were not asked for yet.
+const ENDED_MAX: usize = 256;
 
 /// Launches agents on this machine.
 pub struct LocalProvider {
     program: PathBuf,
     arguments: Vec<OsString>,
-    running: Mutex<BTreeMap<String, Child>>,
+    running: Mutex<BTreeMap<String, Running>>,
+    tell: mpsc::Sender<String>,
+    ended: Mutex<mpsc::Receiver<String>>,
+}
+
+/// One instance: a task has its process.
+struct Running {
+    end: mpsc::Sender<Duration>,
+    task: JoinHandle<()>,
 }
 
 impl LocalProvider {
     /// Runs `program` with these arguments as an instance.
     pub fn new(program: PathBuf, arguments: Vec<OsString>) -> Self {
-        Self { program, arguments, running: Mutex::default() }
+        crate::cgroup::remove_left();
+        let (tell, ended) = mpsc::channel(ENDED_MAX);
+        Self { program, arguments, running: Mutex::default(), tell, ended: Mutex::new(ended) }
+    }
+}
+
+impl Running {
+    async fn end(self, patience: Duration) {
+        // A process that has ended needs no telling.
+        let _ = self.end.try_send(patience);
+        let _ = self.task.await;
+    }
+}
+
+/// Waits for an instance to end, by itself or because it is told to; says so, and clears up.
+async fn keep(
+    id: String,
+    mut child: Child,
+    group: Option<MemoryGroup>,
+    mut end: mpsc::Receiver<Duration>,
+    tell: mpsc::Sender<String>,
+) {
+    tokio::select! {
+        _ = child.wait() => {}
+        patience = end.recv() => {
+            let patience = patience.unwrap_or_default();
+            if !matches!(timeout(patience, child.wait()).await, Ok(Ok(_)))
+                && let Err(error) = child.kill().await
+            {
+                tracing::warn!(instance = id, %error, "an instance could not be ended");
+            }
+        }
+    }
+    // If nobody asks, it is found by its silence.
+    let _ = tell.try_send(id);
+    // What it had ends with its links.
+    if let Some(group) = group {
+        group.remove().await;
     }
 }
 
 #[async_trait]
 impl Provider for LocalProvider {
     async fn launch(&self, _instance_type: &str, _zone: &str, told: &Told) -> io::Result<()> {
+        let group = MemoryGroup::make(&crate::cgroup::name(&told.id), told.shape.memory_mib << 20)
+            .inspect_err(|error| tracing::debug!(instance = told.id, %error, "an instance has no control group"))
+            .ok();
+        let told = Told { group: group.as_ref().map(|group| group.path().to_owned()), ..told.clone() };
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .current_dir("/")
@@ -42,23 +100,36 @@ impl Provider for LocalProvider {
             .kill_on_drop(true)
             .spawn()?;
         // Where others do not read it.
-        let mut json = serde_json::to_vec(told).map_err(io::Error::other)?;
+        let mut json = serde_json::to_vec(&told).map_err(io::Error::other)?;
         json.push(b'\n');
         let mut stdin = child.stdin.take().ok_or_else(|| io::Error::other("no standard input"))?;
         stdin.write_all(&json).await?;
+        let (end, ends) = mpsc::channel(1);
+        let task = tokio::spawn(keep(told.id.clone(), child, group, ends, self.tell.clone()));
         let mut running = self.running.lock().await;
         // Those that have ended by themselves.
-        running.retain(|_, child| matches!(child.try_wait(), Ok(None)));
-        running.insert(told.id.clone(), child);
+        running.retain(|_, one| !one.task.is_finished());
+        running.insert(told.id, Running { end, task });
         Ok(())
     }
 
     async fn terminate(&self, id: &str) {
-        let child = self.running.lock().await.remove(id);
-        if let Some(mut child) = child
-            && let Err(error) = child.kill().await
-        {
-            tracing::warn!(instance = id, %error, "an instance could not be ended");
+        let running = self.running.lock().await.remove(id);
+        if let Some(running) = running {
+            running.end(Duration::ZERO).await;
         }
+    }
+
+    async fn ended(&self) -> String {
+        match self.ended.lock().await.recv().await {
+            Some(id) => id,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn close(&self) {
+        let running = std::mem::take(&mut *self.running.lock().await);
+        let mut ends: JoinSet<()> = running.into_values().map(|one| one.end(CLOSE_TIMEOUT)).collect();
+        while ends.join_next().await.is_some() {}
     }
 }

@@ -1,7 +1,7 @@
 //! What a fleet and the agent of an instance say to each other, and how.
 //!
-//! Each message is its length (32 bits, little endian) and JSON. A few a second: the requests themselves go over the links of
-//! environments, which are connections of their own. Called by both sides; does nothing by itself.
+//! Each message is its length (32 bits, little endian) and JSON: a few a second, and what environments write to their logs.
+//! Requests go over the links of environments, which are connections of their own. Called by both sides; does nothing by itself.
 
 use penstock_domain::Variables;
 use penstock_scaler::Shape;
@@ -19,7 +19,7 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 pub struct Told {
     /// Its name.
     pub id: String,
-    /// Lets it join, once.
+    /// Lets it join, once; and whoever says it to the agent may begin environments.
     pub token: String,
     /// Where the fleet listens.
     pub fleet: PathBuf,
@@ -27,8 +27,10 @@ pub struct Told {
     pub listen: PathBuf,
     /// What it has.
     pub shape: Shape,
-    /// The disk that must not be full.
-    pub disk: PathBuf,
+    /// A disk that must not be full, if it has one of its own.
+    pub disk: Option<PathBuf>,
+    /// The control group that it is to enter, if it has one.
+    pub group: Option<PathBuf>,
 }
 
 /// The first message of an agent.
@@ -37,6 +39,8 @@ pub(crate) struct Join {
     pub(crate) id: String,
     pub(crate) token: String,
     pub(crate) pid: u32,
+    /// Its environments together have no more memory than it.
+    pub(crate) is_limited: bool,
     /// Where environments are begun.
     pub(crate) address: PathBuf,
 }
@@ -85,6 +89,8 @@ pub(crate) enum ToAgent {
 /// The first message on a connection that is to be the link of an environment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Begin {
+    /// That of [`Told`]: environments may connect here, too.
+    pub(crate) token: String,
     pub(crate) environment: u64,
     pub(crate) variables: Variables,
     /// It needs the executable for GPUs.

@@ -15,4 +15,10 @@ pub trait Provider: Send + Sync {
 
     /// Ends an instance by force, if it is still there.
     async fn terminate(&self, id: &str);
+
+    /// The name of the next instance that has ended by itself; never, if that is not known here.
+    async fn ended(&self) -> String;
+
+    /// The server ends: those that were told to stop have a moment for it, then they are ended.
+    async fn close(&self);
 }

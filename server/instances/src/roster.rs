@@ -71,7 +71,7 @@ pub(crate) enum Action {
     /// Have the provider launch one.
     Launch { id: String, instance_type: String, shape: Shape, zone: String },
     /// Give room on an instance to one that waits.
-    Give { seeker: u64, id: String, address: PathBuf },
+    Give { seeker: u64, id: String, address: PathBuf, token: String },
     /// Tell one that waits that there is none.
     Refuse { seeker: u64, why: Why },
     /// Tell one that has room to look for other room.
@@ -94,8 +94,11 @@ pub(crate) struct Entry {
     pub(crate) heard: Instant,
     pub(crate) beat: Beat,
     pub(crate) pid: Option<u32>,
+    /// Its environments together have no more memory than it.
+    pub(crate) is_limited: bool,
     pub(crate) leases: BTreeMap<u64, (String, Needs)>,
     token: Option<String>,
+    has_joined: bool,
     address: Option<PathBuf>,
     empty_since: Option<Instant>,
     /// Why it drains.
@@ -118,13 +121,28 @@ pub(crate) struct Roster {
     instances: BTreeMap<String, Entry>,
     seekers: BTreeMap<u64, Seeker>,
     away: BTreeMap<(String, String), (Instant, u32)>,
+    /// Those that were launched until then are to be replaced.
+    replaced_until: Option<Instant>,
     next: u64,
 }
 
 impl Roster {
     pub(crate) fn new(rules: Rules, types: Vec<InstanceType>, deadlines: Deadlines) -> Self {
         let (instances, seekers, away) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { rules, types, deadlines, instances, seekers, away, next: 1 }
+        Self { rules, types, deadlines, instances, seekers, away, replaced_until: None, next: 1 }
+    }
+
+    /// Those that there are are to be replaced as if they were old: one after the other, each by a new one first.
+    pub(crate) fn replace_all(&mut self, now: Instant) {
+        self.replaced_until = Some(now);
+    }
+
+    pub(crate) fn set_vcpu_max(&mut self, vcpu_max: u32) {
+        self.rules.vcpu_max = vcpu_max;
+    }
+
+    pub(crate) fn vcpu_max(&self) -> u32 {
+        self.rules.vcpu_max
     }
 
     pub(crate) fn instances(&self) -> &BTreeMap<String, Entry> {
@@ -161,25 +179,31 @@ impl Roster {
         &mut self,
         id: &str,
         token: &str,
-        pid: u32,
+        (pid, is_limited): (u32, bool),
         address: PathBuf,
         now: Instant,
     ) -> Result<Duration, &'static str> {
         let Some(entry) = self.instances.get_mut(id) else { return Err("nobody launched it") };
-        match entry.token.take() {
-            None => return Err("its token was used"),
-            Some(known) if known != token => {
-                entry.token = Some(known);
-                return Err("its token is another");
-            }
+        match entry.token.as_deref() {
+            Some(known) if known != token => return Err("its token is another"),
+            None => return Err("it has no token yet"),
+            Some(_) if entry.has_joined => return Err("its token was used"),
             Some(_) if entry.stage != Stage::Launching => return Err("it is too late"),
-            Some(_) => {}
+            Some(_) => entry.has_joined = true,
         }
         (entry.stage, entry.since, entry.heard) = (Stage::Ready, now, now);
-        (entry.pid, entry.address) = (Some(pid), Some(address));
+        (entry.pid, entry.is_limited, entry.address) = (Some(pid), is_limited, Some(address));
         entry.empty_since = entry.leases.is_empty().then_some(now);
         self.away.remove(&(entry.instance_type.clone(), entry.zone.clone()));
         Ok(now.saturating_duration_since(entry.launched))
+    }
+
+    /// Nothing was seen for so long, because nobody looked.
+    pub(crate) fn stood_still(&mut self, gap: Duration) {
+        for entry in self.instances.values_mut() {
+            entry.heard += gap;
+            entry.since += gap;
+        }
     }
 
     /// A sign of life.
@@ -204,9 +228,13 @@ impl Roster {
         let mut leases = Vec::new();
         if let Some(entry) = self.instances.remove(id) {
             leases.extend(entry.leases.into_keys());
-            if matches!(why, Gone::GivenUp | Gone::Refused) {
+            let is_new = now.saturating_duration_since(entry.launched) < AWAY.1;
+            if matches!(why, Gone::GivenUp | Gone::Refused) || (why == Gone::Unhealthy && is_new) {
                 let away = self.away.entry((entry.instance_type, entry.zone)).or_insert((now, 0));
-                *away = (now + (AWAY.0 * 2u32.pow(away.1.min(8))).min(AWAY.1), away.1 + 1);
+                // Those that fail together count once.
+                if away.0 <= now {
+                    *away = (now + (AWAY.0 * 2u32.pow(away.1.min(8))).min(AWAY.1), away.1 + 1);
+                }
             }
         }
         let there = self.seekers.values_mut().filter(|seeker| seeker.place.as_deref() == Some(id));
@@ -226,16 +254,22 @@ impl Roster {
     /// Those that are past a deadline.
     fn end_overdue(&mut self, now: Instant) -> Vec<Action> {
         let Deadlines { beat, drain, stop, .. } = self.deadlines;
+        let start = self.rules.start_timeout;
         let past = |at: Instant, limit| now.saturating_duration_since(at) > limit;
         let overdue = |entry: &Entry| match entry.stage {
-            Stage::Launching if past(entry.since, self.rules.start_timeout) => Some(Gone::GivenUp),
+            Stage::Launching if past(entry.since, start) => Some(Gone::GivenUp),
             Stage::Launching => None,
             _ if past(entry.heard, beat) => Some(Gone::Lost),
             Stage::Ready => None,
             Stage::Draining if entry.stopped.is_some_and(|at| past(at, stop)) => entry.leaving,
-            Stage::Draining if past(entry.since, drain) => entry.leaving,
             Stage::Draining => None,
         };
+        for entry in self.instances.values_mut() {
+            // It answers, and what it has found no room elsewhere: it goes on, and is to drain again when there is some.
+            if entry.stage == Stage::Draining && entry.stopped.is_none() && past(entry.since, drain) {
+                (entry.stage, entry.since, entry.leaving) = (Stage::Ready, now, None);
+            }
+        }
         let found = self.instances.iter().filter_map(|(id, entry)| Some((id.clone(), overdue(entry)?)));
         let found: Vec<(String, Gone)> = found.collect();
         found.into_iter().map(|(id, why)| self.terminate(&id, why, now)).collect()
@@ -247,11 +281,14 @@ impl Roster {
         let mut actions = Vec::new();
         let mut draining = self.instances.values().filter(|entry| entry.stage == Stage::Draining).count();
         let mut vcpu: u32 = self.instances.values().map(|entry| entry.shape.vcpu).sum();
-        let old =
-            |entry: &Entry| self.deadlines.age.is_some_and(|age| now.saturating_duration_since(entry.launched) >= age);
+        let old = |entry: &Entry| {
+            self.deadlines.age.is_some_and(|age| now.saturating_duration_since(entry.launched) >= age)
+                || self.replaced_until.is_some_and(|until| entry.launched <= until)
+        };
         for (id, entry) in &mut self.instances {
             let why = match entry.stage {
-                Stage::Ready if entry.beat.unhealthy.is_some() => Gone::Unhealthy,
+                // One after the other: what is wrong with all of them is not mended by others.
+                Stage::Ready if entry.beat.unhealthy.is_some() && draining == 0 => Gone::Unhealthy,
                 // A new one has to fit beside it.
                 Stage::Ready if old(entry) && draining == 0 => {
                     let fits = entry.leases.is_empty() || vcpu + entry.shape.vcpu <= self.rules.vcpu_max;
@@ -369,8 +406,10 @@ impl Roster {
             heard: now,
             beat: Beat::default(),
             pid: None,
+            is_limited: false,
             leases: BTreeMap::new(),
             token: None,
+            has_joined: false,
             address: None,
             empty_since: None,
             leaving: None,
@@ -390,10 +429,11 @@ impl Roster {
         let placed: Vec<(u64, String)> = placed.collect();
         for (seeker, id) in placed {
             let Some(entry) = self.instances.get_mut(&id).filter(|entry| entry.stage == Stage::Ready) else { continue };
-            let Some((address, one)) = entry.address.clone().zip(self.seekers.remove(&seeker)) else { continue };
+            let (Some(address), Some(token)) = (entry.address.clone(), entry.token.clone()) else { continue };
+            let Some(one) = self.seekers.remove(&seeker) else { continue };
             entry.leases.insert(seeker, (one.version, one.needs));
             entry.empty_since = None;
-            actions.push(Action::Give { seeker, id, address });
+            actions.push(Action::Give { seeker, id, address, token });
         }
         actions
     }

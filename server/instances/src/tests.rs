@@ -1,5 +1,6 @@
 //! The roster under a clock of its own, and a fleet whose agents are real and whose environments are shells.
 
+use crate::cost::{Costs, FunctionCost};
 use crate::protocol::{Beat, Begin, FromAgent, Join, Told, write};
 use crate::roster::{Action, Deadlines, Gone, Roster};
 use crate::{Fleet, FleetOptions, OnInstances, Provider, agent};
@@ -73,9 +74,9 @@ impl Clocked {
         for action in actions {
             let Action::Launch { id, .. } = action else { continue };
             self.roster.expect(id, format!("token of {id}"));
-            assert!(self.roster.join(id, "a guess", 1, "/a".into(), self.now).is_err());
-            self.roster.join(id, &format!("token of {id}"), 1, "/a".into(), self.now).unwrap();
-            let again = self.roster.join(id, &format!("token of {id}"), 1, "/a".into(), self.now);
+            assert!(self.roster.join(id, "a guess", (1, false), "/a".into(), self.now).is_err());
+            self.roster.join(id, &format!("token of {id}"), (1, false), "/a".into(), self.now).unwrap();
+            let again = self.roster.join(id, &format!("token of {id}"), (1, false), "/a".into(), self.now);
             assert_eq!(again, Err("its token was used"));
             joined.push(id.clone());
         }
@@ -205,17 +206,86 @@ fn old_ones_are_replaced_one_after_the_other_and_only_if_a_new_one_fits() {
 }
 
 #[test]
-fn one_that_says_it_is_unhealthy_or_drains_for_too_long_is_ended() {
+fn one_that_says_it_is_unhealthy_is_replaced_and_goes_on_if_there_is_no_room() {
+    let full = || Beat { unhealthy: Some("its disk is full".into()), ..Beat::default() };
     let mut all = Clocked::new(15);
-    let seekers = all.seek(1);
+    let seekers = all.seek(4);
     let actions = all.decide();
     let ids = all.join(&actions);
     all.decide();
-    all.roster.beat(&ids[0], Beat { unhealthy: Some("its disk is full".into()), ..Beat::default() }, all.now);
-    assert_eq!(all.decide(), [Action::Leave { lease: seekers[0] }]);
-    all.pass(31);
+    ids.iter().for_each(|id| all.roster.beat(id, full(), all.now));
+    let leave = [0, 1].map(|one| Action::Leave { lease: seekers[one] });
+    assert_eq!(all.decide(), leave, "one after the other");
+    // Nobody finds other room: what answers is not ended.
+    all.now += SECOND * 31;
+    ids.iter().for_each(|id| all.roster.beat(id, full(), all.now));
+    assert_eq!(all.decide(), leave, "it drains again");
+    seekers[..2].iter().for_each(|lease| all.roster.release(*lease, all.now));
+    let [Action::Stop { id }] = &all.decide()[..] else { panic!("it stops when it is empty") };
+    let gone = all.roster.gone(id, all.now);
+    assert!(matches!(gone, Some(Action::Terminate { why: Gone::Unhealthy, .. })), "{gone:?}");
+    // One that was so from its beginning is not bought again at once.
+    let seeker = all.seek(3)[2];
+    assert!(all.decide().contains(&Action::Refuse { seeker, why: Why::Unavailable }));
+}
+
+#[test]
+fn those_that_fail_together_count_once_and_a_pause_of_ones_own_is_nobodys_silence() {
+    let mut all = Clocked::new(15);
+    all.seek(6);
     let actions = all.decide();
-    assert_eq!(actions, [Action::Terminate { id: ids[0].clone(), leases: seekers, why: Gone::Unhealthy }]);
+    assert_eq!(launched(&actions), 3);
+    all.now += SECOND * 11;
+    assert_eq!(ended(&all.decide()), [Gone::GivenUp; 3]);
+    all.now += SECOND * 5;
+    all.seek(1);
+    let actions = all.decide();
+    assert_eq!(launched(&actions), 1, "after the first pause");
+    all.join(&actions);
+    all.now += SECOND * 60;
+    all.roster.stood_still(SECOND * 60);
+    assert_eq!(ended(&all.decide()), []);
+    all.now += SECOND * 6;
+    assert_eq!(ended(&all.decide()), [Gone::Lost]);
+}
+
+#[test]
+fn a_limit_that_is_lowered_takes_nothing_and_gives_nothing_more() {
+    let mut all = Clocked::new(15);
+    all.seek(4);
+    let actions = all.decide();
+    all.join(&actions);
+    assert_eq!(given(&all.decide()).len(), 4);
+    all.roster.set_vcpu_max(5);
+    let seeker = all.seek(1)[0];
+    assert_eq!(all.decide(), [Action::Refuse { seeker, why: Why::VcpuMax }]);
+    assert_eq!(all.roster.instances().len(), 2);
+    all.roster.set_vcpu_max(15);
+    all.seek(1);
+    assert_eq!(launched(&all.decide()), 1);
+}
+
+#[test]
+fn costs_are_each_ones_part_of_the_cores_and_go_on_by_the_clock() {
+    let mut all = Clocked::new(15);
+    let leases = all.seek(1);
+    let actions = all.decide();
+    all.join(&actions);
+    all.decide();
+    let mut costs = Costs::default();
+    // Two of the four cores that environments may have.
+    let expected = BTreeMap::from([("f".to_owned(), 4.0), (String::new(), 4.0)]);
+    assert_eq!(*costs.look(all.roster.instances(), |_| 8.0, all.now), expected);
+    all.pass(900);
+    costs.look(all.roster.instances(), |_| 8.0, all.now);
+    all.roster.release(leases[0], all.now);
+    let expected = BTreeMap::from([("f".to_owned(), 0.0), (String::new(), 8.0)]);
+    assert_eq!(*costs.look(all.roster.instances(), |_| 8.0, all.now), expected);
+    all.pass(450);
+    let expected = BTreeMap::from([(String::new(), 8.0)]);
+    assert_eq!(*costs.look(all.roster.instances(), |_| 8.0, all.now), expected);
+    let of = |function: &str, usd_per_hour, usd| FunctionCost { function: function.into(), usd_per_hour, usd };
+    assert_eq!(costs.of_all(), [of("", 8.0, 2.0), of("f", 0.0, 1.0)]);
 }
 
 /// Agents as tasks, and whether they may come.
@@ -239,6 +309,12 @@ impl Provider for Tasks {
             task.abort();
         }
     }
+
+    async fn ended(&self) -> String {
+        std::future::pending().await
+    }
+
+    async fn close(&self) {}
 }
 
 fn specification(cores: u32) -> Specification {
@@ -278,7 +354,7 @@ fn world(script: &'static str) -> World {
         types: types(),
         deadlines: deadlines(),
         folder: folder.path().join("sockets"),
-        disk: folder.path().into(),
+        disk: Some(folder.path().into()),
         token: || Ok("token".into()),
     };
     let stop = CancellationToken::new();
@@ -351,7 +427,7 @@ async fn strangers_do_not_join() {
     for (id, address) in [("i-1", "/a"), ("i-1", "i-1.sock")] {
         let mut stream = UnixStream::connect(&socket).await.unwrap();
         let address = world.fleet.folder().join(address);
-        let join = Join { id: id.into(), token: "token".into(), pid: 1, address };
+        let join = Join { id: id.into(), token: "token".into(), pid: 1, is_limited: false, address };
         write(&mut stream, &FromAgent::Join(join)).await.unwrap();
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "nobody launched it");
     }
@@ -359,8 +435,37 @@ async fn strangers_do_not_join() {
     let mut started = world.launch.start(&specification(3)).await.unwrap();
     assert_eq!(line(&mut started).await, "hello");
     let id = world.fleet.instances()[0].instance_id.clone();
-    let mut stream = UnixStream::connect(world.fleet.folder().join(format!("{id}.sock"))).await.unwrap();
-    let begin = Begin { environment: 77, variables: Variables::default(), accelerated: false, vcpu: 2, memory_mib: 1 };
-    write(&mut stream, &begin).await.unwrap();
-    assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "one vCPU is free");
+    for token in ["a guess", "token"] {
+        let mut stream = UnixStream::connect(world.fleet.folder().join(format!("{id}.sock"))).await.unwrap();
+        let begin = Begin {
+            token: token.into(),
+            environment: 77,
+            variables: Variables::default(),
+            accelerated: false,
+            vcpu: 2,
+            memory_mib: 1,
+        };
+        write(&mut stream, &begin).await.unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "one vCPU is free");
+    }
+}
+
+#[tokio::test]
+async fn a_second_server_leaves_the_instances_of_the_first_alone() {
+    let world = world(ECHO);
+    let options = |folder: &std::path::Path| FleetOptions {
+        rules: rules(10),
+        types: types(),
+        deadlines: deadlines(),
+        folder: folder.to_owned(),
+        disk: None,
+        token: || Ok("token".into()),
+    };
+    let second = Fleet::open(options(world.fleet.folder()), world.tasks.clone(), CancellationToken::new());
+    assert_eq!(second.err().unwrap().kind(), io::ErrorKind::AddrInUse);
+    let mut started = world.launch.start(&specification(4)).await.unwrap();
+    assert_eq!(line(&mut started).await, "hello");
+    let long = world.fleet.folder().join("long".repeat(30));
+    let error = Fleet::open(options(&long), world.tasks.clone(), CancellationToken::new()).err().unwrap();
+    assert!(error.to_string().contains("cache_dir"), "{error}");
 }

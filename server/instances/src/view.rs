@@ -28,6 +28,8 @@ pub struct InstanceView {
     /// Host memory.
     #[serde(rename = "MemoryMiB")]
     pub memory_mib: u64,
+    /// All that it has together has no more than that: it is in a control group of its own.
+    pub memory_limited: bool,
     /// Of its machine, as it told last.
     #[serde(rename = "MemoryFreeMiB")]
     pub memory_free_mib: u64,
@@ -56,6 +58,7 @@ impl InstanceView {
             pid: entry.pid,
             vcpu: entry.shape.vcpu,
             memory_mib: entry.shape.memory_mib,
+            memory_limited: entry.is_limited,
             memory_free_mib: entry.beat.memory_free_mib,
             load: entry.beat.load,
             environments,

@@ -207,7 +207,6 @@ fn walk(folder: &Path, above: &str, found: &mut BTreeMap<String, Metadata>) -> i
     Ok(())
 }
 
-/// SHA-256 and length of a file.
 /// SHA-256 and length of a file, and which file it was: device and inode.
 fn hash_file(path: &Path, seen: &mut dyn FnMut(&[u8])) -> io::Result<(ContentSha256, u64, (u64, u64))> {
     let mut file = File::open(path)?;

@@ -65,7 +65,7 @@ pub(crate) fn run(command: Command, variable: &dyn Fn(&str) -> Option<String>, n
         | Command::Alias(functions::Alias { common, .. })
         | Command::Delete(functions::Delete { common, .. })
         | Command::Logs(functions::Logs { common, .. })
-        | Command::Instances(functions::Instances { common }) => common.clone(),
+        | Command::Instances(functions::Instances { common, .. }) => common.clone(),
     };
     let done = (|| {
         let place = Where {

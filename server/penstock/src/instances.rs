@@ -25,11 +25,23 @@ const OVERCOMMIT: u32 = 8;
 /// The one zone there is.
 const ZONE: &str = "local";
 
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
+}
+
+/// Cores that one environment may have: of this machine, or of an instance.
+pub(crate) fn environment_cores(config: &Config) -> usize {
+    let most = match (vcpu_max(config), config.integer_u32("instances.vcpu")) {
+        (None, _) | (_, 0) => cores(),
+        (Some(_), vcpu) => cores().min(vcpu.saturating_sub(1)).max(1),
+    };
+    most as usize
+}
+
 /// Most cores of all instances together; `None` without instances.
 pub(crate) fn vcpu_max(config: &Config) -> Option<u32> {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     match (config.text("instances.provider"), config.integer_u32("instances.vcpu_max")) {
-        ("local", 0) => Some(cores.saturating_mul(OVERCOMMIT)),
+        ("local", 0) => Some(cores().saturating_mul(OVERCOMMIT).max(cores() + 1)),
         ("local", most) => Some(most),
         _ => None,
     }
@@ -43,19 +55,36 @@ pub(crate) fn open(
 ) -> io::Result<Option<Arc<Fleet>>> {
     let Some(vcpu_max) = vcpu_max(config) else { return Ok(None) };
     let seconds = |key| Duration::from_secs(config.integer(key));
+    // What is not said is this machine's, and the agent's beside it.
     let shape = Shape {
-        vcpu: config.integer_u32("instances.vcpu"),
-        memory_mib: config.integer("instances.memory_bytes") >> 20,
+        vcpu: match config.integer_u32("instances.vcpu") {
+            0 => cores() + 1,
+            vcpu => vcpu,
+        },
+        memory_mib: match config.integer("instances.memory_bytes") >> 20 {
+            0 => agent::machine_memory_mib() + 1024,
+            memory => memory,
+        },
         devices: 0,
         device_memory_mib: 0,
         architecture: Architecture::OWN,
     };
+    if vcpu_max < shape.vcpu {
+        let vcpu = shape.vcpu;
+        let text = format!("instances.vcpu_max is {vcpu_max}: expected at least the {vcpu} vCPU of one instance");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
     let data = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
     std::fs::create_dir_all(&data)?;
     // Sockets have short names only, and one server has this data directory.
     let name = ContentSha256::of(data.canonicalize()?.as_os_str().as_encoded_bytes()).to_string();
     let folder = PathBuf::from(config.text("cache_dir")).join("instances").join(&name[..8]);
-    let types = vec![InstanceType { name: "local".into(), shape, usd_per_hour: 0.0, zones: vec![ZONE.into()] }];
+    let types = vec![InstanceType {
+        name: "local".into(),
+        shape,
+        usd_per_hour: config.integer("instances.microusd_per_hour") as f64 / 1e6,
+        zones: vec![ZONE.into()],
+    }];
     let start_timeout = seconds("instances.start_timeout_s");
     let options = FleetOptions {
         rules: Rules {
@@ -75,7 +104,8 @@ pub(crate) fn open(
             age: Some(seconds("instances.max_age_s")).filter(|age| !age.is_zero()),
         },
         folder,
-        disk: data,
+        // Theirs is this machine's: another instance would have no other.
+        disk: None,
         token,
     };
     let mut arguments: Vec<OsString> = vec!["instance".into()];

@@ -127,6 +127,7 @@ async fn serve(config: Config, guard: Option<Guard>, roles: Roles, services: Ser
     let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles, fleet.as_ref())?);
     let control = {
         let (config, house) = (config.clone(), house.clone());
+        let fleet = fleet.clone();
         tokio::task::spawn_blocking(move || control::open(&config, services, house, fleet))
             .await
             .map_err(io::Error::other)??
@@ -153,7 +154,14 @@ async fn serve(config: Config, guard: Option<Guard>, roles: Roles, services: Ser
     let in_flight = house.in_flight();
     say(&mut io::stderr(), &format!("penstock: draining {in_flight} requests; interrupt again to stop at once"));
     tokio::select! {
-        closed = async { house.drain().await; doors.close().await; control.close().await } => closed?,
+        closed = async {
+            house.drain().await;
+            doors.close().await;
+            if let Some(fleet) = fleet {
+                fleet.close().await;
+            }
+            control.close().await
+        } => closed?,
         () = stop.requested() => say(&mut io::stderr(), "penstock: stopped at once"),
     }
     Ok(())
@@ -170,7 +178,7 @@ fn house_options(
     if repositories.is_empty() {
         repositories.push(PathBuf::from(config.text("cache_dir")).join("models"));
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = instances::environment_cores(&config);
     let (control, load_at_start) = (config.text("models.control_mode"), config.list("models.load").to_vec());
     let seconds = |key| Duration::from_secs(config.integer(key));
     Ok(HouseOptions {

@@ -14,6 +14,11 @@ pub fn instances(stages: &[(&'static str, usize)], vcpu: u32) {
     gauge!(names::INSTANCES_VCPU.name).set(f64::from(vcpu));
 }
 
+/// What a function's part of all instances costs now, in US dollars an hour; of what no environment has, under no name.
+pub fn cost(function: &str, usd_per_hour: f64) {
+    gauge!(names::COST.name, "function" => function.to_owned()).set(usd_per_hour);
+}
+
 /// Something happened to an instance.
 pub fn instance_event(event: &'static str) {
     counter!(names::INSTANCE_EVENTS.name, "event" => event).increment(1);

@@ -139,6 +139,10 @@ declare! {
     INSTANCE_EVENTS = counter("penstock_instance_events_total", Unit::Count,
         "What happened to instances: launched, ready, not_joined, and why those that are gone are (given_up, refused, lost, \
          empty, aged, unhealthy).");
+    // Labels: function.
+    COST = gauge("penstock_cost_usd_per_hour", Unit::Count,
+        "US dollars an hour of instances, by the part of their cores that a function's environments have; without a name, of \
+         what nobody has.");
     INSTANCE_START = gauge("penstock_instance_start_seconds", Unit::Seconds,
         "From asking for an instance to its being ready, the last time.");
     ENVIRONMENT_RESTARTS = counter("penstock_environment_restarts_total", Unit::Count,

@@ -104,6 +104,7 @@ fn record_devices() {
 /// One instance is ready.
 fn record_instances() {
     crate::instances(&[("ready", 1)], 4);
+    crate::cost("minilm", 0.8);
     crate::instance_event("ready");
     crate::instance_started(Duration::from_millis(200));
 }

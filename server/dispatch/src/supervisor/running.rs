@@ -2,15 +2,16 @@
 //!
 //! Called by its supervisor.
 
-use super::{EXIT_TIMEOUT, LISTEN_TIMEOUT};
+use super::{EXIT_TIMEOUT, LISTEN_TIMEOUT, LOAD_INTERVAL};
 use crate::function::ServedVersion;
 use crate::log::LastWords;
 use futures_util::future::BoxFuture;
 use penstock_environment::{EnvironmentHandle, Life};
+use penstock_telemetry::LoadSample;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// An environment that takes requests.
@@ -79,4 +80,27 @@ pub(super) fn remove(version: &ServedVersion, environment: &Arc<EnvironmentHandl
         .environments
         .rcu(|list| list.iter().filter(|other| !Arc::ptr_eq(&other.handle, environment)).cloned().collect::<Vec<_>>());
     version.metrics.environments(version.environments.load().len());
+}
+
+/// Passes the version's load on, for as long as it is polled.
+pub(super) async fn watch_load(version: &ServedVersion) {
+    loop {
+        tell_load(version);
+        sleep(LOAD_INTERVAL).await;
+    }
+}
+
+/// Tells the metrics the load of the version: of all its environments together.
+pub(super) fn tell_load(version: &ServedVersion) {
+    let mut sum = LoadSample::default();
+    for environment in version.environments.load().iter() {
+        let load = environment.load();
+        sum.concurrency_limit += environment.slots().limit();
+        sum.queued_requests += load.queued_requests;
+        sum.queued_items += load.queued_items;
+        sum.queued_tokens += load.queued_tokens;
+        sum.busy_workers += load.busy_workers;
+        sum.resident_bytes += load.resident_bytes;
+    }
+    version.metrics.load(&sum);
 }

@@ -127,6 +127,7 @@ pub(crate) fn routes() -> Router<Arc<Door>> {
         )
         .route("/2026-11-26/functions/{name}/log", get(operations::function_log))
         .route("/2026-11-26/instances", get(operations::instances))
+        .route("/2026-11-26/instances/replacement", post(operations::replace_instances))
         .route("/2026-11-26/packages", post(packages::announce))
         .route(CONTENT, put(packages::content))
         .route("/2016-08-19/account-settings", get(operations::account_settings))

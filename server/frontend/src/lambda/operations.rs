@@ -118,6 +118,11 @@ pub(super) async fn instances(State(door): State<Arc<Door>>) -> Told {
     told(StatusCode::OK, &control(&door)?.instances())
 }
 
+/// All instances are to be replaced.
+pub(super) async fn replace_instances(State(door): State<Arc<Door>>) -> Told {
+    told(StatusCode::ACCEPTED, &control(&door)?.replace_instances()?)
+}
+
 /// What GetFunction's `Location` leads to: the package as a ZIP.
 pub(super) async fn get_code(State(door): State<Arc<Door>>, params: RawPathParams, uri: Uri) -> Told {
     let zip = control(&door)?.export_code(&function(&door, &params, &uri)?).await?;

@@ -80,9 +80,12 @@ pub(crate) struct Logs {
     pub(super) common: Common,
 }
 
-/// Lists the instances.
+/// Lists the instances, and what they cost.
 #[derive(Args)]
 pub(crate) struct Instances {
+    /// Replace all that there are, one after the other, a new one first: for a new executable or a patched machine.
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     pub(super) common: Common,
 }
@@ -136,9 +139,17 @@ impl List {
 
 impl Instances {
     pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
-        let instances = all(client, "/2026-11-26/instances", "Instances").await?;
+        let told = match self.replace {
+            true => client.json(Method::POST, "/2026-11-26/instances/replacement", None).await?,
+            false => client.json(Method::GET, "/2026-11-26/instances", None).await?,
+        };
+        if self.common.json {
+            show::say(&told.to_string());
+            return Ok(());
+        }
+        let list = |name: &str| told.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
         let heads = ["INSTANCE", "TYPE", "STATE", "VCPU", "MEMORY", "AGE", "ENVIRONMENTS"];
-        print(self.common.json, instances, &heads, |instance| {
+        print(false, list("Instances"), &heads, |instance| {
             let told = |name| text(instance, name);
             let age = instance.get("AgeSeconds").and_then(Value::as_f64).unwrap_or_default();
             let environments = instance.get("Environments").and_then(Value::as_object);
@@ -148,6 +159,21 @@ impl Instances {
             let (id, of_type, state) = (told("InstanceId"), told("InstanceType"), told("State"));
             vec![id, of_type, state, told("VCpu"), memory, format!("{age:.0} s"), environments]
         });
+        let usd = |cost: &Value, name: &str| cost.get(name).and_then(Value::as_f64);
+        let costs: Vec<Value> =
+            list("Costs").into_iter().filter(|cost| usd(cost, "Usd").is_some_and(|usd| usd > 0.0)).collect();
+        if !costs.is_empty() {
+            show::say("");
+            print(false, costs, &["FUNCTION", "USD/H", "USD", "INVOCATIONS", "USD/MILLION"], |cost| {
+                let function = match text(cost, "FunctionName") {
+                    none if none.is_empty() => "(nobody's)".to_owned(),
+                    function => function,
+                };
+                let amount = |name: &str| usd(cost, name).map_or(String::new(), |usd| format!("{usd:.4}"));
+                let invocations = text(cost, "Invocations");
+                vec![function, amount("UsdPerHour"), amount("Usd"), invocations, amount("UsdPerMillionInvocations")]
+            });
+        }
         Ok(())
     }
 }
