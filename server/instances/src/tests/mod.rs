@@ -1,5 +1,7 @@
 //! The roster under a clock of its own, and a fleet whose agents are real and whose environments are shells.
 
+mod random;
+
 use crate::cost::{Costs, FunctionCost};
 use crate::protocol::{Beat, Begin, FromAgent, Join, Told, write};
 use crate::roster::{Action, Deadlines, Gone, Roster};
