@@ -40,7 +40,7 @@ pub(super) const FIELDS: &[Field] = &[
         variable: "PENSTOCK_INSTANCE_MICROUSD_PER_HOUR",
         kind: Kind::Integer(0, 1_000_000_000),
         default: "0",
-        unit: "millionths of a US dollar",
+        unit: "microUSD",
         meaning: "What an hour of a local instance costs: 804800 is $0.8048. What functions cost is told by it.",
     },
     Field {
