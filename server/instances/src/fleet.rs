@@ -342,6 +342,10 @@ impl Fleet {
     }
 
     fn gone(self: &Arc<Self>, id: &str) {
+        if self.stop.is_cancelled() {
+            // All of them go.
+            return;
+        }
         let action = self.roster.lock().gone(id, Instant::now().into_std());
         if let Some(action) = action {
             self.carry_out(action);
