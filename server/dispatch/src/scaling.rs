@@ -123,7 +123,7 @@ impl ServedVersion {
         }
         let bounds = *self.bounds.lock();
         let signals = self.signals();
-        self.metrics.wanted(signals.environments, signals.waiting);
+        self.metrics.wanted(signals.environments, bounds.max, signals.waiting);
         Some(Version { function: self.function.clone(), number: self.number, bounds, signals })
     }
 

@@ -125,6 +125,8 @@ declare! {
         "Requests that wait for an environment of a version that has none ready.");
     ENVIRONMENTS_WANTED = gauge("penstock_environments_wanted", Unit::Count,
         "Execution environments that a version is to have: its own number, or as many as its load wants.");
+    ENVIRONMENTS_MAX = gauge("penstock_environments_max", Unit::Count,
+        "Most execution environments that a version may have.");
     // Labels: function, version, direction, reason.
     SCALING_STEPS = counter("penstock_scaling_steps_total", Unit::Count,
         "Changes of the number of a version's execution environments by its load, up or down, and why.");

@@ -67,7 +67,7 @@ fn record_everything() -> VersionMetrics {
     let version = VersionMetrics::new("minilm", 3);
     version.environments(1);
     version.environment_started(Duration::from_millis(300));
-    version.wanted(2, 1);
+    version.wanted(2, 3, 1);
     version.scaled(true, "demand");
     version.environment_restarted();
     version.load(&LOAD);

@@ -44,6 +44,7 @@ pub struct VersionMetrics {
     concurrency_limit: Share,
     environments_ready: Share,
     environments_wanted: Share,
+    environments_max: Share,
     waiting: Share,
     start: Gauge,
     restarts: Counter,
@@ -71,6 +72,7 @@ impl VersionMetrics {
             concurrency_limit: share(names::CONCURRENCY_LIMIT),
             environments_ready: share(names::ENVIRONMENTS_READY),
             environments_wanted: share(names::ENVIRONMENTS_WANTED),
+            environments_max: share(names::ENVIRONMENTS_MAX),
             waiting: share(names::WAITING_REQUESTS),
             start: labelled_gauge(names::ENVIRONMENT_START, function, &version),
             restarts: labelled_counter(names::ENVIRONMENT_RESTARTS, function, &version),
@@ -80,9 +82,10 @@ impl VersionMetrics {
         }
     }
 
-    /// How many environments it is to have, and how many requests wait for one.
-    pub fn wanted(&self, environments: u32, waiting: u32) {
+    /// How many environments it is to have, of how many at most, and how many requests wait for one.
+    pub fn wanted(&self, environments: u32, most: u32, waiting: u32) {
         self.environments_wanted.set(environments.into());
+        self.environments_max.set(most.into());
         self.waiting.set(waiting.into());
     }
 
@@ -148,7 +151,7 @@ impl VersionMetrics {
     pub fn retired(&self) {
         self.load(&LoadSample::default());
         self.environments(0);
-        self.wanted(0, 0);
+        self.wanted(0, 0, 0);
     }
 }
 
