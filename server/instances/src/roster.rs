@@ -14,7 +14,7 @@ use crate::protocol::Beat;
 use penstock_scaler::{
     Held, Instance, InstanceType, Launch, Needs, Rules, Shape, Stage, Unavailable, Why, Wish, plan_instances,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -279,18 +279,15 @@ impl Roster {
     /// have drained stop.
     fn begin_drains(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
+        let old = self.old(now);
         let mut draining = self.instances.values().filter(|entry| entry.stage == Stage::Draining).count();
         let mut vcpu: u32 = self.instances.values().map(|entry| entry.shape.vcpu).sum();
-        let old = |entry: &Entry| {
-            self.deadlines.age.is_some_and(|age| now.saturating_duration_since(entry.launched) >= age)
-                || self.replaced_until.is_some_and(|until| entry.launched <= until)
-        };
         for (id, entry) in &mut self.instances {
             let why = match entry.stage {
                 // One after the other: what is wrong with all of them is not mended by others.
                 Stage::Ready if entry.beat.unhealthy.is_some() && draining == 0 => Gone::Unhealthy,
                 // A new one has to fit beside it.
-                Stage::Ready if old(entry) && draining == 0 => {
+                Stage::Ready if old.contains(id) && draining == 0 => {
                     let fits = entry.leases.is_empty() || vcpu + entry.shape.vcpu <= self.rules.vcpu_max;
                     if !fits {
                         continue;
@@ -314,11 +311,35 @@ impl Roster {
         actions
     }
 
+    /// Those that are as old as they may become, or that somebody wants to have replaced.
+    fn old(&self, now: Instant) -> BTreeSet<String> {
+        let is_old = |entry: &Entry| {
+            self.deadlines.age.is_some_and(|age| now.saturating_duration_since(entry.launched) >= age)
+                || self.replaced_until.is_some_and(|until| entry.launched <= until)
+        };
+        self.instances.iter().filter(|(_, entry)| is_old(entry)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Those that take nothing more, as far as the plan goes: they drain, or soon will, because a new one fits beside them. So
+    /// an environment moves once, and not from one old instance to the next.
+    fn closed(&self, now: Instant) -> BTreeSet<String> {
+        let (old, vcpu) = (self.old(now), self.instances.values().map(|entry| entry.shape.vcpu).sum::<u32>());
+        let is_closed = |id: &String, entry: &Entry| match entry.stage {
+            Stage::Draining => true,
+            Stage::Ready => old.contains(id) && vcpu + entry.shape.vcpu <= self.rules.vcpu_max,
+            Stage::Launching => false,
+        };
+        self.instances.iter().filter(|(id, entry)| is_closed(id, entry)).map(|(id, _)| id.clone()).collect()
+    }
+
     fn plan(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
+        let closed = self.closed(now);
+        let there = self.seekers.values_mut().filter(|one| one.place.as_ref().is_some_and(|id| closed.contains(id)));
+        there.for_each(|seeker| seeker.place = None);
         let unavailable: Unavailable =
             self.away.iter().filter(|(_, (until, _))| *until > now).map(|(key, _)| key.clone()).collect();
-        let (wishes, instances) = (self.wishes(), self.as_planned());
+        let (wishes, instances) = (self.wishes(&closed), self.as_planned(&closed));
         let fleet = plan_instances(&wishes, &instances, &self.types, &self.rules, &unavailable, now);
         for (id, version, count) in &fleet.place {
             self.seat(id, version, *count);
@@ -348,10 +369,10 @@ impl Roster {
         actions
     }
 
-    fn wishes(&self) -> Vec<Wish> {
+    fn wishes(&self, closed: &BTreeSet<String>) -> Vec<Wish> {
         let mut wishes: BTreeMap<String, Wish> = BTreeMap::new();
-        let open = self.instances.values().filter(|entry| entry.stage != Stage::Draining);
-        let held = open.flat_map(|entry| entry.leases.values().map(|(version, needs)| (version, needs)));
+        let open = self.instances.iter().filter(|(id, _)| !closed.contains(*id));
+        let held = open.flat_map(|(_, entry)| entry.leases.values().map(|(version, needs)| (version, needs)));
         for (version, needs) in held.chain(self.seekers.values().map(|seeker| (&seeker.version, &seeker.needs))) {
             let version = kind(version, needs);
             let wish = Wish { version: version.clone(), environments: 0, needs: *needs };
@@ -360,14 +381,14 @@ impl Roster {
         wishes.into_values().collect()
     }
 
-    fn as_planned(&self) -> Vec<Instance> {
+    fn as_planned(&self, closed: &BTreeSet<String>) -> Vec<Instance> {
         let mut instances: BTreeMap<&str, Instance> = BTreeMap::new();
         for (id, entry) in &self.instances {
             let mut instance = Instance {
                 id: id.clone(),
                 shape: entry.shape,
                 zone: entry.zone.clone(),
-                stage: entry.stage,
+                stage: if closed.contains(id) { Stage::Draining } else { entry.stage },
                 since: entry.since,
                 empty_since: entry.empty_since.filter(|_| entry.leases.is_empty()),
                 environments: BTreeMap::new(),

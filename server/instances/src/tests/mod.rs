@@ -198,6 +198,20 @@ fn old_ones_are_replaced_one_after_the_other_and_only_if_a_new_one_fits() {
     assert_eq!(actions, [Action::Leave { lease: seekers[2] }, Action::Leave { lease: seekers[3] }], "then the second");
     assert_eq!(all.roster.instances()[&new[0]].leases.len(), 2);
 
+    // Another that is old has room, and will not be there for long.
+    let mut half = Clocked::new(15);
+    half.seek(3);
+    let actions = half.decide();
+    half.join(&actions);
+    half.decide();
+    half.pass(3601);
+    half.decide();
+    let moved = half.seek(2);
+    let actions = half.decide();
+    let new = half.join(&actions);
+    assert_eq!((new.len(), given(&half.decide())), (1, moved));
+    assert_eq!(half.roster.instances()[&new[0]].leases.len(), 2);
+
     let mut full = Clocked::new(5);
     full.seek(1);
     let actions = full.decide();
