@@ -23,7 +23,7 @@ pub(crate) struct Changed {
     pub(crate) switches: Vec<Arc<ServedVersion>>,
 }
 
-/// Waits until none of these is loading any more; bounded by the load timeout of each.
+/// Waits until none of these is loading any more; bounded by how long an instance and then loading may take.
 pub(crate) async fn settled(versions: &[Arc<ServedVersion>]) {
     for version in versions {
         let mut state = version.state.subscribe();

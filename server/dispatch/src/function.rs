@@ -288,7 +288,7 @@ impl ServedVersion {
         while self.supervisors.load(Ordering::Acquire) > 0 && state.changed().await.is_ok() {}
     }
 
-    /// Completes once new content has taken the place of old, or has not; bounded by the load timeout.
+    /// Completes once new content has taken the place of old, or has not; bounded by how long an instance and then loading may take.
     pub(crate) async fn switched(&self) -> Result<(), Unavailable> {
         let mut switched = self.switched.subscribe();
         // The sender lives in the version, so the only end of the wait is the value.

@@ -1,7 +1,8 @@
 //! An environment's log: what its process writes to standard error, line by line, under its name.
 //!
 //! Called by the supervisor, one task for each process. Whatever is written, however long or strange, costs at most one
-//! line of memory and never ends the reading. A flood blocks the environment at its pipe, not the house.
+//! line of memory and never ends the reading. A flood blocks the environment at its pipe, not the house; of one on an
+//! instance what is not read in time is left out.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
