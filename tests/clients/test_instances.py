@@ -22,13 +22,14 @@ LOCAL = ("instances.provider=local", "instances.vcpu=3", "instances.empty_s=1", 
 QUICK = ("scaling.idle_s=1", "scaling.down_after_s=2", "scaling.interval_ms=100")
 
 
-@pytest.fixture
-def start(tmp_path):
+@pytest.fixture(params=["unix", "tcp"])
+def start(request, tmp_path):
     running = []
 
     def start(*settings, **parameters):
         models = identity_repository(tmp_path / "models", "own", **parameters)
-        options = [option for setting in LOCAL + QUICK + settings for option in ("--set", setting)]
+        settings = (*LOCAL, *QUICK, f"instances.transport={request.param}", *settings)
+        options = [option for setting in settings for option in ("--set", setting)]
         running.append(Server("--model-repository", models, *options))
         return running[-1]
 

@@ -5,9 +5,10 @@
 //! (see `launch`). Never inside a request. The roster's lock is never held across a wait.
 
 use crate::cost::{Costs, FunctionCost};
-use crate::protocol::{ToAgent, Told};
+use crate::protocol::ToAgent;
 use crate::provider::Provider;
-use crate::roster::{Action, Deadlines, Gone, Roster};
+use crate::roster::{Action, Deadlines, Entry, Gone, Place, Roster};
+use crate::transport::{self, Address, Connection, Cut, Listener, tls, tls::Authority};
 use crate::view::InstanceView;
 use parking_lot::Mutex;
 use penstock_scaler::{InstanceType, Needs, Rules, Stage, Why};
@@ -15,17 +16,18 @@ use penstock_telemetry::instance_event;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 mod agents;
+mod orders;
 
 /// How often the roster is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
@@ -44,19 +46,40 @@ pub struct FleetOptions {
     pub deadlines: Deadlines,
     /// A folder of its own, for its sockets: removed and made anew.
     pub folder: PathBuf,
+    /// How agents come to it.
+    pub listen: Listen,
     /// A disk of each instance's own that it must not find full.
     pub disk: Option<PathBuf>,
     /// Makes what lets an instance join: nobody may guess it.
     pub token: fn() -> io::Result<String>,
 }
 
+/// Where a fleet listens.
+pub enum Listen {
+    /// In its folder: its instances are of this machine.
+    Folder,
+    /// At an address, with TLS.
+    Tcp {
+        /// Where; port 0 is one that is free.
+        listener: std::net::TcpListener,
+        /// The host by which instances know it, perhaps with a port; `None` for the address that it listens at.
+        advertise: Option<String>,
+        /// Where agents listen: an address of theirs, such as `0.0.0.0:7443`; port 0 is one that is free.
+        agents: String,
+        /// Signs certificates.
+        authority: Arc<Authority>,
+    },
+}
+
 /// Instances, and environments on them.
 pub struct Fleet {
     options: FleetOptions,
+    /// Where agents find it, and where they are to listen.
+    addresses: (Address, Address),
     provider: Arc<dyn Provider>,
     roster: Mutex<Roster>,
     /// Those that wait for room.
-    seekers: Mutex<HashMap<u64, oneshot::Sender<Result<Seat, Why>>>>,
+    seekers: Mutex<HashMap<u64, oneshot::Sender<Result<Place, Why>>>>,
     environments: Mutex<HashMap<u64, Begun>>,
     costs: Mutex<Costs>,
     agents: Mutex<BTreeMap<String, mpsc::Sender<ToAgent>>>,
@@ -66,18 +89,11 @@ pub struct Fleet {
     _lock: File,
 }
 
-/// Room that was given.
-pub(crate) struct Seat {
-    pub(crate) instance: String,
-    pub(crate) address: PathBuf,
-    pub(crate) token: String,
-}
-
 /// An environment that was begun, as the fleet knows it.
 pub(crate) struct Begun {
     pub(crate) instance: String,
     /// To end its link if its instance is lost: its process may live on. `None` until there is one.
-    pub(crate) link: Option<StdUnixStream>,
+    pub(crate) link: Option<Cut>,
     /// Where its log goes; `None` once it has ended.
     pub(crate) log: Option<mpsc::Sender<Vec<u8>>>,
     pub(crate) ended: Option<oneshot::Sender<String>>,
@@ -95,7 +111,7 @@ impl Begun {
 }
 
 impl Fleet {
-    /// Opens a fleet that has no instances yet. Errors: its folder cannot be made, or not listened in.
+    /// Opens a fleet that has no instances yet. Errors: its folder cannot be made, or nobody can listen there or at its address.
     pub fn open(options: FleetOptions, provider: Arc<dyn Provider>, stop: CancellationToken) -> io::Result<Arc<Self>> {
         let lock = lock(&options.folder)?;
         match std::fs::remove_dir_all(&options.folder) {
@@ -105,10 +121,11 @@ impl Fleet {
         std::fs::create_dir_all(&options.folder)?;
         // Who may connect here may have environments started.
         std::fs::set_permissions(&options.folder, std::fs::Permissions::from_mode(0o700))?;
-        let listener = UnixListener::bind(options.folder.join("fleet.sock"))?;
+        let (listener, addresses) = listen(&options)?;
         let roster = Roster::new(options.rules.clone(), options.types.clone(), options.deadlines);
         let fleet = Arc::new(Self {
             options,
+            addresses,
             provider,
             roster: Mutex::new(roster),
             seekers: Mutex::default(),
@@ -121,6 +138,7 @@ impl Fleet {
         });
         tokio::spawn(fleet.clone().notice());
         tokio::spawn(fleet.clone().listen(listener));
+        tokio::spawn(fleet.clone().renew());
         tokio::spawn(fleet.clone().follow());
         Ok(fleet)
     }
@@ -162,7 +180,7 @@ impl Fleet {
     }
 
     /// Room for one environment, on an instance that is ready: waits for one. Errors: there can be none.
-    pub(crate) async fn seek(&self, version: String, needs: Needs) -> Result<(Seat, Lease<'_>), Why> {
+    pub(crate) async fn seek(&self, version: String, needs: Needs) -> Result<(Place, Lease<'_>), Why> {
         let (give, given) = oneshot::channel();
         let lease = {
             let mut roster = self.roster.lock();
@@ -172,7 +190,7 @@ impl Fleet {
         };
         self.wake.notify_one();
         match given.await {
-            Ok(seat) => seat.map(|seat| (seat, lease)),
+            Ok(place) => place.map(|place| (place, lease)),
             Err(_) => Err(Why::Unavailable),
         }
     }
@@ -200,13 +218,26 @@ impl Fleet {
     }
 
     /// It has its link.
-    pub(crate) fn linked(&self, lease: u64, link: StdUnixStream) {
+    pub(crate) fn linked(&self, lease: u64, link: Cut) {
         if let Some(begun) = self.environments.lock().get_mut(&lease) {
             if begun.ended.is_none() {
                 // Its instance went meanwhile.
-                let _ = link.shutdown(std::net::Shutdown::Both);
+                link.now();
             }
             begun.link = Some(link);
+        }
+    }
+
+    /// A connection to the agent of an instance, which is shown to be that one's. Errors: it does not answer, or is another's.
+    pub(crate) async fn connect(&self, place: &Place) -> io::Result<Connection> {
+        let identity = self.authority().map(|authority| authority.fleet());
+        transport::connect(&place.address, identity.as_deref(), &tls::instance_name(&place.name)).await
+    }
+
+    fn authority(&self) -> Option<&Arc<Authority>> {
+        match &self.options.listen {
+            Listen::Folder => None,
+            Listen::Tcp { authority, .. } => Some(authority),
         }
     }
 
@@ -226,7 +257,7 @@ impl Fleet {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                id = self.provider.ended() => self.gone(&id),
+                name = self.provider.ended() => self.ended(&name),
             }
         }
     }
@@ -263,6 +294,7 @@ impl Fleet {
         penstock_telemetry::instances(&stages.map(|(name, stage)| (name, of(stage))), vcpu);
         let price =
             |name: &str| self.options.types.iter().find(|one| one.name == name).map_or(0.0, |one| one.usd_per_hour);
+        let price = |entry: &Entry| entry.usd_per_hour.unwrap_or_else(|| price(&entry.instance_type));
         let mut costs = self.costs.lock();
         let rates = costs.look(roster.instances(), price, Instant::now().into_std());
         rates.iter().for_each(|(function, rate)| penstock_telemetry::cost(function, *rate));
@@ -270,36 +302,8 @@ impl Fleet {
 
     fn carry_out(self: &Arc<Self>, action: Action) {
         match action {
-            Action::Launch { id, instance_type, shape, zone } => {
-                tracing::info!(instance = id, instance_type, zone, "an instance is launched");
-                instance_event("launched");
-                let told = match (self.options.token)() {
-                    Ok(token) => Told {
-                        fleet: self.options.folder.join("fleet.sock"),
-                        listen: self.options.folder.join(format!("{id}.sock")),
-                        disk: self.options.disk.clone(),
-                        group: None,
-                        id: id.clone(),
-                        token,
-                        shape,
-                    },
-                    Err(error) => {
-                        tracing::error!(instance = id, %error, "an instance has no token");
-                        return self.gone(&id);
-                    }
-                };
-                self.roster.lock().expect(&id, told.token.clone());
-                let fleet = self.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = fleet.provider.launch(&instance_type, &zone, &told).await {
-                        tracing::warn!(instance = told.id, instance_type, zone, %error, "an instance cannot be launched");
-                        fleet.gone(&told.id);
-                    }
-                });
-            }
-            Action::Give { seeker, id, address, token } => {
-                self.answer(seeker, Ok(Seat { instance: id, address, token }));
-            }
+            Action::Launch { ids, offers, shape } => self.order(ids, offers, shape),
+            Action::Give { seeker, place } => self.answer(seeker, Ok(place)),
             Action::Refuse { seeker, why } => self.answer(seeker, Err(why)),
             Action::Leave { lease } => {
                 if let Some(begun) = self.environments.lock().get(&lease) {
@@ -311,21 +315,21 @@ impl Fleet {
                 // If it cannot be told, its deadline ends it.
                 let _ = agent.map(|agent| agent.try_send(ToAgent::Stop));
             }
-            Action::Terminate { id, leases, why } => self.terminate(id, leases, why),
+            Action::Terminate { id, name, leases, why } => self.terminate(id, name, leases, why),
         }
     }
 
-    fn answer(&self, seeker: u64, answer: Result<Seat, Why>) {
+    fn answer(&self, seeker: u64, answer: Result<Place, Why>) {
         let waits = self.seekers.lock().remove(&seeker);
         // One that has left since gives its room back by itself.
         let _ = waits.map(|waits| waits.send(answer));
     }
 
-    fn terminate(self: &Arc<Self>, id: String, leases: Vec<u64>, why: Gone) {
+    fn terminate(self: &Arc<Self>, id: String, name: String, leases: Vec<u64>, why: Gone) {
         let (reason, environments) = (why.name(), leases.len());
         match why {
-            Gone::Empty | Gone::Aged => tracing::info!(instance = id, reason, "an instance is gone"),
-            _ => tracing::warn!(instance = id, reason, environments, "an instance is gone"),
+            Gone::Empty | Gone::Aged => tracing::info!(instance = name, reason, "an instance is gone"),
+            _ => tracing::warn!(instance = name, reason, environments, "an instance is gone"),
         }
         instance_event(reason);
         self.agents.lock().remove(&id);
@@ -333,12 +337,18 @@ impl Fleet {
             let mut environments = self.environments.lock();
             let Some(begun) = environments.get_mut(&lease) else { continue };
             // Its supervisor finds the link at its end.
-            let _ = begun.link.as_ref().map(|link| link.shutdown(std::net::Shutdown::Both));
-            begun.end(format!("its instance {id} is gone: {reason}"));
+            begun.link.iter().for_each(Cut::now);
+            begun.end(format!("its instance {name} is gone: {reason}"));
         }
         let _ = std::fs::remove_file(self.options.folder.join(format!("{id}.sock")));
         let fleet = self.clone();
-        tokio::spawn(async move { fleet.provider.terminate(&id).await });
+        tokio::spawn(async move { fleet.provider.terminate(&name).await });
+    }
+
+    /// An instance has ended, says its provider.
+    fn ended(self: &Arc<Self>, name: &str) {
+        let id = self.roster.lock().id_of(name);
+        id.iter().for_each(|id| self.gone(id));
     }
 
     fn gone(self: &Arc<Self>, id: &str) {
@@ -353,9 +363,42 @@ impl Fleet {
         self.wake.notify_one();
     }
 
+    #[cfg(test)]
+    pub(crate) fn addresses(&self) -> (Address, Address) {
+        self.addresses.clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn address_of(&self, id: &str) -> Option<Address> {
+        self.roster.lock().instances().get(id).and_then(Entry::address)
+    }
+
     /// Where its sockets are.
     pub fn folder(&self) -> &Path {
         &self.options.folder
+    }
+}
+
+/// Listens, and says where agents find the fleet and where they are to listen.
+fn listen(options: &FleetOptions) -> io::Result<(Listener, (Address, Address))> {
+    match &options.listen {
+        Listen::Folder => {
+            let socket = options.folder.join("fleet.sock");
+            let listener = Listener::Unix(UnixListener::bind(&socket)?);
+            Ok((listener, (Address::Unix(socket), Address::Unix(options.folder.clone()))))
+        }
+        Listen::Tcp { listener, advertise, agents, .. } => {
+            let listener = listener.try_clone()?;
+            listener.set_nonblocking(true)?;
+            let own = listener.local_addr()?;
+            let fleet = match advertise {
+                Some(host) if host.parse::<SocketAddr>().is_ok() || host.contains(':') => host.clone(),
+                Some(host) => format!("{host}:{}", own.port()),
+                None => own.to_string(),
+            };
+            let listener = Listener::Tcp(TcpListener::from_std(listener)?);
+            Ok((listener, (Address::Tcp(fleet), Address::Tcp(agents.clone()))))
+        }
     }
 }
 

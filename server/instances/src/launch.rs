@@ -2,13 +2,13 @@
 
 use crate::fleet::{Begun, Fleet};
 use crate::protocol::{Begin, ToAgent, write};
+use crate::transport::Connection;
 use async_trait::async_trait;
 use penstock_environment::{Ending, Launch, LaunchError, Life, Specification, Started};
 use penstock_scaler::{Architecture, Needs, Why};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, SimplexStream, WriteHalf, simplex};
-use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -34,12 +34,13 @@ impl Launch for OnInstances {
             device_memory_mib: 0,
             architecture: Architecture::OWN,
         };
-        let (seat, lease) = self.0.seek(version, needs).await.map_err(|why| LaunchError::NoRoom(words(why, &needs)))?;
+        let (place, lease) =
+            self.0.seek(version, needs).await.map_err(|why| LaunchError::NoRoom(words(why, &needs)))?;
         let (pieces, log) = mpsc::channel(LOG_PIECES);
         let (told, ended) = oneshot::channel();
         let leaving = CancellationToken::new();
         let begun = Begun {
-            instance: seat.instance,
+            instance: place.id.clone(),
             link: None,
             log: Some(pieces),
             ended: Some(told),
@@ -49,24 +50,22 @@ impl Launch for OnInstances {
         let number = lease.keep();
         let elsewhere = Elsewhere { fleet: self.0.clone(), number, ended };
         self.0.begun(number, begun);
-        let mut link = UnixStream::connect(&seat.address).await?;
+        let Connection { from, mut to, cut, local: _ } = self.0.connect(&place).await?;
         let begin = Begin {
-            token: seat.token,
+            token: place.token,
             environment: number,
             variables: specification.isolation.variables.clone(),
             accelerated: specification.accelerator.is_some(),
             vcpu: needs.vcpu,
             memory_mib: needs.memory_mib,
         };
-        write(&mut link, &begin).await?;
-        let link = link.into_std()?;
-        self.0.linked(number, link.try_clone()?);
+        write(&mut to, &begin).await?;
+        self.0.linked(number, cut);
         let (read, write) = simplex(LOG_BYTES);
         tokio::spawn(pass_on(log, write));
-        let (from, to) = UnixStream::from_std(link)?.into_split();
         Ok(Started {
-            from: Box::new(from),
-            to: Box::new(to),
+            from,
+            to,
             log: Some(Box::new(read)),
             life: Life::Elsewhere(Box::new(elsewhere)),
             leaving: Some(leaving),

@@ -5,11 +5,12 @@
 use crate::config::Config;
 use crate::{EXIT_FAILED, EXIT_USAGE};
 use penstock_environment::Launcher;
-use penstock_instances::{Deadlines, Fleet, FleetOptions, LocalProvider, Told, agent};
+use penstock_instances::{Authority, Deadlines, Fleet, FleetOptions, Listen, LocalProvider, Told, agent};
 use penstock_packages::ContentSha256;
 use penstock_scaler::{Architecture, InstanceType, Rules, Shape};
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -104,6 +105,7 @@ pub(crate) fn open(
             age: Some(seconds("instances.max_age_s")).filter(|age| !age.is_zero()),
         },
         folder,
+        listen: listen(config)?,
         // Theirs is this machine's: another instance would have no other.
         disk: None,
         token,
@@ -114,6 +116,42 @@ pub(crate) fn open(
     }
     let provider = LocalProvider::new(std::env::current_exe()?, arguments);
     Fleet::open(options, Arc::new(provider), stop).map(Some)
+}
+
+/// Where a fleet listens, by the settings. Errors: nobody can listen there, or the authority's files are wrong.
+fn listen(config: &Config) -> io::Result<Listen> {
+    if config.text("instances.transport") == "unix" {
+        return Ok(Listen::Folder);
+    }
+    let life = Duration::from_secs(config.integer("instances.certificate_s"));
+    let clock = time::OffsetDateTime::now_utc;
+    let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text.to_owned());
+    let authority = match (config.path("instances.ca_file"), config.path("instances.ca_key_file")) {
+        (None, None) => Authority::embedded(life, clock)?,
+        (Some(certificates), Some(key)) => Authority::from_files(certificates, key, life, clock).map_err(|error| {
+            io::Error::new(error.kind(), format!("instances.ca_file, instances.ca_key_file: {error}"))
+        })?,
+        (Some(_), None) => {
+            return Err(invalid("instances.ca_key_file is missing: expected the key of instances.ca_file"));
+        }
+        (None, Some(_)) => {
+            return Err(invalid("instances.ca_file is missing: expected the certificate of instances.ca_key_file"));
+        }
+    };
+    let address = config.address("instances.listen");
+    let listener = TcpListener::bind(address)
+        .map_err(|error| io::Error::new(error.kind(), format!("instances.listen: {address}: {error}")))?;
+    if listener.local_addr()?.ip().is_unspecified() && config.text("instances.advertise").is_empty() {
+        let text =
+            "instances.advertise is missing: instances.listen is all addresses, of which instances have to know one";
+        return Err(invalid(text));
+    }
+    Ok(Listen::Tcp {
+        listener,
+        advertise: Some(config.text("instances.advertise").to_owned()).filter(|host| !host.is_empty()),
+        agents: config.text("instances.agent_listen").to_owned(),
+        authority: Arc::new(authority),
+    })
 }
 
 /// 256 bits that nobody can guess.
@@ -136,7 +174,8 @@ pub(crate) fn run(accelerated: Option<PathBuf>) -> ExitCode {
     };
     let ended = crate::serve::launcher().and_then(|launcher| {
         let launcher = Launcher { accelerated, ..launcher };
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(agent::run(told, launcher))
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(agent::run(told, launcher, std::future::pending()))
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,

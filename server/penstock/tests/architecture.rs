@@ -123,7 +123,8 @@ fn heavy_libraries_stay_in_their_crates() {
         ("hmac", &["penstock-authority"]),
         ("object_store", &["penstock-remote"]),
         ("reqwest", &["penstock-remote", "penstock"]),
-        ("rustls", &["penstock-remote", "penstock"]),
+        ("rustls", &["penstock-remote", "penstock-instances", "penstock"]),
+        ("rcgen", &["penstock-instances"]),
         ("clap", &["penstock", "penstock-loadtest", "penstock-sim"]),
     ]);
     for (name, dependencies) in dependencies() {
