@@ -6,6 +6,7 @@
 
 mod door;
 
+use crate::contents::Shelf;
 use crate::protocol::{Beat, Begin, FromAgent, ToAgent, Told, write};
 use crate::transport::tls::Key;
 use base64::Engine;
@@ -17,10 +18,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 /// Between two signs of life.
@@ -60,6 +63,10 @@ pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = St
     };
     let door::Joined { listener, mut hear, mut to, shape, mut identity, renew_after } =
         door::join(&told, is_limited).await?;
+    let shelf = match told.disk.clone() {
+        Some(disk) => Some(Arc::new(spawn_blocking(move || Shelf::open(disk.join("contents"))).await??)),
+        None => None,
+    };
     let (say, mut said) = mpsc::channel(WAITING_MAX);
     let (greeted, mut begins) = mpsc::channel(GREETING_MAX);
     let mut agent = Agent::new(launcher, told.token.clone(), shape, say);
@@ -92,11 +99,11 @@ pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = St
             accepted = listener.accept() => {
                 let raw = accepted?;
                 if let Ok(place) = greeted.clone().try_reserve_owned() {
-                    let identity = identity.clone();
+                    let (token, identity, shelf) = (told.token.clone(), identity.clone(), shelf.clone());
                     tokio::spawn(async move {
-                        match door::greet(raw, identity).await {
+                        match (door::Door { token, identity, shelf }).greet(raw).await {
                             Ok(begin) => drop(place.send(begin)),
-                            Err(error) => tracing::debug!(%error, "a connection to an instance was nobody's"),
+                            Err(error) => tracing::debug!(%error, "a connection to an instance came to nothing"),
                         }
                     });
                 }

@@ -4,6 +4,7 @@
 //! Opened by the composition root; environments are started by dispatch's supervisors through [`penstock_environment::Launch`]
 //! (see `launch`). Never inside a request. The roster's lock is never held across a wait.
 
+use crate::contents::Catalog;
 use crate::cost::{Costs, FunctionCost};
 use crate::protocol::ToAgent;
 use crate::provider::Provider;
@@ -48,7 +49,7 @@ pub struct FleetOptions {
     pub folder: PathBuf,
     /// How agents come to it.
     pub listen: Listen,
-    /// A disk of each instance's own that it must not find full.
+    /// A folder on a disk of each instance's own, where it keeps what it is sent; `None` where all share the server's disk.
     pub disk: Option<PathBuf>,
     /// Makes what lets an instance join: nobody may guess it.
     pub token: fn() -> io::Result<String>,
@@ -83,6 +84,8 @@ pub struct Fleet {
     environments: Mutex<HashMap<u64, Begun>>,
     costs: Mutex<Costs>,
     agents: Mutex<BTreeMap<String, mpsc::Sender<ToAgent>>>,
+    /// What is sent to instances, where they have disks of their own.
+    catalog: Option<Arc<Catalog>>,
     wake: Notify,
     stop: CancellationToken,
     /// One server has these instances.
@@ -123,7 +126,9 @@ impl Fleet {
         std::fs::set_permissions(&options.folder, std::fs::Permissions::from_mode(0o700))?;
         let (listener, addresses) = listen(&options)?;
         let roster = Roster::new(options.rules.clone(), options.types.clone(), options.deadlines);
+        let catalog = options.disk.is_some().then(Arc::default);
         let fleet = Arc::new(Self {
+            catalog,
             options,
             addresses,
             provider,
@@ -232,6 +237,11 @@ impl Fleet {
     pub(crate) async fn connect(&self, place: &Place) -> io::Result<Connection> {
         let identity = self.authority().map(|authority| authority.fleet());
         transport::connect(&place.address, identity.as_deref(), &tls::instance_name(&place.name)).await
+    }
+
+    /// What is sent to instances; `None` where they share the server's disk.
+    pub(crate) fn catalog(&self) -> Option<&Arc<Catalog>> {
+        self.catalog.as_ref()
     }
 
     fn authority(&self) -> Option<&Arc<Authority>> {

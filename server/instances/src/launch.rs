@@ -1,11 +1,13 @@
 //! Environments, started on instances: what the supervisor sees of it.
 
+use crate::contents::relocate;
 use crate::fleet::{Begun, Fleet};
-use crate::protocol::{Begin, ToAgent, write};
+use crate::protocol::{Begin, FromFleet, ToAgent, write};
 use crate::transport::Connection;
 use async_trait::async_trait;
 use penstock_environment::{Ending, Launch, LaunchError, Life, Specification, Started};
 use penstock_scaler::{Architecture, Needs, Why};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, SimplexStream, WriteHalf, simplex};
@@ -50,7 +52,19 @@ impl Launch for OnInstances {
         let number = lease.keep();
         let elsewhere = Elsewhere { fleet: self.0.clone(), number, ended };
         self.0.begun(number, begun);
-        let Connection { from, mut to, cut, local: _ } = self.0.connect(&place).await?;
+        let Connection { mut from, mut to, cut, local: _ } = self.0.connect(&place).await?;
+        let there = match self.0.catalog() {
+            None => None,
+            Some(catalog) => {
+                // Of what it needs of a GPU, each machine has its own.
+                let of_gpu =
+                    specification.accelerator.iter().flat_map(|gpu| gpu.readable.iter().chain(&gpu.library_path));
+                let of_gpu: Vec<&PathBuf> = of_gpu.collect();
+                let paths = specification.isolation.readable.iter().filter(|path| !of_gpu.contains(path)).cloned();
+                let places = catalog.send(paths.collect(), &place.token, (&mut from, &mut to)).await?;
+                Some(relocate(specification, &places)?)
+            }
+        };
         let begin = Begin {
             token: place.token,
             environment: number,
@@ -59,7 +73,7 @@ impl Launch for OnInstances {
             vcpu: needs.vcpu,
             memory_mib: needs.memory_mib,
         };
-        write(&mut to, &begin).await?;
+        write(&mut to, &FromFleet::Begin(begin)).await?;
         self.0.linked(number, cut);
         let (read, write) = simplex(LOG_BYTES);
         tokio::spawn(pass_on(log, write));
@@ -69,6 +83,7 @@ impl Launch for OnInstances {
             log: Some(Box::new(read)),
             life: Life::Elsewhere(Box::new(elsewhere)),
             leaving: Some(leaving),
+            specification: there,
         })
     }
 }

@@ -13,6 +13,7 @@
 
 pub mod agent;
 mod cgroup;
+mod contents;
 mod cost;
 mod fleet;
 mod launch;

@@ -60,7 +60,7 @@ impl Running {
 async fn keep(
     id: String,
     mut child: Child,
-    group: Option<MemoryGroup>,
+    (group, disk): (Option<MemoryGroup>, Option<PathBuf>),
     mut end: mpsc::Receiver<Duration>,
     tell: mpsc::Sender<String>,
 ) {
@@ -81,6 +81,12 @@ async fn keep(
     if let Some(group) = group {
         group.remove().await;
     }
+    if let Some(disk) = disk
+        && let Err(error) = tokio::fs::remove_dir_all(&disk).await
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(folder = %disk.display(), %error, "what an instance was sent is left");
+    }
 }
 
 impl LocalProvider {
@@ -89,7 +95,8 @@ impl LocalProvider {
             .inspect_err(|error| tracing::debug!(instance = id, %error, "an instance has no control group"))
             .ok();
         let group_path = group.as_ref().map(|group| group.path().to_owned());
-        let told = Told { name: Some(id.to_owned()), group: group_path, ..told.clone() };
+        let disk = told.disk.as_ref().map(|disk| disk.join(id));
+        let told = Told { name: Some(id.to_owned()), group: group_path, disk: disk.clone(), ..told.clone() };
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .current_dir("/")
@@ -105,7 +112,7 @@ impl LocalProvider {
         let mut stdin = child.stdin.take().ok_or_else(|| io::Error::other("no standard input"))?;
         stdin.write_all(&json).await?;
         let (end, ends) = mpsc::channel(1);
-        let task = tokio::spawn(keep(id.to_owned(), child, group, ends, self.tell.clone()));
+        let task = tokio::spawn(keep(id.to_owned(), child, (group, disk), ends, self.tell.clone()));
         let mut running = self.running.lock().await;
         // Those that have ended by themselves.
         running.retain(|_, one| !one.task.is_finished());

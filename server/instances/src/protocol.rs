@@ -3,6 +3,7 @@
 //! Each message is its length (32 bits, little endian) and JSON: a few a second, and what environments write to their logs.
 //! Requests go over the links of environments, which are connections of their own. Called by both sides; does nothing by itself.
 
+use crate::contents::Lay;
 use crate::transport::Address;
 use crate::transport::tls::Issued;
 use penstock_domain::Variables;
@@ -29,7 +30,7 @@ pub struct Told {
     pub trust: Option<String>,
     /// Where it is to listen itself: a folder for its socket, or an address.
     pub listen: Address,
-    /// A disk that must not be full, if it has one of its own.
+    /// Below it, it keeps what it is sent, and it must not be full; `None` where the fleet's disk is its own.
     pub disk: Option<PathBuf>,
     /// The control group that it is to enter, if it has one.
     pub group: Option<PathBuf>,
@@ -108,7 +109,15 @@ pub(crate) enum ToAgent {
     Stop,
 }
 
-/// The first message on a connection that is to be the link of an environment.
+/// What a fleet says on a connection that is to be the link of an environment: first what is to lie there, if the instance has
+/// a disk of its own, then the environment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum FromFleet {
+    Lay(Lay),
+    Begin(Begin),
+}
+
+/// An environment that is to begin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Begin {
     /// That of [`Told`]: environments may connect here, too.

@@ -104,10 +104,10 @@ pub(crate) fn open(
             stop: STOP_TIMEOUT,
             age: Some(seconds("instances.max_age_s")).filter(|age| !age.is_zero()),
         },
-        folder,
         listen: listen(config)?,
-        // Theirs is this machine's: another instance would have no other.
-        disk: None,
+        // One that is shared is not looked at: another instance would have no other.
+        disk: (config.text("instances.disk") == "own").then(|| folder.join("disks")),
+        folder,
         token,
     };
     let mut arguments: Vec<OsString> = vec!["instance".into()];

@@ -58,7 +58,10 @@ fn imports_point_one_way() {
         ),
         ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),
         ("penstock-capacity", &["penstock-domain"]),
-        ("penstock-instances", &["penstock-domain", "penstock-scaler", "penstock-environment", "penstock-telemetry"]),
+        (
+            "penstock-instances",
+            &["penstock-domain", "penstock-scaler", "penstock-environment", "penstock-packages", "penstock-telemetry"],
+        ),
         (
             "penstock-dispatch",
             &[

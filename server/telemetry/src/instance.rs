@@ -28,3 +28,8 @@ pub fn instance_event(event: &'static str) {
 pub fn instance_started(after: Duration) {
     gauge!(names::INSTANCE_START.name).set(after.as_secs_f64());
 }
+
+/// Bytes that an instance was sent of what environments read.
+pub fn instance_sent(bytes: u64) {
+    counter!(names::INSTANCE_SENT.name).increment(bytes);
+}

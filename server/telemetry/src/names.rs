@@ -147,6 +147,8 @@ declare! {
          what nobody has.");
     INSTANCE_START = gauge("penstock_instance_start_seconds", Unit::Seconds,
         "From asking for an instance to its being ready, the last time.");
+    INSTANCE_SENT = counter("penstock_instance_sent_bytes_total", Unit::Bytes,
+        "What instances with disks of their own were sent of what environments read: each content once for each instance.");
     ENVIRONMENT_RESTARTS = counter("penstock_environment_restarts_total", Unit::Count,
         "Execution environments started again after one ended unasked.");
     ENVIRONMENT_RESIDENT = gauge("penstock_environment_resident_bytes", Unit::Bytes,

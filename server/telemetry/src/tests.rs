@@ -106,6 +106,7 @@ fn record_instances() {
     crate::instances(&[("ready", 1)], 4);
     crate::cost("minilm", 0.8);
     crate::instance_event("ready");
+    crate::instance_sent(1);
     crate::instance_started(Duration::from_millis(200));
 }
 

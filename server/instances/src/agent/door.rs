@@ -1,6 +1,7 @@
 //! An agent's way to its fleet, and who comes to it.
 
-use crate::protocol::{Begin, Enrol, FromAgent, Join, ToAgent, Told, read, write};
+use crate::contents::{Lay, Shelf};
+use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, ToAgent, Told, read, write};
 use crate::transport::tls::{self, FLEET, Identity, Issued, Key, is_named};
 use crate::transport::{self, Address, Connection, Listener, Raw, Reader, Writer};
 use penstock_scaler::Shape;
@@ -106,32 +107,58 @@ async fn enrol(fleet: &str, told: &Told, name: &str) -> io::Result<(Identity, Is
     }
 }
 
-/// Hears what a connection is for: an environment, and the socket that is to be its link. Errors: it is somebody else's, or
-/// says nothing in time.
-pub(super) async fn greet(raw: Raw, identity: Option<Arc<Identity>>) -> io::Result<(Begin, OwnedFd)> {
-    timeout(GREETING_TIMEOUT, async {
+/// Who may come to an agent, and with what.
+pub(super) struct Door {
+    pub(super) token: String,
+    pub(super) identity: Option<Arc<Identity>>,
+    /// What it was sent; `None` where the fleet's disk is its own.
+    pub(super) shelf: Option<Arc<Shelf>>,
+}
+
+impl Door {
+    /// Hears what a connection is for: an environment, and the socket that is to be its link. Errors: it is somebody else's, or
+    /// says nothing in time.
+    pub(super) async fn greet(self, raw: Raw) -> io::Result<(Begin, OwnedFd)> {
         match raw {
             Raw::Unix(mut stream) => {
-                let begin = read(&mut stream).await?;
+                let begin = self.hear_out(&mut stream).await?;
                 let link = stream.into_std()?;
                 link.set_nonblocking(false)?;
                 Ok((begin, link.into()))
             }
             Raw::Tcp(stream, _) => {
-                let identity = identity.ok_or_else(|| io::Error::other("there is no certificate yet"))?;
-                let mut stream = identity.acceptor(false)?.accept(stream).await?;
+                let identity = self.identity.as_ref().ok_or_else(|| io::Error::other("there is no certificate yet"))?;
+                let mut stream = timeout(GREETING_TIMEOUT, identity.acceptor(false)?.accept(stream)).await??;
                 if !is_named(stream.get_ref().1.peer_certificates(), FLEET) {
-                    let text = "only the fleet begins environments";
-                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+                    return Err(denied("only the fleet begins environments"));
                 }
-                let begin = read(&mut stream).await?;
+                let begin = self.hear_out(&mut stream).await?;
                 let (near, far) = transport::pair()?;
                 tokio::spawn(pass_on(stream, near));
                 Ok((begin, far))
             }
         }
-    })
-    .await?
+    }
+
+    /// Lays out what it is told to, until it is told to begin an environment.
+    async fn hear_out(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<Begin> {
+        loop {
+            match timeout(GREETING_TIMEOUT, read(stream)).await?? {
+                FromFleet::Begin(begin) => return Ok(begin),
+                FromFleet::Lay(Lay { token, .. }) if token != self.token => {
+                    return Err(denied("somebody else wants something laid out"));
+                }
+                FromFleet::Lay(Lay { folders, .. }) => match &self.shelf {
+                    Some(shelf) => shelf.lay(folders, stream).await?,
+                    None => return Err(io::Error::other("this instance has no disk of its own")),
+                },
+            }
+        }
+    }
+}
+
+fn denied(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, text)
 }
 
 /// Passes on what comes, both ways, until both have ended or one breaks.

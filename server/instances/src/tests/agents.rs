@@ -1,7 +1,7 @@
 //! A fleet whose agents are real and whose environments are shells.
 
 use super::{SECOND, deadlines, rules, types};
-use crate::protocol::{Begin, Enrol, FromAgent, Join, ToAgent, Told, read, write};
+use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, ToAgent, Told, read, write};
 use crate::transport::tls;
 use crate::{Address, Authority, Fleet, FleetOptions, Launched, Listen, OnInstances, Order, Outcome, Provider, agent};
 use async_trait::async_trait;
@@ -33,7 +33,8 @@ impl Provider for Tasks {
         let launcher = Launcher { program: "/bin/sh".into(), accelerated: None, arguments };
         let mut outcome = Outcome::default();
         for id in &order.ids {
-            let told = Told { name: Some(id.clone()), ..order.told.clone() };
+            let disk = order.told.disk.as_ref().map(|disk| disk.join(id));
+            let told = Told { name: Some(id.clone()), disk, ..order.told.clone() };
             let task = tokio::spawn(agent::run(told, launcher.clone(), std::future::pending()));
             self.running.lock().insert(id.clone(), task.abort_handle());
             outcome.launched.push(Launched::by_list(id, &order.offers[0]));
@@ -54,7 +55,7 @@ impl Provider for Tasks {
     async fn close(&self) {}
 }
 
-fn specification(cores: u32) -> Specification {
+pub(crate) fn specification(cores: u32) -> Specification {
     Specification {
         function: "f".into(),
         version: 1,
@@ -79,7 +80,7 @@ struct World {
     fleet: Arc<Fleet>,
     tasks: Arc<Tasks>,
     launch: OnInstances,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -109,7 +110,7 @@ fn world_that_listens(script: &'static str, listen: Listen) -> World {
     };
     let stop = CancellationToken::new();
     let fleet = Fleet::open(options, tasks.clone(), stop.clone()).unwrap();
-    World { launch: OnInstances(fleet.clone()), fleet, tasks, _folder: folder, _stop: stop.drop_guard() }
+    World { launch: OnInstances(fleet.clone()), fleet, tasks, folder, _stop: stop.drop_guard() }
 }
 
 /// Says a word that it was given, then what it is told, and something in its log.
@@ -207,7 +208,7 @@ async fn strangers_do_not_join() {
             vcpu: 2,
             memory_mib: 1,
         };
-        write(&mut stream, &begin).await.unwrap();
+        write(&mut stream, &FromFleet::Begin(begin)).await.unwrap();
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "one vCPU is free");
     }
 }
@@ -267,12 +268,50 @@ async fn over_tcp_a_token_gives_one_certificate_and_only_the_fleet_begins_enviro
     };
     let name = tls::instance_name(&id);
     for connector in [nobody(), known(), identity("i-2").connector().unwrap()] {
-        assert!(say::<u8>(&agent, connector, &name, &begin(77, 1)).await.is_err());
+        assert!(say::<u8>(&agent, connector, &name, &FromFleet::Begin(begin(77, 1))).await.is_err());
     }
     let own = authority.fleet().connector().unwrap();
     let mut connection = crate::transport::connect_tcp(&agent, own, &name).await.unwrap();
-    write(&mut connection.to, &begin(78, 1)).await.unwrap();
+    write(&mut connection.to, &FromFleet::Begin(begin(78, 1))).await.unwrap();
     assert_ne!(connection.from.read(&mut [0; 8]).await.unwrap(), 0, "the fleet is believed");
+}
+
+#[tokio::test]
+async fn what_environments_read_is_sent_once_and_read_there() {
+    for over_tcp in [false, true] {
+        let world = if over_tcp { world_over_tcp(ECHO, SECOND * 3600).0 } else { world(ECHO) };
+        let model = world.folder.path().join("model");
+        std::fs::create_dir_all(model.join("1")).unwrap();
+        let weights: Vec<u8> = (0..700_000u32).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(model.join("1/weights"), &weights).unwrap();
+        let mut wanted = specification(2);
+        wanted.runtime = serde_json::json!({ "folder": model });
+        wanted.isolation.readable = vec![model.clone()];
+        let there = |started: &Started| {
+            let specification = started.specification.as_ref().expect("its paths are others");
+            assert_eq!(specification.runtime["folder"], specification.isolation.readable[0].to_str().unwrap());
+            specification.isolation.readable[0].clone()
+        };
+        let mut first = world.launch.start(&wanted).await.unwrap();
+        let mut second = world.launch.start(&wanted).await.unwrap();
+        assert_eq!((line(&mut first).await, line(&mut second).await), ("hello".into(), "hello".into()));
+        let (place, instance) = (there(&first), world.fleet.instances()[0].instance_id.clone());
+        assert!(place.starts_with(world.folder.path().join(&instance)) && place == there(&second));
+        assert_eq!(std::fs::read(place.join("1/weights")).unwrap(), weights);
+        // What is the same is not sent again, under whatever name.
+        std::fs::write(model.join("1/copy"), &weights).unwrap();
+        drop(second);
+        let mut third = world.launch.start(&wanted).await.unwrap();
+        assert_eq!(line(&mut third).await, "hello");
+        let inode = |path: std::path::PathBuf| std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
+        assert_eq!(inode(there(&third).join("1/copy")), inode(place.join("1/weights")));
+        assert_eq!(world.fleet.instances().len(), 1);
+        // What cannot be read is told by its name.
+        wanted.isolation.readable = vec![world.folder.path().join("nothing")];
+        drop(third);
+        let error = world.launch.start(&wanted).await.err().unwrap().to_string();
+        assert!(error.contains("nothing"), "{error}");
+    }
 }
 
 #[tokio::test]

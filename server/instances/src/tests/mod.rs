@@ -3,6 +3,8 @@
 mod agents;
 mod random;
 
+pub(crate) use agents::specification;
+
 use crate::cost::{Costs, FunctionCost};
 use crate::protocol::Beat;
 use crate::roster::{Action, Deadlines, Gone, Proof, Roster};

@@ -76,6 +76,14 @@ pub(super) const FIELDS: &[Field] = &[
         meaning: "Age at which an instance is replaced: a new one first, then it is drained. 0: never.",
     },
     Field {
+        key: "instances.disk",
+        variable: "PENSTOCK_INSTANCES_DISK",
+        kind: Kind::Choice(&["shared", "own"]),
+        default: "shared",
+        unit: "word",
+        meaning: "Where local instances read models. shared: on this machine's disk; own: each in a folder of its own, as on a disk of its own, to which each content is sent once.",
+    },
+    Field {
         key: "instances.transport",
         variable: "PENSTOCK_INSTANCES_TRANSPORT",
         kind: Kind::Choice(&["unix", "tcp"]),
