@@ -63,6 +63,10 @@ fn imports_point_one_way() {
             &["penstock-domain", "penstock-scaler", "penstock-environment", "penstock-packages", "penstock-telemetry"],
         ),
         (
+            "penstock-ec2",
+            &["penstock-authority", "penstock-remote", "penstock-scaler", "penstock-instances"],
+        ),
+        (
             "penstock-dispatch",
             &[
                 "penstock-capacity",
@@ -125,7 +129,8 @@ fn heavy_libraries_stay_in_their_crates() {
         ("zip", &["penstock-packages"]),
         ("hmac", &["penstock-authority"]),
         ("object_store", &["penstock-remote"]),
-        ("reqwest", &["penstock-remote", "penstock"]),
+        ("quick-xml", &["penstock-ec2"]),
+        ("reqwest", &["penstock-remote", "penstock-ec2", "penstock"]),
         ("rustls", &["penstock-remote", "penstock-instances", "penstock"]),
         ("rcgen", &["penstock-instances"]),
         ("clap", &["penstock", "penstock-loadtest", "penstock-sim"]),
