@@ -47,8 +47,7 @@ impl Api {
         let invalid = |error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error);
         let client = penstock_remote::client().map_err(std::io::Error::other)?;
         let metadata = Metadata::with_client(client.clone(), options.endpoints.metadata.as_deref()).map_err(invalid)?;
-        let session =
-            Session::new(options.identity.clone(), metadata, options.operator_role.clone(), &options.fleet);
+        let session = Session::new(options.identity.clone(), metadata, options.operator_role.clone(), &options.fleet);
         Ok(Self {
             wire: Wire::new(client, options).map_err(invalid)?,
             session,
@@ -56,10 +55,6 @@ impl Api {
             timing: options.timing,
             chance: Mutex::new(SmallRng::seed_from_u64(options.seed)),
         })
-    }
-
-    pub(crate) fn timing(&self) -> &Timing {
-        &self.timing
     }
 
     pub(crate) fn now_unix_s(&self) -> i64 {
@@ -135,7 +130,9 @@ impl Api {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 // What it failed with before says more.
-                Err(_) => return Err(last.unwrap_or_else(|| ApiError::new(&call.name(), Fault::Lost, "no answer in time"))),
+                Err(_) => {
+                    return Err(last.unwrap_or_else(|| ApiError::new(&call.name(), Fault::Lost, "no answer in time")));
+                }
             };
             let now = Instant::now();
             let again = match error.fault {

@@ -12,11 +12,24 @@
 //! there are nor of which types.
 
 mod api;
+mod fleet_request;
+mod images;
+mod ledger;
+mod machines;
+mod market;
 mod metadata;
+mod network;
 mod options;
+mod provider;
+mod spot_prices;
+mod tags;
+mod template;
+mod types;
+mod user_data;
 
 pub use api::error::{ApiError, Fault};
 pub use metadata::{MachineIdentity, Metadata, MetadataError};
-pub use options::{
-    AgentFile, Ec2Options, Endpoints, Identity, Image, Images, OperatorRole, Timing, WrongOption,
-};
+pub use options::{AgentFile, Ec2Options, Endpoints, Identity, Image, Images, OperatorRole, Timing, WrongOption};
+pub use provider::Ec2Provider;
+pub use tags::{FLEET_TAG, ORDER_TAG};
+pub use types::{Offered, TypeFacts, Types};

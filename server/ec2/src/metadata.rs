@@ -57,7 +57,9 @@ pub struct MachineIdentity {
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
     /// Nobody answers.
-    #[error("instance metadata does not answer at {endpoint}: {source}; this machine is not of EC2, or its metadata is switched off")]
+    #[error(
+        "instance metadata does not answer at {endpoint}: {source}; this machine is not of EC2, or its metadata is switched off"
+    )]
     Unreachable {
         /// Where.
         endpoint: String,
@@ -146,7 +148,8 @@ impl Metadata {
         let wrong = || MetadataError::Content { path: PATH.to_owned(), expected: "keys of an instance profile" };
         let roles = self.required(PATH).await?;
         let role = roles.lines().next().map(str::trim).filter(|role| !role.is_empty()).ok_or_else(wrong)?;
-        let answer: Value = serde_json::from_str(&self.required(&format!("{PATH}{role}")).await?).map_err(|_| wrong())?;
+        let answer: Value =
+            serde_json::from_str(&self.required(&format!("{PATH}{role}")).await?).map_err(|_| wrong())?;
         let text = |key: &str| answer[key].as_str().map(str::to_owned).ok_or_else(wrong);
         let keys = Credentials {
             access_key_id: text("AccessKeyId")?,
@@ -186,9 +189,10 @@ impl Metadata {
                     }
                     Err(MetadataError::Refused { path: path.to_owned(), status: status.as_u16() })
                 }
-                Err(source) => {
-                    Err(MetadataError::Unreachable { endpoint: self.endpoint.to_string(), source: source.without_url() })
-                }
+                Err(source) => Err(MetadataError::Unreachable {
+                    endpoint: self.endpoint.to_string(),
+                    source: source.without_url(),
+                }),
             };
             if tries == TRIES.0 {
                 return answer;

@@ -209,16 +209,23 @@ impl Ec2Options {
         is(named, "fleet", &self.fleet, "1 to 64 letters, digits, '-', '_' or '.', which no other server uses")?;
         let subnets = self.subnets.iter().find(|id| !is_id(id, "subnet-"));
         is(!self.subnets.is_empty(), "subnets", "", "one subnet or more, such as subnet-0123456789abcdef0")?;
-        is(subnets.is_none(), "subnets", subnets.map_or("", |id| id), "ids of subnets, such as subnet-0123456789abcdef0")?;
+        is(
+            subnets.is_none(),
+            "subnets",
+            subnets.map_or("", |id| id),
+            "ids of subnets, such as subnet-0123456789abcdef0",
+        )?;
         let groups = self.security_groups.iter().find(|id| !is_id(id, "sg-"));
         is(groups.is_none(), "security_groups", groups.map_or("", |id| id), "ids of security groups, such as sg-0123")?;
         let count = self.security_groups.len();
         let expected = "1 to 5 security groups; the agents' port is open to the server alone";
         is((1..=SECURITY_GROUPS_MAX).contains(&count), "security_groups", &count.to_string(), expected)?;
         is(self.tags.len() <= TAGS_MAX, "tags", &self.tags.len().to_string(), "at most 40 tags")?;
-        let ours = |key: &str| key.is_empty() || key.len() > 128 || key.starts_with("aws:") || key.starts_with("penstock:");
+        let ours =
+            |key: &str| key.is_empty() || key.len() > 128 || key.starts_with("aws:") || key.starts_with("penstock:");
         let tag = self.tags.iter().find(|(key, value)| ours(key) || value.len() > 256);
-        let expected = "keys of 1 to 128 characters that do not begin with aws: or penstock:, and values of at most 256";
+        let expected =
+            "keys of 1 to 128 characters that do not begin with aws: or penstock:, and values of at most 256";
         is(tag.is_none(), "tags", tag.map_or("", |(key, _)| key), expected)?;
         let expected = "the name or the ARN of an instance profile that may read the agent's file";
         is(!self.instance_profile.is_empty(), "instance_profile", "", expected)?;
@@ -227,7 +234,12 @@ impl Ec2Options {
         is(is_volume, "volume_gib", &self.volume_gib.to_string(), "GiB from 1 to 16384")?;
         if let Some(role) = &self.operator_role {
             let is_role = role.arn.starts_with("arn:aws") && role.arn.contains(":iam::") && role.arn.contains(":role/");
-            is(is_role, "operator_role", &role.arn, "the ARN of a role, such as arn:aws:iam::123456789012:role/penstock")?;
+            is(
+                is_role,
+                "operator_role",
+                &role.arn,
+                "the ARN of a role, such as arn:aws:iam::123456789012:role/penstock",
+            )?;
         }
         self.check_agents()?;
         self.check_images()?;
@@ -251,10 +263,18 @@ impl Ec2Options {
             // They become words of a script.
             let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/:+=@%,?&".contains(c);
             if !(uri.starts_with("s3://") || uri.starts_with("https://")) || !uri.chars().all(plain) {
-                return wrong("agents", uri, "s3://BUCKET/KEY or https://HOST/PATH, of letters, digits and -._~/:+=@%,?&");
+                return wrong(
+                    "agents",
+                    uri,
+                    "s3://BUCKET/KEY or https://HOST/PATH, of letters, digits and -._~/:+=@%,?&",
+                );
             }
             if sha256.len() != 64 || !sha256.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)) {
-                return wrong("agents", sha256, "the SHA-256 of the file, 64 digits from 0 to f, as sha256sum prints it");
+                return wrong(
+                    "agents",
+                    sha256,
+                    "the SHA-256 of the file, 64 digits from 0 to f, as sha256sum prints it",
+                );
             }
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._/:=".contains(c);
@@ -272,7 +292,8 @@ impl Ec2Options {
                 Image::Parameter(name) => (name.starts_with('/') && name.len() <= 1011, name),
             };
             if !right {
-                let expected = "the id of an image, such as ami-0123456789abcdef0, or a parameter of SSM, such as /my/image";
+                let expected =
+                    "the id of an image, such as ami-0123456789abcdef0, or a parameter of SSM, such as /my/image";
                 return Err(WrongOption { field: "images", found: found.clone(), expected });
             }
         }

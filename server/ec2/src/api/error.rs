@@ -124,7 +124,11 @@ pub(crate) fn fault(code: &str, status: u16) -> Fault {
         | "ServiceUnavailableException"
         | "Unavailable"
         | "RequestTimeout" => Fault::Unavailable,
-        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "OptInRequired" | "Blocked"
+        "UnauthorizedOperation"
+        | "AccessDenied"
+        | "AccessDeniedException"
+        | "OptInRequired"
+        | "Blocked"
         | "PendingVerification" => Fault::Denied,
         "" if status == 429 => Fault::Throttled,
         _ if status >= 500 => Fault::Unavailable,

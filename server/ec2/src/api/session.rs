@@ -96,10 +96,8 @@ impl Session {
 }
 
 async fn assume(wire: &Wire, own: &Credentials, role: &OperatorRole, name: &str) -> Result<Lent, ApiError> {
-    let mut params = Params::new()
-        .with("RoleArn", &role.arn)
-        .with("RoleSessionName", name)
-        .with("DurationSeconds", LENT_S);
+    let mut params =
+        Params::new().with("RoleArn", &role.arn).with("RoleSessionName", name).with("DurationSeconds", LENT_S);
     if let Some(external_id) = &role.external_id {
         params.set("ExternalId", external_id);
     }
