@@ -61,6 +61,11 @@ impl Api {
         self.wire.now_unix_s()
     }
 
+    #[cfg(test)]
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Calls EC2.
     pub(crate) async fn ec2(&self, action: &'static str, params: Params) -> Result<Element, ApiError> {
         self.xml(Call::query(Service::Ec2, action, params), Duration::ZERO).await

@@ -22,8 +22,8 @@ pub(crate) struct Override {
     pub(crate) template: String,
 }
 
-/// What is asked for.
-#[derive(Clone, Debug)]
+/// What is asked for. It has a secret, and no `Debug`.
+#[derive(Clone)]
 pub(crate) struct FleetRequest<'a> {
     pub(crate) token: &'a str,
     /// The order that instances are marked with.

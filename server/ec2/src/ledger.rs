@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_ended_unless_its_order_is_under_way() {
-        let now = Instant::now();
+        let now = tokio::time::Instant::now().into_std();
         let mut ledger = Ledger::default();
         ledger.begin("o-1", 2, 0);
         let all =
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_was_ended_from_outside_is_told_once() {
-        let now = Instant::now();
+        let now = tokio::time::Instant::now().into_std();
         let mut ledger = Ledger::default();
         for name in ["i-1", "i-2", "i-3"] {
             ledger.launched(name, Market::Spot, now);
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_is_not_seen_yet_has_time() {
-        let (start, mut ledger) = (Instant::now(), Ledger::default());
+        let (start, mut ledger) = (tokio::time::Instant::now().into_std(), Ledger::default());
         ledger.launched("i-1", Market::OnDemand, start);
         for (s, ended) in [(1, 0), (60, 0), (61, 1), (62, 0)] {
             let now = start + SECOND * s;

@@ -33,3 +33,6 @@ pub use options::{AgentFile, Ec2Options, Endpoints, Identity, Image, Images, Ope
 pub use provider::Ec2Provider;
 pub use tags::{FLEET_TAG, ORDER_TAG};
 pub use types::{Offered, TypeFacts, Types};
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn what_spot_refused_is_not_asked_for_at_once() {
-        let (now, mut refused) = (Instant::now(), SpotRefused::default());
+        let (now, mut refused) = (tokio::time::Instant::now().into_std(), SpotRefused::default());
         let offers = ["a", "b"].map(|zone| Offer { instance_type: "g6.xlarge".into(), zone: zone.into() });
         refused.refuse(offers[0].clone(), now);
         assert!(refused.leaves(offers.iter(), now));

@@ -35,6 +35,8 @@ pub struct Metadata {
     client: Client,
     endpoint: Url,
     token: Mutex<Option<(String, Instant)>>,
+    /// Between two looks for a notice.
+    every: Duration,
 }
 
 /// What a machine is.
@@ -98,7 +100,7 @@ impl Metadata {
             Some(url) => url,
             None => Url::parse(ENDPOINT).expect("it is one"),
         };
-        Ok(Self { client, endpoint, token: Mutex::default() })
+        Ok(Self { client, endpoint, token: Mutex::default(), every: NOTICE_EVERY })
     }
 
     /// What this machine is.
@@ -122,7 +124,7 @@ impl Metadata {
                 return words;
             }
             looks = looks.wrapping_add(1);
-            sleep(NOTICE_EVERY).await;
+            sleep(self.every).await;
         }
     }
 
@@ -228,3 +230,6 @@ impl Metadata {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests;

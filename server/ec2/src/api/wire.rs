@@ -53,8 +53,7 @@ impl Service {
     }
 }
 
-/// A call: the same each time it is sent.
-#[derive(Clone, Debug)]
+/// A call: the same each time it is sent. Among its parameters are secrets: it has no `Debug`.
 pub(crate) struct Call {
     pub(crate) service: Service,
     pub(crate) action: &'static str,
