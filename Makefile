@@ -43,7 +43,7 @@ unit: fetch ## Rust tests
 	cargo test --workspace --quiet
 
 clients: fetch $(VENV)/ok tools ## Real clients against the real program
-	cargo build --workspace --bins --quiet
+	cargo build --workspace --bins --example ec2_provider --quiet
 	@# Real processes on a busy machine: what fails is run once more by itself, and said; failing twice fails.
 	$(PYTEST) tests || { echo "FLAKY OR BROKEN: once more, only what failed"; $(PYTEST) --last-failed --last-failed-no-failures none tests; }
 
