@@ -8,7 +8,7 @@ use crate::remote::Services;
 use penstock_control::names::Account;
 use penstock_control::{ControlOptions, ControlPlane};
 use penstock_dispatch::House;
-use penstock_instances::Fleet;
+use penstock_instances::Fleets;
 use penstock_packages::{ContentStore, PackageError};
 use penstock_registry::store::{LocalStore, LocalStoreOptions, OpenError};
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub(crate) fn open(
     config: &Config,
     services: Services,
     house: Arc<House>,
-    fleet: Option<Arc<Fleet>>,
+    fleets: Arc<Fleets>,
 ) -> Result<Arc<ControlPlane>, ControlPlaneError> {
     let folder = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
     let store = LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?;
@@ -46,7 +46,7 @@ pub(crate) fn open(
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
         cores: instances::vcpu_max(config)
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)),
-        fleet,
+        fleets,
         environment_concurrency: config.integer_u32("environments.concurrency"),
         concurrency: config.integer_u32("limits.concurrency"),
         clock: now,

@@ -37,11 +37,12 @@ pub(crate) struct Field {
 }
 
 mod control;
+mod ec2;
 mod instances;
 mod machine;
 mod work;
 
 /// All settings, in the order they are printed.
 pub(crate) fn fields() -> impl Iterator<Item = &'static Field> {
-    [machine::FIELDS, work::FIELDS, instances::FIELDS, control::FIELDS].into_iter().flatten()
+    [machine::FIELDS, work::FIELDS, instances::FIELDS, ec2::FIELDS, control::FIELDS].into_iter().flatten()
 }

@@ -62,10 +62,7 @@ fn imports_point_one_way() {
             "penstock-instances",
             &["penstock-domain", "penstock-scaler", "penstock-environment", "penstock-packages", "penstock-telemetry"],
         ),
-        (
-            "penstock-ec2",
-            &["penstock-authority", "penstock-remote", "penstock-scaler", "penstock-instances"],
-        ),
+        ("penstock-ec2", &["penstock-authority", "penstock-remote", "penstock-scaler", "penstock-instances"]),
         (
             "penstock-dispatch",
             &[
