@@ -35,7 +35,7 @@ lint: ## Format and clippy, warnings denied
 	cargo metadata --locked --format-version 1 --manifest-path gpu/environment/Cargo.toml > /dev/null
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
-lint-deploy: $(DEPLOY_VENV)/ok ## Images, unit, alerts and dashboard in deploy/, held against the program
+lint-deploy: $(DEPLOY_VENV)/ok ## Images, unit, stack, alerts and dashboard in deploy/, held against the program
 	@tests/tools.sh prometheus
 	@$(DEPLOY_VENV)/bin/python deploy/lint.py
 
