@@ -65,7 +65,7 @@ fn options(given: &Value) -> Ec2Options {
             ..Timing::default()
         },
         clock: SystemTime::now,
-        seed: 1,
+        seed: SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64),
     }
 }
 
@@ -107,8 +107,7 @@ async fn carry_out(provider: &Ec2Provider, command: &Value) -> Value {
             let prices = prices.filter_map(|(name, usd)| Some((name.clone(), usd.as_f64()?))).collect();
             let allowed = texts(&command["allowed"]);
             let types = provider.types();
-            let may = |name: &str, _: &_| allowed.is_empty() || allowed.iter().any(|one| one == name);
-            let offered = types.offered(&provider.zones(), &prices, may);
+            let offered = provider.offered(&prices, |name| allowed.is_empty() || allowed.iter().any(|one| one == name));
             let of = |name: &str| types.get(name).map(|facts| (facts.shape, facts.device.clone(), facts.efa));
             let all = offered.types.iter().map(|one| {
                 let (shape, device, efa) = of(&one.name).expect("it is offered");

@@ -60,10 +60,15 @@ pub(crate) struct Refusal {
     pub(crate) words: String,
 }
 
+/// What an order of this server is called at EC2: no other server has called one so, nor has this one before it was started anew.
+pub(crate) fn mark(order: &str, seed: u64) -> String {
+    format!("{order}.{seed:016x}")
+}
+
 /// A client token of at most 64 characters; `part` tells calls of one order apart.
-pub(crate) fn client_token(order: &str, part: &str) -> String {
+pub(crate) fn client_token(mark: &str, part: &str) -> String {
     use sha2::{Digest, Sha256};
-    let whole = format!("{order}{part}");
+    let whole = format!("{mark}{part}");
     let plain = whole.bytes().all(|byte| byte.is_ascii_graphic());
     if whole.len() <= TOKEN_BYTES_MAX && plain {
         return whole;
@@ -160,5 +165,21 @@ fn market(item: &Element) -> Market {
     match item.text("lifecycle") {
         Some("spot") => Market::Spot,
         _ => Market::OnDemand,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_short_and_of_one_order() {
+        let mark = mark("o-1", 7);
+        assert_eq!(client_token(&mark, ""), "o-1.0000000000000007");
+        assert_eq!(client_token(&mark, ".on-demand"), "o-1.0000000000000007.on-demand");
+        let long = "x".repeat(100);
+        assert_eq!(client_token(&long, "").len(), TOKEN_BYTES_MAX);
+        assert_ne!(client_token(&long, ""), client_token(&long, "."));
+        assert_eq!(client_token("ü", "").len(), TOKEN_BYTES_MAX);
     }
 }

@@ -56,7 +56,7 @@ pub struct Ec2Options {
     pub timing: Timing,
     /// The wall clock, for signatures.
     pub clock: fn() -> SystemTime,
-    /// Seed of what is left to chance: how long to wait before a call is made once more.
+    /// Another at each start: makes what EC2 is asked for this server's own, and is the seed of what is left to chance.
     pub seed: u64,
 }
 

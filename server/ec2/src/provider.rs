@@ -5,6 +5,7 @@
 
 use crate::FLEET_TAG;
 use crate::api::Api;
+use crate::api::error::Fault;
 use crate::fleet_request::Override;
 use crate::images::KnownImages;
 use crate::ledger::{Ledger, State};
@@ -14,10 +15,11 @@ use crate::network::Network;
 use crate::options::Ec2Options;
 use crate::spot_prices::SpotPrices;
 use crate::template::Templates;
-use crate::types::{FRESH_S, Types};
+use crate::types::{FRESH_S, Offered, TypeFacts, Types};
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use penstock_instances::{Missing, Offer, Order, Outcome, Provider};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,6 +102,14 @@ impl Ec2Provider {
     /// Facts of types.
     pub fn types(&self) -> Arc<Types> {
         self.inner.types.read().clone()
+    }
+
+    /// What can be bought: types that may be, in zones of ours, for whose architecture there is an agent. `prices` are US dollars an
+    /// hour; what becomes of types that have none is said by [`Offered`].
+    pub fn offered(&self, prices: &BTreeMap<String, f64>, may_buy: impl Fn(&str) -> bool) -> Offered {
+        let agents = &self.inner.options.agents;
+        let may = |name: &str, facts: &TypeFacts| agents.contains_key(&facts.shape.architecture) && may_buy(name);
+        self.types().offered(&self.zones(), prices, may)
     }
 
     /// The options that it was opened with.
@@ -233,7 +243,7 @@ impl Inner {
     async fn overrides(&self, offers: &[Offer]) -> io::Result<(Vec<Override>, Vec<Missing>)> {
         let types = self.types.read().clone();
         let subnets = self.network.roomiest(&self.api).await;
-        let (mut overrides, mut missing) = (Vec::new(), Vec::new());
+        let (mut overrides, mut missing, mut no_image) = (Vec::new(), Vec::new(), None);
         for offer in offers.iter().take(OVERRIDES_MAX) {
             let mut miss = |reason: &str| missing.push(Missing { offer: offer.clone(), reason: reason.to_owned() });
             let Some(facts) = types.get(&offer.instance_type) else {
@@ -250,12 +260,23 @@ impl Inner {
                 continue;
             }
             let image = self.options.images.of(architecture, facts.shape.devices > 0);
-            let image = self.images.find(&self.api, image).await?;
+            let image = match self.images.find(&self.api, image).await {
+                Ok(image) => image,
+                Err(error) if error.fault == Fault::NotFound => {
+                    miss(&error.to_string());
+                    no_image = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let efa = self.options.efa && facts.efa;
             let template = self.templates.find(&self.api, &self.options, &image, efa).await?;
             overrides.push(Override { offer: offer.clone(), subnet: subnet.clone(), image: image.id, template });
         }
-        Ok((overrides, missing))
+        match no_image.filter(|_| overrides.is_empty()) {
+            Some(error) => Err(error.into()),
+            None => Ok((overrides, missing)),
+        }
     }
 
     /// Ends all instances of the fleet, and waits until they are seen to end.

@@ -127,8 +127,8 @@ impl Types {
         self.types.len()
     }
 
-    /// What can be bought in these zones: types that may be, that have a price (US dollars an hour), and whose agent there is.
-    pub fn offered(
+    /// What can be bought in these zones, of types that may be.
+    pub(crate) fn offered(
         &self,
         zones: &[String],
         prices: &BTreeMap<String, f64>,

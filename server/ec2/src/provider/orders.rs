@@ -2,7 +2,7 @@
 
 use super::Inner;
 use crate::api::error::{ApiError, Fault};
-use crate::fleet_request::{Bought, FleetAnswer, FleetRequest, Override, Refusal, client_token};
+use crate::fleet_request::{Bought, FleetAnswer, FleetRequest, Override, Refusal, client_token, mark};
 use crate::ledger::State;
 use crate::machines;
 use crate::market::spot_of;
@@ -38,18 +38,19 @@ impl Inner {
         }
         let user_data = user_data(&self.options, told).map_err(io::Error::other)?;
         let count = u32::try_from(ids.len()).map_err(io::Error::other)?;
+        let mark = mark(token, self.options.seed);
         let only_spot = self.options.spot_percent >= 100;
         let spot = {
             let leaves = self.refused.lock().leaves(overrides.iter().map(|one| &one.offer), Instant::now().into_std());
             let mut ledger = self.ledger.lock();
             let spot = if leaves || only_spot { spot_of(count, self.options.spot_percent, ledger.counts()) } else { 0 };
-            ledger.begin(token, count - spot, spot);
+            ledger.begin(&mark, count - spot, spot);
             spot
         };
-        let _under_way = UnderWay(self, token);
+        let _under_way = UnderWay(self, &mark);
         let request = FleetRequest {
-            token: &client_token(token, ""),
-            order: token,
+            token: &client_token(&mark, ""),
+            order: &mark,
             on_demand: count - spot,
             spot,
             overrides: &overrides,
@@ -62,7 +63,7 @@ impl Inner {
         let is_refused = answer.refusals.iter().any(|refusal| refusal.market == Market::OnDemand);
         if short > 0 && !only_spot && !is_refused {
             tracing::info!(order = token, short, "Spot has too few: the rest is bought On-Demand");
-            let token = &client_token(token, ".on-demand");
+            let token = &client_token(&mark, ".on-demand");
             let rest = FleetRequest { token, on_demand: short, spot: 0, ..request.clone() };
             match self.buy(&rest, &mut answer).await {
                 Err(error) if answer.instances.is_empty() => return Err(error.into()),

@@ -32,7 +32,7 @@ async fn what_a_crashed_server_left_is_ended_before_anything_is_launched() {
     let world = looking(aws).await;
     world.launch("o-1", 1, G6).await.unwrap();
     let alive: Vec<_> = world.aws.alive().into_iter().map(|one| one.order).collect();
-    assert_eq!(alive, ["o-1"]);
+    assert_eq!(alive, ["o-1.0000000000000007"]);
     let actions = world.aws.actions();
     let first = |name: &str| actions.iter().position(|action| action == name).unwrap();
     assert!(first("TerminateInstances") < first("CreateFleet"), "{actions:?}");
@@ -67,7 +67,7 @@ async fn what_ends_from_outside_is_told_once_and_what_is_told_to_end_is_not() {
 async fn what_was_launched_twice_is_ended() {
     let world = looking(FakeAws::start()).await;
     let outcome = world.launch("o-1", 1, G6).await.unwrap();
-    let twice = world.aws.put("o-1");
+    let twice = world.aws.put("o-1.0000000000000007");
     until("one of two is ended", || world.aws.alive().len() == 1).await;
     assert_eq!(world.aws.alive()[0].name, outcome.launched[0].name);
     let asked = world.aws.asked("TerminateInstances");

@@ -31,7 +31,7 @@ async fn spot_that_cannot_be_had_is_bought_on_demand_and_left_alone() {
     assert_eq!(missing(&outcome), [], "On-Demand has it");
     let tokens: Vec<_> =
         world.aws.asked("CreateFleet").iter().map(|asked| asked.param("ClientToken").to_owned()).collect();
-    assert_eq!(tokens, ["o-1", "o-1.on-demand"]);
+    assert_eq!(tokens, ["o-1.0000000000000007", "o-1.0000000000000007.on-demand"]);
     world.launch("o-2", 2, &[("g6.xlarge", "a")]).await.unwrap();
     let asked = world.aws.asked("CreateFleet");
     assert_eq!((asked.len(), asked[2].param("TargetCapacitySpecification.SpotTargetCapacity")), (3, "0"));

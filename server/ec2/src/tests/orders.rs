@@ -26,7 +26,7 @@ async fn an_order_is_one_request_with_what_would_do_in_order() {
     for (name, expected) in [
         ("Type", "instant"),
         ("Version", "2016-11-15"),
-        ("ClientToken", "o-1"),
+        ("ClientToken", "o-1.0000000000000007"),
         ("TargetCapacitySpecification.TotalTargetCapacity", "2"),
         ("TargetCapacitySpecification.SpotTargetCapacity", "0"),
         ("TargetCapacitySpecification.DefaultTargetCapacityType", "on-demand"),
@@ -49,6 +49,7 @@ async fn an_order_is_one_request_with_what_would_do_in_order() {
         ("TagSpecification.1.Tag.3.Key", "penstock:fleet"),
         ("TagSpecification.1.Tag.3.Value", "f1"),
         ("TagSpecification.1.Tag.4.Key", "penstock:order"),
+        ("TagSpecification.1.Tag.4.Value", "o-1.0000000000000007"),
         ("TagSpecification.2.ResourceType", "volume"),
     ] {
         assert_eq!(asked.param(name), expected, "{name}");
@@ -171,4 +172,26 @@ fn options_that_are_wrong_are_named_with_what_would_be_right() {
     ] {
         assert!(error.starts_with(field), "{error}");
     }
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_there_keeps_nothing_else_from_coming() {
+    let world = World::open(|_| {}).await;
+    world.aws.fail("GetParameter", 1, Failure::Code(400, "ParameterNotFound"));
+    let outcome = world.launch("o-1", 1, &[("c7g.large", "a"), ("g6.xlarge", "a")]).await.unwrap();
+    assert_eq!(
+        (outcome.launched[0].offer.clone(), missing(&outcome)),
+        (offer("g6.xlarge", "a"), vec![offer("c7g.large", "a")])
+    );
+    assert!(outcome.missing[0].reason.contains("ec2.images: /images/arm"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn types_without_an_agent_are_neither_offered_nor_asked_for() {
+    let world = World::open(|options| drop(options.agents.remove(&penstock_scaler::Architecture::Arm))).await;
+    let outcome = world.launch("o-1", 1, &[("c7g.large", "a")]).await.unwrap();
+    assert_eq!(outcome.missing[0].reason, "there is no agent for its architecture (ec2.agents)");
+    let prices = [("c7g.large".to_owned(), 0.1), ("g6.xlarge".to_owned(), 0.8)].into();
+    let names: Vec<_> = world.provider.offered(&prices, |_| true).types.into_iter().map(|one| one.name).collect();
+    assert_eq!(names, ["g6.xlarge"]);
 }
