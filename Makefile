@@ -11,12 +11,13 @@ export PENSTOCK_CACHE_DIR := $(CACHE)
 PYTHON3 ?= python3
 VENV = $(CACHE)/venv-$(shell cat tests/requirements.txt tests/constraints.txt | sha256sum | cut -c1-12)
 DEPLOY_VENV = $(CACHE)/venv-deploy-$(shell sha256sum deploy/requirements.txt | cut -c1-12)
+ZIG_VENV = $(CACHE)/venv-zig-$(shell sha256sum deploy/aws/requirements.txt | cut -c1-12)
 PYTEST = $(VENV)/bin/python -m pytest -q -o cache_dir=$(CACHE)/pytest
 
-.PHONY: help run fetch test lint lint-deploy deny unit clients loadtest bench prove demo-scaling sim cuda gpu-check gpu-check-onnx clean
+.PHONY: help run fetch test lint lint-deploy deny unit clients loadtest bench prove demo-scaling sim cuda gpu-check gpu-check-onnx agent-arm64 agent-x86 clean
 
 help: ## This list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1	/' | expand -t 18
 
 run: fetch ## Build, fetch the demo models, serve until Ctrl-C
 	@cargo build --release --bin penstock
@@ -68,6 +69,23 @@ gpu-check-onnx: fetch cuda ## The same for ONNX graphs: with ONNX Runtime's CUDA
 	@cargo build --release --bin penstock --bin penstock-loadtest
 	@PYTHONPATH=target/zstandard $(PYTHON3) gpu/check/pack.py target/gpu-check-onnx onnx
 
+# Of the machine images that agents run on (Amazon Linux 2023): what is linked against a newer one does not start there.
+GLIBC ?= 2.34
+
+# The program for a target, linked by zig, whatever this machine's processor and libraries are; its SHA-256 goes into the settings.
+define AGENT
+	@test -d "$$($${RUSTC:-rustc} --print sysroot)/lib/rustlib/$(1)" || rustup target add $(1)
+	PATH="$(ZIG_VENV)/bin:$$PATH" cargo zigbuild --release --locked --bin penstock --target $(1).$(GLIBC)
+	@mkdir -p target/agents && cp target/$(1)/release/penstock target/agents/penstock-$(1)
+	@cd target/agents && sha256sum penstock-$(1)
+endef
+
+agent-arm64: $(ZIG_VENV)/ok ## Cross-build the agent of arm64 instances of EC2
+	$(call AGENT,aarch64-unknown-linux-gnu)
+
+agent-x86: $(ZIG_VENV)/ok ## Build the agent of x86_64 instances of EC2, against their C library
+	$(call AGENT,x86_64-unknown-linux-gnu)
+
 deny: ## Bans, licences and sources of dependencies
 	@tests/tools.sh cargo-deny
 	$(CACHE)/bin/cargo-deny --log-level warn check bans licenses sources
@@ -86,6 +104,12 @@ $(DEPLOY_VENV)/ok: deploy/requirements.txt
 	@echo "installing what looks at deploy/ into $(DEPLOY_VENV)"
 	@$(PYTHON3) -m venv $(DEPLOY_VENV)
 	@$(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/requirements.txt
+	@touch $@
+
+$(ZIG_VENV)/ok: deploy/aws/requirements.txt
+	@echo "installing what links for other machines into $(ZIG_VENV)"
+	@$(PYTHON3) -m venv $(ZIG_VENV)
+	@$(ZIG_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/aws/requirements.txt
 	@touch $@
 
 loadtest: fetch ## Load scenarios, ours and ghz's, with one HTML report
