@@ -72,10 +72,13 @@ gpu-check-onnx: fetch cuda ## The same for ONNX graphs: with ONNX Runtime's CUDA
 # Of the machine images that agents run on (Amazon Linux 2023): what is linked against a newer one does not start there.
 GLIBC ?= 2.34
 
+# For arm64 it needs half-precision arithmetic: Graviton 2 and later have it.
+#
 # The program for a target, linked by zig, whatever this machine's processor and libraries are; its SHA-256 goes into the settings.
 define AGENT
 	@test -d "$$($${RUSTC:-rustc} --print sysroot)/lib/rustlib/$(1)" || rustup target add $(1)
-	PATH="$(ZIG_VENV)/bin:$$PATH" cargo zigbuild --release --locked --bin penstock --target $(1).$(GLIBC)
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-cpu=neoverse-n1" PATH="$(ZIG_VENV)/bin:$$PATH" \
+		cargo zigbuild --release --locked --bin penstock --target $(1).$(GLIBC)
 	@mkdir -p target/agents && cp target/$(1)/release/penstock target/agents/penstock-$(1)
 	@cd target/agents && sha256sum penstock-$(1)
 endef

@@ -1,6 +1,7 @@
 """EC2 on this machine: moto with the real catalogue of types, and before it a proxy that refuses, throttles and loses answers as a test says."""
 
 import contextlib
+import http.server
 import json
 import os
 import queue
@@ -98,6 +99,38 @@ class Cloud:
             process.kill()
             process.wait()
         self._folder.cleanup()
+
+
+class Recorder:
+    """A proxy that keeps the bodies that go through it."""
+
+    def __init__(self, upstream):
+        bodies = self.bodies = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                bodies.append(body.decode())
+                headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "content-length")}
+                request = urllib.request.Request(upstream + self.path, data=body, method="POST", headers=headers)
+                with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+                    status, content = answer.status, answer.read()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
 
 
 @contextlib.contextmanager

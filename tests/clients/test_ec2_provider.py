@@ -5,9 +5,11 @@ import hashlib
 import json
 import os
 import subprocess
+import urllib.parse
 
+import botocore.session
 import pytest
-from ec2_services import Provider, cloud
+from ec2_services import Provider, Recorder, cloud
 from scraped import until
 
 WAIT_S = 30
@@ -202,6 +204,51 @@ def test_the_end_of_the_server_ends_all(aws, start):
     provider.close()
     assert aws.alive() == {}
     assert "the server ends" in provider.launch("o-2", 1, ["g6.xlarge", provider.opened["opened"][0]])["error"]
+
+
+def members(shape):
+    """Members of a structure by their names in a query, as EC2 has it: the first letter is a capital."""
+    serialized = {name: member.serialization for name, member in shape.members.items()}
+    own = {name: one.get("queryName") or one.get("name", name) for name, one in serialized.items()}
+    return {own[name][0].upper() + own[name][1:]: member for name, member in shape.members.items()}
+
+
+def is_of(shape, name, value):
+    """Whether a structure has a parameter of this name, and may have this value there. Lists are numbered from 1."""
+    parts = iter(name.split("."))
+    for part in parts:
+        if shape.type_name != "structure" or part not in members(shape):
+            return False
+        shape = members(shape)[part]
+        if shape.type_name == "list":
+            if not next(parts, "").isdigit():
+                return False
+            shape = shape.member
+    return shape.type_name not in ("structure", "list") and not (getattr(shape, "enum", None) and value not in shape.enum)
+
+
+def test_every_parameter_is_one_of_the_services_own(aws, start, tmp_path):
+    """moto takes what it does not know in silence; AWS's description of its API does not have it."""
+    recorder = Recorder(aws.url)
+    provider = start(endpoint=recorder.url, efa=True, spot_percent=50, types_file=str(tmp_path / "types.json"))
+    zone = provider.opened["opened"][0]
+    assert len(names(provider.launch("o-1", 2, ["g6.xlarge", zone], ["p5.48xlarge", zone], ["c7g.large", zone]))) == 2
+    provider.close()
+    provider.kill()
+    recorder.stop()
+    models = {name: botocore.session.get_session().get_service_model(name) for name in ("ec2", "sts")}
+    actions = set()
+    for body in recorder.bodies:
+        if body.startswith("{"):
+            continue  # SSM's, which moto reads whole
+        given = dict(urllib.parse.parse_qsl(body))
+        action, version = given.pop("Action"), given.pop("Version")
+        model = models["sts" if action == "AssumeRole" else "ec2"]
+        shape = model.operation_model(action).input_shape
+        assert version == model.api_version
+        assert [name for name, value in given.items() if not is_of(shape, name, value)] == [], action
+        actions.add(action)
+    assert {"AssumeRole", "CreateFleet", "CreateLaunchTemplate", "DescribeInstances", "DescribeInstanceTypes", "TerminateInstances"} <= actions
 
 
 # --- what an instance runs first

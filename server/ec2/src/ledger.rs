@@ -162,6 +162,8 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
 
     const SECOND: Duration = Duration::from_secs(1);
     const UNSEEN: Duration = Duration::from_secs(60);
@@ -224,5 +226,76 @@ mod tests {
         assert_eq!(ledger.leaving(), [""; 0], "one that was never seen is not waited for");
         let late = ledger.look(&[seen("i-1", State::Alive, "o")], UNSEEN, start + SECOND * 400, start + SECOND * 400);
         assert_eq!(late.terminate, [("i-1".to_owned(), false)], "it was given up");
+    }
+
+    /// What EC2 has: by name, whether it is alive, and its order.
+    type There = BTreeMap<String, (bool, String)>;
+
+    /// Orders whose answers are lost or doubled, instances that end from outside or are told to end, servers that start anew.
+    #[test]
+    fn whatever_happens_what_is_known_lives_and_what_lives_is_known() {
+        for seed in 0..300 {
+            let mut chance = SmallRng::seed_from_u64(seed);
+            let (mut there, mut ledger) = (There::new(), Ledger::default());
+            let (mut now, mut ours, mut next) = (tokio::time::Instant::now().into_std(), BTreeSet::new(), 0);
+            let mut outside = BTreeSet::new();
+            let look = |ledger: &mut Ledger, there: &mut There, ours: &mut BTreeSet<String>, now| {
+                let state = |alive: &bool| if *alive { State::Alive } else { State::Gone };
+                let all: Vec<Seen> =
+                    there.iter().map(|(name, (alive, order))| seen(name, state(alive), order)).collect();
+                let looked = ledger.look(&all, UNSEEN, now, now);
+                for name in &looked.ended {
+                    assert!(ours.remove(name) && !there[name].0, "seed {seed}: {name} is told to have ended");
+                }
+                for (name, _) in &looked.terminate {
+                    assert!(!ours.contains(name), "seed {seed}: {name} is ended, and nobody wanted it");
+                    there.insert(name.clone(), (false, String::new()));
+                }
+            };
+            for step in 0..60 {
+                now += SECOND;
+                let order = format!("o-{step}");
+                match chance.random_range(0..6) {
+                    0 | 1 => {
+                        let (count, doubled) = (chance.random_range(1..4), chance.random_bool(0.3));
+                        ledger.begin(&order, count, 0);
+                        let mut names = Vec::new();
+                        for _ in 0..(if doubled { 2 * count } else { count }) {
+                            next += 1;
+                            names.push(format!("i-{next}"));
+                            there.insert(format!("i-{next}"), (true, order.clone()));
+                        }
+                        if chance.random_bool(0.5) {
+                            look(&mut ledger, &mut there, &mut ours, now);
+                            assert!(names.iter().all(|name| there[name].0), "seed {seed}: its answer has not come yet");
+                        }
+                        // A lost answer: nobody is told what has come.
+                        for name in names.into_iter().take(count as usize).filter(|_| chance.random_bool(0.8)) {
+                            ledger.launched(&name, Market::OnDemand, now);
+                            ours.insert(name);
+                        }
+                        ledger.finish(&order);
+                    }
+                    2 => {
+                        if let Some(name) = ours.iter().next().cloned() {
+                            there.insert(name.clone(), (false, String::new()));
+                            outside.insert(name);
+                        }
+                    }
+                    3 => {
+                        if let Some(name) = ours.pop_last() {
+                            ledger.leave(&name, now);
+                        }
+                    }
+                    4 if chance.random_bool(0.1) => (ledger, ours) = (Ledger::default(), BTreeSet::new()),
+                    _ => look(&mut ledger, &mut there, &mut ours, now),
+                }
+            }
+            look(&mut ledger, &mut there, &mut ours, now);
+            let alive: BTreeSet<String> =
+                there.iter().filter(|(_, (alive, _))| *alive).map(|(name, _)| name.clone()).collect();
+            assert_eq!(alive, ours, "seed {seed}");
+            assert!(outside.iter().all(|name| !ledger.has(name)), "seed {seed}");
+        }
     }
 }

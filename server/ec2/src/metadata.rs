@@ -114,14 +114,20 @@ impl Metadata {
     /// Resolves when this machine is to be taken away: in which words AWS says so. Never, if it is not. What cannot be asked is
     /// asked again.
     pub async fn interruption(&self) -> String {
-        let mut looks = 0u32;
+        let (mut looks, mut is_told) = (0u32, false);
         loop {
-            let found = match looks % EVENTS_EVERY {
-                0 => self.notice().await.or(self.event().await),
-                _ => self.notice().await,
+            let found = match self.notice().await {
+                Ok(None) if looks % EVENTS_EVERY == 0 => self.event().await,
+                found => found,
             };
-            if let Some(words) = found {
-                return words;
+            match found {
+                Ok(Some(words)) => return words,
+                Ok(None) => is_told = false,
+                Err(error) if !is_told => {
+                    tracing::warn!(%error, "it cannot be asked whether this machine is to be taken away");
+                    is_told = true;
+                }
+                Err(_) => {}
             }
             looks = looks.wrapping_add(1);
             sleep(self.every).await;
@@ -129,19 +135,21 @@ impl Metadata {
     }
 
     /// A notice that Spot takes it back.
-    async fn notice(&self) -> Option<String> {
-        let notice: Value = self.maybe("meta-data/spot/instance-action").await?;
-        let (action, time) = (notice["action"].as_str()?, notice["time"].as_str().unwrap_or("soon"));
-        Some(format!("Spot takes the instance back: {action} at {time}"))
+    async fn notice(&self) -> Result<Option<String>, MetadataError> {
+        let Some(notice) = self.json("meta-data/spot/instance-action").await? else { return Ok(None) };
+        let time = notice["time"].as_str().unwrap_or("soon");
+        Ok(notice["action"].as_str().map(|action| format!("Spot takes the instance back: {action} at {time}")))
     }
 
     /// An event that AWS has planned for it: retirement, a stop or a reboot.
-    async fn event(&self) -> Option<String> {
-        let events: Value = self.maybe("meta-data/events/maintenance/scheduled").await?;
-        let mut events = events.as_array()?.iter().filter(|event| event["State"] == "active");
-        let event = events.next()?;
-        let word = |key: &str| event[key].as_str().unwrap_or_default();
-        Some(format!("AWS has planned {} from {}: {}", word("Code"), word("NotBefore"), word("Description")))
+    async fn event(&self) -> Result<Option<String>, MetadataError> {
+        let events = self.json("meta-data/events/maintenance/scheduled").await?.unwrap_or_default();
+        let mut events = events.as_array().into_iter().flatten();
+        let word = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        Ok(events.find(|event| event["State"] == "active").map(|event| {
+            let [code, from, words] = ["Code", "NotBefore", "Description"].map(|key| word(event, key));
+            format!("AWS has planned {code} from {from}: {words}")
+        }))
     }
 
     /// Keys of the machine's instance profile, and until when they hold.
@@ -162,15 +170,9 @@ impl Metadata {
     }
 
     /// JSON, if there is any.
-    async fn maybe(&self, path: &str) -> Option<Value> {
-        match self.get(path).await {
-            Ok(Some(text)) => serde_json::from_str(&text).ok(),
-            Ok(None) => None,
-            Err(error) => {
-                tracing::warn!(%error, "notices cannot be asked for");
-                None
-            }
-        }
+    async fn json(&self, path: &str) -> Result<Option<Value>, MetadataError> {
+        let wrong = |_| MetadataError::Content { path: path.to_owned(), expected: "JSON" };
+        self.get(path).await?.map(|text| serde_json::from_str(&text).map_err(wrong)).transpose()
     }
 
     async fn required(&self, path: &str) -> Result<String, MetadataError> {

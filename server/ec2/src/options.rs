@@ -195,6 +195,32 @@ pub struct WrongOption {
 }
 
 impl Ec2Options {
+    /// Options in which only what has a default is right: On-Demand alone, volumes of 100 GiB, Amazon Linux 2023. `seed` is another
+    /// at each start.
+    pub fn new(region: &str, fleet: &str, identity: Identity, clock: fn() -> SystemTime, seed: u64) -> Self {
+        Self {
+            region: region.to_owned(),
+            endpoints: Endpoints::default(),
+            identity,
+            operator_role: None,
+            fleet: fleet.to_owned(),
+            subnets: Vec::new(),
+            security_groups: Vec::new(),
+            tags: BTreeMap::new(),
+            instance_profile: String::new(),
+            images: Images::default(),
+            agents: BTreeMap::new(),
+            agent_arguments: vec!["instance".to_owned()],
+            spot_percent: 0,
+            volume_gib: 100,
+            efa: false,
+            types_file: None,
+            timing: Timing::default(),
+            clock,
+            seed,
+        }
+    }
+
     /// Errors: the first field that is wrong. Calls nobody.
     pub fn check(&self) -> Result<(), WrongOption> {
         let is = |right: bool, field, found: &str, expected| match right {

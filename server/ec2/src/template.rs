@@ -57,7 +57,8 @@ impl Templates {
             return Ok(template.id.clone());
         }
         let params = tags::specification(content, 1, "launch-template", tags::of_fleet(options));
-        let params = params.with("LaunchTemplateName", &name).with("ClientToken", &name);
+        let params = params.with("LaunchTemplateName", &name);
+        // Without a client token: one of before would be answered with a template that was deleted since. Its name is there once.
         let id = match api.ec2("CreateLaunchTemplate", params).await {
             Ok(answer) => answer.child("launchTemplate").text("launchTemplateId").map(str::to_owned),
             Err(error) if error.code == "InvalidLaunchTemplateName.AlreadyExistsException" => {

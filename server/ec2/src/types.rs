@@ -163,7 +163,8 @@ fn in_order(shape: &Shape) -> f64 {
 }
 
 fn facts(item: &Element) -> Option<(String, TypeFacts)> {
-    let name = item.text("instanceType")?.to_owned();
+    // The first Graviton lacks half-precision arithmetic, which the agent is built with.
+    let name = item.text("instanceType").filter(|name| !name.starts_with("a1."))?.to_owned();
     let mut architectures = item.child("processorInfo").items("supportedArchitectures").map(Element::own_text);
     let architecture = architectures.find_map(|word| match word {
         "x86_64" => Some(Architecture::X86),

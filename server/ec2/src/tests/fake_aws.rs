@@ -176,7 +176,8 @@ impl FakeAws {
                         "<item><instanceType>{name}</instanceType><locationType>availability-zone</locationType><location>{zone}</location></item>"
                     )
                 };
-                let all = ["g6.xlarge", "g5.xlarge", "p5.48xlarge", "c7g.large", "trn1.2xlarge", "unknown.large"];
+                let all =
+                    ["g6.xlarge", "g5.xlarge", "p5.48xlarge", "c7g.large", "trn1.2xlarge", "a1.large", "unknown.large"];
                 let all: Vec<(&str, &str)> = all.iter().flat_map(|name| [(*name, "a"), (*name, "b")]).collect();
                 let items: String = all.iter().map(item).collect();
                 sent(action, &format!("<instanceTypeOfferingSet>{items}</instanceTypeOfferingSet>"))
@@ -394,6 +395,7 @@ fn types(page: &str) -> Answer {
                 item("p5.48xlarge", "x86_64", 192, 2_097_152, true, &gpu("H100", "NVIDIA", 8, 81_920)),
                 item("c7g.large", "arm64", 2, 4_096, false, ""),
                 item("trn1.2xlarge", "x86_64", 8, 32_768, false, neuron),
+                item("a1.large", "arm64", 2, 4_096, false, ""),
                 item("mac2.metal", "arm64_mac", 8, 16_384, false, ""),
             ]
             .concat(),

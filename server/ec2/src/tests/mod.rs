@@ -33,28 +33,23 @@ pub(crate) fn options(url: &str) -> Ec2Options {
     };
     let file = |name: &str| AgentFile { uri: format!("s3://agents/{name}"), sha256: "ab".repeat(32) };
     let image = |name: &str| Image::Parameter(format!("/images/{name}"));
+    let clock = || SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_UNIX_S);
+    let identity = Identity::Keys(CredentialSource::Fixed(keys));
     Ec2Options {
-        region: "eu-west-1".into(),
         endpoints: Endpoints {
             ec2: endpoint.clone(),
             sts: endpoint.clone(),
             ssm: endpoint.clone(),
             metadata: endpoint,
         },
-        identity: Identity::Keys(CredentialSource::Fixed(keys)),
         operator_role: Some(OperatorRole { arn: ROLE.into(), external_id: Some("outside".into()) }),
-        fleet: "f1".into(),
         subnets: ["subnet-a1", "subnet-a2", "subnet-b1"].map(str::to_owned).to_vec(),
         security_groups: vec!["sg-1".into()],
         tags: BTreeMap::from([("team".into(), "inference".into())]),
         instance_profile: "agents".into(),
         images: Images { x86: image("x86"), arm: image("arm"), gpu_x86: image("gpu"), gpu_arm: image("gpu-arm") },
         agents: BTreeMap::from([(Architecture::X86, file("x86")), (Architecture::Arm, file("arm"))]),
-        agent_arguments: vec!["instance".into()],
-        spot_percent: 0,
         volume_gib: 60,
-        efa: false,
-        types_file: None,
         timing: Timing {
             look_every: Duration::from_secs(3600),
             unseen: Duration::from_secs(60),
@@ -64,8 +59,7 @@ pub(crate) fn options(url: &str) -> Ec2Options {
             not_yet: Duration::from_secs(10),
             close: Duration::from_secs(10),
         },
-        clock: || SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_UNIX_S),
-        seed: 7,
+        ..Ec2Options::new("eu-west-1", "f1", identity, clock, 7)
     }
 }
 

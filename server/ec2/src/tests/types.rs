@@ -23,7 +23,7 @@ async fn facts_are_of_ec2_and_devices_are_those_that_environments_run_on() {
     let world = World::open(|_| {}).await;
     assert_eq!(world.provider.zones(), ["a", "b"]);
     let types = world.provider.types();
-    assert_eq!(types.count(), 5, "one is offered nowhere, one is a Mac");
+    assert_eq!(types.count(), 5, "one is offered nowhere, one is a Mac, one is of the first Graviton");
     let of = |name: &str| types.get(name).map(|one| (one.shape.devices, one.shape.device_memory_mib, one.efa)).unwrap();
     assert_eq!((of("g6.xlarge"), of("p5.48xlarge")), ((1, 22_888, false), (8, 81_920, true)));
     assert_eq!((of("trn1.2xlarge"), of("c7g.large")), ((0, 0, false), (0, 0, false)), "Trainium is no GPU");
