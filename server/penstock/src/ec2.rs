@@ -5,9 +5,7 @@
 use crate::config::Config;
 use crate::{instances, remote};
 use async_trait::async_trait;
-use penstock_ec2::{
-    AgentFile, Ec2Options, Ec2Provider, Endpoints, Identity, Image, Images, OperatorRole, Timing, TypeFacts,
-};
+use penstock_ec2::{AgentFile, Ec2Options, Ec2Provider, Endpoints, Identity, Image, Images, OperatorRole, Timing};
 use penstock_instances::{Fleet, FleetOptions, Hub, Listen, OpenFleet};
 use penstock_packages::ContentSha256;
 use penstock_plan::{Prices, Rate};
@@ -146,7 +144,6 @@ impl OpenFleet for OfEc2 {
         let options = self.options(name, settings)?;
         let (prices, efa) = (self.prices()?, options.efa);
         let architectures = strings(&requirements["Architectures"]);
-        let agents: Vec<Architecture> = options.agents.keys().copied().collect();
         let provider = Ec2Provider::open(options).await?;
         let rules = Rules {
             vcpu_max: vcpu_max.and_then(|most| u32::try_from(most).ok()).unwrap_or_default(),
@@ -156,15 +153,17 @@ impl OpenFleet for OfEc2 {
             start_timeout,
             empty_after: Duration::from_secs(self.config.integer("instances.empty_s")),
         };
-        let may_buy = |name: &str, facts: &TypeFacts| {
+        let types = provider.types();
+        let may_buy = |name: &str| {
+            let Some(facts) = types.get(name) else { return false };
             let word = match facts.shape.architecture {
                 Architecture::X86 => "x86_64",
                 Architecture::Arm => "arm64",
             };
             let is_wanted = architectures.is_empty() || architectures.iter().any(|wanted| wanted == word);
-            rules.may_buy(name) && is_wanted && agents.contains(&facts.shape.architecture) && (!efa || facts.efa)
+            rules.may_buy(name) && is_wanted && (!efa || facts.efa)
         };
-        let offered = provider.types().offered(&rules.zones, &prices, may_buy);
+        let offered = provider.offered(&prices, may_buy);
         if offered.types.is_empty() {
             let text = format!(
                 "no instance type is left in {}: see InstanceRequirements, ec2.agent_x86 and ec2.agent_arm, ec2.efa",
