@@ -212,6 +212,11 @@ impl FakeAws {
                 state.templates.insert(name, id.clone());
                 sent(action, &format!("<launchTemplate><launchTemplateId>{id}</launchTemplateId></launchTemplate>"))
             }
+            "DeleteLaunchTemplate" => {
+                let id = asked.param("LaunchTemplateId");
+                state.templates.retain(|_, known| known != id);
+                sent(action, "")
+            }
             "DescribeSpotPriceHistory" => {
                 let (name, zone) = (asked.param("InstanceType.1"), asked.param("AvailabilityZone"));
                 let item = |(usd, at): (&str, &str)| {

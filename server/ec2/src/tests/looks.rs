@@ -83,8 +83,9 @@ async fn ending_is_asked_for_until_it_is_seen() {
     assert_eq!(world.aws.alive().len(), 2);
     until("it is ended", || world.aws.alive().len() == 1).await;
     // One that is not there does not keep another from being ended.
-    world.provider.terminate("i-0123456789abcdef0").await;
-    world.provider.terminate(&outcome.launched[1].name).await;
+    let api = crate::api::Api::new(world.provider.options()).unwrap();
+    let names = ["i-0123456789abcdef0", &outcome.launched[1].name].map(str::to_owned);
+    crate::machines::terminate(&api, &names).await.unwrap();
     assert_eq!(world.aws.alive().len(), 0);
 }
 

@@ -2,6 +2,9 @@
 
 use super::fake_aws::{Failure, FakeAws, Shortage};
 use super::{World, missing, offer, options};
+use crate::api::Api;
+use crate::images::ImageFacts;
+use crate::template::Templates;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_instances::Market;
@@ -100,6 +103,36 @@ async fn templates_of_before_are_used_again() {
     let world = World::open_on(aws, |_| {}).await;
     world.launch("o-2", 1, &[("g6.xlarge", "a")]).await.unwrap();
     assert_eq!(world.aws.asked("CreateLaunchTemplate").len(), 1);
+}
+
+#[tokio::test]
+async fn templates_that_nobody_uses_are_deleted() {
+    let aws = FakeAws::start();
+    let (options, templates) = (options(&aws.url()), Templates::default());
+    let api = Api::new(&options).unwrap();
+    let image = ImageFacts { id: "ami-1".into(), root_device: "/dev/xvda".into(), volume_gib: 8 };
+    let first = templates.find(&api, &options, &image, false).await.unwrap();
+    templates.sweep(&api).await;
+    assert_eq!(templates.find(&api, &options, &image, false).await.unwrap(), first);
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(2 * 3600)).await;
+    tokio::time::resume();
+    templates.sweep(&api).await;
+    let deleted: Vec<_> =
+        aws.asked("DeleteLaunchTemplate").iter().map(|asked| asked.param("LaunchTemplateId").to_owned()).collect();
+    assert_eq!(deleted, [first]);
+    templates.find(&api, &options, &image, false).await.unwrap();
+    assert_eq!(aws.asked("CreateLaunchTemplate").len(), 2);
+}
+
+#[tokio::test]
+async fn agents_are_not_told_more_than_user_data_holds() {
+    let world = World::open(|_| {}).await;
+    let (ids, offers) = (["a".to_owned()], [offer("g6.xlarge", "a")]);
+    let told = format!("\"{}\"", "x".repeat(16_000));
+    let error = world.provider.launch_told("o-1", &ids, &offers, &told).await.unwrap_err().to_string();
+    assert!(error.contains("EC2 takes at most 16384"), "{error}");
+    assert!(world.provider.launch_told("o-2", &ids, &offers, &told[..8_000]).await.is_ok());
 }
 
 #[tokio::test]
