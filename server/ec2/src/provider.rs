@@ -152,7 +152,7 @@ impl Provider for Ec2Provider {
     }
 
     async fn close(&self) {
-        self.inner.is_closing.store(true, Ordering::Release);
+        self.inner.is_closing.store(true, Ordering::SeqCst);
         self.watch.abort();
         sleep(MOMENT.min(self.inner.options.timing.close / 4)).await;
         match timeout(self.inner.options.timing.close, self.inner.end_all()).await {

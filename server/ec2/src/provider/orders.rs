@@ -28,9 +28,6 @@ impl Drop for UnderWay<'_> {
 impl Inner {
     pub(super) async fn order(&self, token: &str, ids: &[String], offers: &[Offer], told: &str) -> io::Result<Outcome> {
         self.looked().await?;
-        if self.is_closing.load(Ordering::Acquire) {
-            return Err(io::Error::new(io::ErrorKind::NotConnected, "the server ends: nothing is launched"));
-        }
         let (overrides, missing) = self.overrides(offers).await?;
         let mut outcome = Outcome { launched: Vec::new(), missing };
         if overrides.is_empty() || ids.is_empty() {
@@ -48,6 +45,10 @@ impl Inner {
             spot
         };
         let _under_way = UnderWay(self, &mark);
+        // After it is known to be under way: who ends all waits for it, or it is not made.
+        if self.is_closing.load(Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the server ends: nothing is launched"));
+        }
         let request = FleetRequest {
             token: &client_token(&mark, ""),
             order: &mark,

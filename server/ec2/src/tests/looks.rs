@@ -99,3 +99,14 @@ async fn the_end_of_the_server_ends_all() {
     assert_eq!(world.aws.alive().len(), 0);
     assert!(world.launch("o-2", 1, G6).await.unwrap_err().to_string().contains("the server ends"));
 }
+
+#[tokio::test]
+async fn an_order_that_is_under_way_when_the_server_ends_leaves_nothing() {
+    let world = World::open(|options| options.timing.close = SECOND * 8).await;
+    world.launch("o-1", 1, G6).await.unwrap();
+    // Its answer is slow: it is asked for again and again meanwhile.
+    world.aws.fail("CreateFleet", 1, Failure::Unanswered);
+    world.aws.fail("CreateFleet", 8, Failure::Code(503, "RequestLimitExceeded"));
+    let (order, ()) = tokio::join!(world.launch("o-2", 2, G6), world.provider.close());
+    assert_eq!(world.aws.alive().len(), 0, "{order:?}");
+}
