@@ -37,12 +37,7 @@ pub(crate) async fn run(connection: Connection, keys: Keys, newest: Arc<Newest>)
 }
 
 /// Until etcd ends it, which it gives the reason for, or something goes wrong.
-async fn watch(
-    connection: &Connection,
-    keys: &Keys,
-    newest: &Newest,
-    heard: &mut bool,
-) -> Result<String, Trouble> {
+async fn watch(connection: &Connection, keys: &Keys, newest: &Newest, heard: &mut bool) -> Result<String, Trouble> {
     let known = newest_revision(connection, keys).await?;
     newest.tell(known);
     let (first, end) = keys.state();

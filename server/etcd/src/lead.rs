@@ -11,7 +11,7 @@ use penstock_registry::store::Leadership;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// What takes part in choosing who leads.
@@ -133,29 +133,30 @@ impl Candidate {
         Ok(())
     }
 
-    /// Renews the lease until it has run out; gives what went wrong last.
+    /// Renews the lease for as long as that can be done; gives what went wrong last.
     async fn renew(&self, lease: i64, time_to_live: Duration, mut until: Instant) -> Trouble {
-        let mut trouble = Trouble::Late(time_to_live);
-        while Instant::now() < until {
-            match timeout_at(until, self.renew_on_one_stream(lease, time_to_live, &mut until)).await {
-                Ok(found) => trouble = found,
-                Err(_) => return trouble,
-            }
-            if matches!(trouble, Trouble::Odd(_)) {
+        loop {
+            let trouble = self.renew_on_one_stream(lease, time_to_live, &mut until).await;
+            if matches!(trouble, Trouble::Odd(_)) || Instant::now() >= until {
                 return trouble;
             }
+            tracing::debug!(%trouble, "the lease is renewed anew");
             sleep(time_to_live / 30).await;
         }
-        trouble
     }
 
+    /// Until something goes wrong, or the lease has run out: `until` says when that is, and moves on with each answer.
     async fn renew_on_one_stream(&self, lease: i64, time_to_live: Duration, until: &mut Instant) -> Trouble {
-        const EXPIRED: Trouble = Trouble::Odd("has let the lease run out");
+        let expired = || Trouble::Odd("has let the lease run out");
+        let late = || Trouble::Late(time_to_live);
         let mut sent = Instant::now();
-        let (mut keeper, mut answers) = match self.connection.within(self.connection.lease().keep_alive(lease)).await {
-            Ok(stream) => stream,
-            Err(Trouble::Told(etcd_client::Error::LeaseKeepAliveError(_))) => return EXPIRED,
-            Err(trouble) => return trouble,
+        let mut leases = self.connection.lease();
+        let opening = timeout_at(*until, self.connection.within(leases.keep_alive(lease)));
+        let (mut keeper, mut answers) = match opening.await {
+            Err(_) => return late(),
+            Ok(Err(Trouble::Told(etcd_client::Error::LeaseKeepAliveError(_)))) => return expired(),
+            Ok(Err(trouble)) => return trouble,
+            Ok(Ok(stream)) => stream,
         };
         loop {
             // What etcd counts begins when it has read the word, which is later.
@@ -166,11 +167,10 @@ impl Candidate {
                 keeper.keep_alive().await?;
                 answers.message().await
             };
-            match timeout(time_to_live, answer).await {
-                Err(_) => return Trouble::Late(time_to_live),
+            match timeout_at(*until, answer).await {
+                Err(_) | Ok(Ok(None)) => return late(),
                 Ok(Err(error)) => return error.into(),
-                Ok(Ok(None)) => return Trouble::Late(time_to_live),
-                Ok(Ok(Some(answer))) if answer.ttl() <= 0 => return EXPIRED,
+                Ok(Ok(Some(answer))) if answer.ttl() <= 0 => return expired(),
                 Ok(Ok(Some(_))) => {}
             }
         }

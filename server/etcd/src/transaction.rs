@@ -77,7 +77,8 @@ pub(crate) fn refused(commit: &Commit, trouble: &Trouble) -> StoreError {
                 .into(),
         );
     }
-    let before = ["no leader", "too many requests", "too many operations", "permission denied", "auth token", "user name"];
+    let before =
+        ["no leader", "too many requests", "too many operations", "permission denied", "auth token", "user name"];
     match before.iter().any(|words| said.contains(words)) {
         true => StoreError::Away(trouble.to_string()),
         false => StoreError::Failed(format!("{trouble}: whether the change was made is not known")),

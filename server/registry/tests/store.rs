@@ -11,37 +11,54 @@ use penstock_registry::store::{Commit, Entry, Limits, StoreError};
 
 #[tokio::test]
 async fn a_commit_happens_whole_or_not_at_all() {
-    both(Limits::default(), async |kept| conformance::a_commit_happens_whole_or_not_at_all(kept.store().clone(), 0).await).await;
+    both(Limits::default(), async |kept| {
+        conformance::a_commit_happens_whole_or_not_at_all(kept.store().clone(), 0).await
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn what_changes_nothing_has_no_revision_of_its_own() {
-    both(Limits::default(), async |kept| conformance::what_changes_nothing_has_no_revision_of_its_own(kept.store().clone(), 0).await).await;
+    both(Limits::default(), async |kept| {
+        conformance::what_changes_nothing_has_no_revision_of_its_own(kept.store().clone(), 0).await
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn pages_follow_each_other_and_stay_within_their_prefix() {
-    both(Limits::default(), async |kept| conformance::pages_follow_each_other_and_stay_within_their_prefix(kept.store().clone(), 0).await).await;
+    both(Limits::default(), async |kept| {
+        conformance::pages_follow_each_other_and_stay_within_their_prefix(kept.store().clone(), 0).await
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn watchers_wake_for_what_is_new_and_see_the_end() {
-    both(Limits::default(), async |kept| conformance::watchers_wake_for_what_is_new_and_see_the_end(kept.store().clone(), 0).await).await;
+    both(Limits::default(), async |kept| {
+        conformance::watchers_wake_for_what_is_new_and_see_the_end(kept.store().clone(), 0).await
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_closed_store_refuses_everything() {
-    both(Limits::default(), async |kept| conformance::a_closed_store_refuses_everything(kept.store().clone(), 0).await).await;
+    both(Limits::default(), async |kept| conformance::a_closed_store_refuses_everything(kept.store().clone(), 0).await)
+        .await;
 }
 
 #[tokio::test]
 async fn what_can_never_be_done_is_told_before() {
-    both(Limits::default(), async |kept| conformance::what_can_never_be_done_is_told_before(kept.store().clone(), 0).await).await;
+    both(Limits::default(), async |kept| {
+        conformance::what_can_never_be_done_is_told_before(kept.store().clone(), 0).await
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn what_is_at_the_limits_is_done() {
-    both(Limits::default(), async |kept| conformance::what_is_at_the_limits_is_done(kept.store().clone(), 0).await).await;
+    both(Limits::default(), async |kept| conformance::what_is_at_the_limits_is_done(kept.store().clone(), 0).await)
+        .await;
 }
 
 #[tokio::test]

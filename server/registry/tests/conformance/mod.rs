@@ -123,7 +123,8 @@ pub(crate) async fn what_can_never_be_done_is_told_before(store: Arc<dyn Store>,
 /// As many changes and expectations as a commit may have, and the largest commit that there may be.
 pub(crate) async fn what_is_at_the_limits_is_done(store: Arc<dyn Store>, at: u64) {
     let all = |n: usize| format!("k/{n:03}");
-    let many = (0..MAX_OPERATIONS).fold(Commit::new(), |commit, n| commit.expect(all(n), Expect::Absent).put(all(n), "1"));
+    let many =
+        (0..MAX_OPERATIONS).fold(Commit::new(), |commit, n| commit.expect(all(n), Expect::Absent).put(all(n), "1"));
     assert_eq!(store.commit(many.clone()).await, Ok(at + 1));
     assert_eq!(
         store.commit(many).await,
