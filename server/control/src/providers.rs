@@ -4,6 +4,7 @@
 
 use crate::check::{LOCAL_PROVIDER, between};
 use crate::error::{ControlError, ErrorKind};
+use crate::lead::Turn;
 use crate::names::provider_name;
 use crate::plane::{ControlPlane, Known, Writing};
 use crate::requests::Page;
@@ -70,7 +71,7 @@ impl ControlPlane {
     pub async fn create_provider(&self, request: Map<String, Value>) -> Result<Value, ControlError> {
         let name = request.get("CapacityProviderName").and_then(Value::as_str).unwrap_or_default();
         let name = provider_name(name)?.to_owned();
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let all = self.read_all::<ProviderRecord>(keys::PROVIDERS).await?;
         if name == LOCAL_PROVIDER || all.iter().any(|(other, _)| other.name == name) {
             return Err(ControlError::conflict(format!("Capacity provider already exists: {name}")));
@@ -85,7 +86,7 @@ impl ControlPlane {
         check(&mut settings)?;
         let tags = tags_of(&request)?;
         let record = ProviderRecord { name, settings, state: State::Active, last_modified: self.now_text(), tags };
-        self.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
+        turn.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
         Ok(self.told(&record))
     }
 
@@ -102,13 +103,13 @@ impl ControlPlane {
                 "{fixed} of a capacity provider never changes: create another."
             )));
         }
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut record, revision) = self.provider(name).await?;
         let changes = request.iter().filter(|(key, value)| UPDATE.contains(&key.as_str()) && !value.is_null());
         record.settings.extend(changes.map(own));
         check(&mut record.settings)?;
         record.last_modified = self.now_text();
-        self.write_provider(&record, revision).await?;
+        write_provider(&turn, &record, revision).await?;
         self.follow_provider(&record);
         Ok(self.told(&record))
     }
@@ -127,7 +128,7 @@ impl ControlPlane {
     }
 
     /// What is said of this machine holds from now on; other providers are records alone.
-    fn follow_provider(&self, record: &ProviderRecord) {
+    pub(crate) fn follow_provider(&self, record: &ProviderRecord) {
         if record.name != LOCAL_PROVIDER {
             return;
         }
@@ -145,20 +146,10 @@ impl ControlPlane {
         self.house.set_targets(Targets { cpu, gpu });
     }
 
-    /// Writes a provider that was looked up; this machine's own may not have been written yet.
-    pub(crate) async fn write_provider(&self, record: &ProviderRecord, revision: u64) -> Result<(), ControlError> {
-        let key = keys::provider(&record.name);
-        let commit = match revision {
-            0 => Commit::new().create(key, record)?,
-            revision => Commit::new().replace(key, record, revision)?,
-        };
-        self.commit(commit).await.map(drop)
-    }
-
     /// DeleteCapacityProvider: one that no function uses.
     pub async fn delete_provider(&self, name: &str) -> Result<Value, ControlError> {
         let name = provider_name(name)?;
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut record, _) = self.provider(name).await?;
         if name == LOCAL_PROVIDER {
             return Err(ControlError::conflict("Capacity provider local is this machine, which is always there."));
@@ -173,7 +164,7 @@ impl ControlPlane {
             let text = format!("Capacity provider {name} is in use by functions: {}", users.join(", "));
             return Err(ControlError::conflict(text));
         }
-        self.commit(Commit::new().delete(keys::provider(name))).await?;
+        turn.commit(Commit::new().delete(keys::provider(name))).await?;
         record.state = State::Deleting;
         Ok(self.told(&record))
     }
@@ -224,6 +215,20 @@ impl ControlPlane {
         told.insert("LastModified".into(), provider.last_modified.clone().into());
         Value::Object(told)
     }
+}
+
+/// Writes a provider that was looked up; this machine's own may not have been written yet.
+pub(crate) async fn write_provider(
+    turn: &Turn<'_>,
+    record: &ProviderRecord,
+    revision: u64,
+) -> Result<(), ControlError> {
+    let key = keys::provider(&record.name);
+    let commit = match revision {
+        0 => Commit::new().create(key, record)?,
+        revision => Commit::new().replace(key, record, revision)?,
+    };
+    turn.commit(commit).await.map(drop)
 }
 
 fn own((key, value): (&String, &Value)) -> (String, Value) {

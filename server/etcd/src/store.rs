@@ -150,6 +150,10 @@ impl Store for EtcdStore {
         self.leadership.clone()
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async move {
             self.newest.close();

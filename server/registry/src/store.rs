@@ -98,6 +98,11 @@ pub trait Store: Send + Sync + 'static {
         watch::channel(Leadership::Held { term: 0 }).1
     }
 
+    /// Several servers may have it open: what is read may have been changed by another.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Ends it: what waits already is still done, everything later is refused with [`StoreError::Closed`]. Closing
     /// twice is the same as once.
     fn close(&self) -> Answer<'_, ()>;
