@@ -22,11 +22,26 @@ pub(crate) enum Trouble {
     #[error("etcd did not answer within {0:?}")]
     Late(Duration),
     /// etcd's word, or that of the way there.
-    #[error("{0}")]
+    #[error("{}", words(.0))]
     Told(#[from] etcd_client::Error),
     /// An answer that is none.
     #[error("etcd {0}")]
     Odd(&'static str),
+}
+
+/// What went wrong, and why: the last of its sources says most.
+fn words(error: &etcd_client::Error) -> String {
+    let (mut text, mut source) = match error {
+        etcd_client::Error::GRpcStatus(status) => (status.message().to_owned(), std::error::Error::source(status)),
+        other => (other.to_string(), None),
+    };
+    while let Some(deeper) = source {
+        if deeper.source().is_none() {
+            text = format!("{text}: {deeper}");
+        }
+        source = deeper.source();
+    }
+    text
 }
 
 impl Trouble {
@@ -81,7 +96,7 @@ impl Connection {
         let connecting = Client::connect(&options.endpoints, Some(connect));
         let client = match tokio::time::timeout(options.timeout, connecting).await {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(unreachable(options, &error)),
+            Ok(Err(error)) => return Err(unreachable(options, &error.into())),
             Err(_) => return Err(unreachable(options, &Trouble::Late(options.timeout))),
         };
         let kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
@@ -116,15 +131,8 @@ impl Connection {
     }
 }
 
-pub(crate) fn unreachable(options: &EtcdOptions, why: &dyn std::error::Error) -> EtcdError {
-    // What went wrong is often the source's to say.
-    let mut text = why.to_string();
-    let mut source = why.source();
-    while let Some(deeper) = source {
-        text = format!("{text}: {deeper}");
-        source = deeper.source();
-    }
-    EtcdError::Unreachable { endpoints: options.endpoints.join(", "), why: text }
+pub(crate) fn unreachable(options: &EtcdOptions, why: &Trouble) -> EtcdError {
+    EtcdError::Unreachable { endpoints: options.endpoints.join(", "), why: why.to_string() }
 }
 
 /// The revision at which etcd answered.

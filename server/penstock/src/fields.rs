@@ -39,9 +39,10 @@ pub(crate) struct Field {
 mod control;
 mod instances;
 mod machine;
+mod state;
 mod work;
 
 /// All settings, in the order they are printed.
 pub(crate) fn fields() -> impl Iterator<Item = &'static Field> {
-    [machine::FIELDS, work::FIELDS, instances::FIELDS, control::FIELDS].into_iter().flatten()
+    [machine::FIELDS, work::FIELDS, instances::FIELDS, control::FIELDS, state::FIELDS].into_iter().flatten()
 }
