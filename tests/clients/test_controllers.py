@@ -12,10 +12,11 @@ import time
 import boto3
 import botocore.exceptions
 import pytest
-from etcd import etcd
+from etcd import certified, etcd
 from lambda_client import REGION, adding, ask, client_of, create, created, gone, identity, invoke, payload, publish, refused, settled, statistics
 from remote_services import KEYS, moto
 from scraped import until
+from test_command_line import CONFIG, Shell
 
 from conftest import PROGRAM, Server
 
@@ -358,6 +359,43 @@ def test_signed_changes_are_sent_on_with_their_signatures(cluster, tmp_path):
     assert status == 403, body
     client.delete_function(FunctionName="f")
     gone(client, "f")
+
+
+def test_deploying_by_way_of_one_that_follows(cluster, tmp_path):
+    cluster.start(2)
+    leader, (follower,) = cluster.led()
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "config.pbtxt").write_text(CONFIG)
+    shell = Shell(follower.url, AWS_ACCESS_KEY_ID="any", AWS_SECRET_ACCESS_KEY="any")
+    assert shell.json("deploy", folder, "--name", "f", "--runtime", "onnx")["Version"] == "1"
+    all_answer([leader, follower], "f", ("1", [1.5]), Qualifier="live")
+
+
+def test_an_etcd_that_asks_for_certificates(cluster, tmp_path):
+    files = certified(tmp_path)
+    with etcd(files) as store:
+        cluster.store = store
+        settings = {"ca": "etcd.ca_file", "certificate": "etcd.certificate_file", "key": "etcd.key_file"}
+        (server,) = cluster.start(1, *(word for name, key in settings.items() for word in ("--set", f"{key}={files[name]}")))
+        assert cluster.led() == (server, [])
+        created(client_of(server), "f")
+        assert server.stop() == 0
+
+
+def test_an_etcd_that_asks_for_a_password(cluster, tmp_path):
+    (tmp_path / "password").write_text("word\n")
+    with etcd() as store:
+        cluster.store = store
+        store.ask("auth/user/add", {"name": "root", "password": "word"})
+        store.ask("auth/role/add", {"name": "root"})
+        store.ask("auth/user/grant", {"user": "root", "role": "root"})
+        store.ask("auth/enable", {})
+        with pytest.raises(AssertionError, match="etcd.endpoints: etcd cannot be reached at .*user name is empty"):
+            cluster.start()
+        (server,) = cluster.start(1, "--set", "etcd.user=root", "--set", f"etcd.password_file={tmp_path}/password")
+        created(client_of(server, attempts=5), "f")
+        assert server.stop() == 0
 
 
 def test_a_leader_that_hangs_keeps_no_change_waiting(cluster):

@@ -68,7 +68,7 @@ impl ControlPlane {
         let term = self.leadership().term();
         if term != followed.term {
             // What was under way in another term may have been left half told to the house.
-            followed.marks.clear();
+            followed.marks.values_mut().for_each(Vec::clear);
             followed.term = term;
         }
         if let Some((provider, revision)) = self.read::<ProviderRecord>(&keys::provider(LOCAL_PROVIDER)).await?
@@ -165,14 +165,20 @@ async fn follow(
     mut newest: watch::Receiver<u64>,
     mut leadership: watch::Receiver<penstock_registry::store::Leadership>,
 ) {
+    let Some(strong) = plane.upgrade() else { return };
+    // What is served from the start may be gone by now.
+    let served = strong.house.functions();
+    let deployed = served.keys().filter(|name| !strong.house.is_of_repository(name));
     let mut followed = Followed {
-        marks: BTreeMap::new(),
+        marks: deployed.map(|name| (name.clone(), Mark::new())).collect(),
         provider: 0,
         term: None,
         under_way: Arc::default(),
         ended: Arc::default(),
         places: Arc::new(Semaphore::new(FOLLOWED_AT_ONCE)),
     };
+    drop((strong, served));
+    let mut failures = 0;
     loop {
         newest.mark_unchanged();
         leadership.mark_unchanged();
@@ -180,9 +186,15 @@ async fn follow(
         let looked = strong.look(&mut followed).await;
         drop(strong);
         if let Err(error) = looked {
-            tracing::warn!(%error, "what other servers have changed is not known for a moment");
+            if failures == 0 {
+                tracing::warn!(%error, "what other servers have changed is not known for now");
+            }
+            failures += 1;
             tokio::time::sleep(PAUSE).await;
             continue;
+        }
+        if std::mem::take(&mut failures) > 0 {
+            tracing::info!("what other servers have changed is known again");
         }
         let changed = tokio::select! {
             changed = newest.changed() => changed,
@@ -205,7 +217,7 @@ async fn follow_function(plane: Weak<ControlPlane>, name: String, places: Arc<Se
         match plane.serve_as_told(&name).await {
             Ok(()) => return,
             Err(error) if error.kind == ErrorKind::Unavailable => {
-                tracing::warn!(function = name, %error, "what is to be served of a function is not known for a moment");
+                tracing::debug!(function = name, %error, "what is to be served of a function is not known for now");
             }
             Err(error) => {
                 tracing::error!(function = name, %error, "a function is not served as it is to be");

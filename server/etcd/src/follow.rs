@@ -22,16 +22,19 @@ pub(crate) async fn newest_revision(connection: &Connection, keys: &Keys) -> Res
 
 /// Tells `newest` until it is dropped.
 pub(crate) async fn run(connection: Connection, keys: Keys, newest: Arc<Newest>) {
-    let mut waits = pauses();
+    let (mut waits, mut quiet) = (pauses(), false);
     loop {
         let mut heard = false;
-        match watch(&connection, &keys, &newest, &mut heard).await {
-            Err(trouble) => tracing::warn!(%trouble, "changes are not heard of for a moment"),
+        let ended = watch(&connection, &keys, &newest, &mut heard).await;
+        if heard {
+            (waits, quiet) = (pauses(), false);
+        }
+        match ended {
+            Err(trouble) if !quiet => tracing::warn!(%trouble, "changes are not heard of for now"),
+            Err(_) => {}
             Ok(why) => tracing::info!(why, "changes are heard of anew"),
         }
-        if heard {
-            waits = pauses();
-        }
+        quiet = true;
         tokio::time::sleep(waits.next().unwrap_or(SILENCE)).await;
     }
 }

@@ -31,17 +31,19 @@ pub(crate) struct Candidate {
 impl Candidate {
     /// Until it is stopped; what it holds then is given back, so that another leads at once.
     pub(crate) async fn run(self) {
-        let mut waits = pauses();
+        let (mut waits, mut quiet) = (pauses(), false);
         while !self.stop.is_cancelled() {
             let trouble = match self.follow_or_lead().await {
                 Ok(()) => {
-                    waits = pauses();
+                    (waits, quiet) = (pauses(), false);
                     continue;
                 }
                 Err(trouble) => trouble,
             };
             self.tell(Leadership::Elsewhere { leader: None });
-            tracing::warn!(%trouble, "which server leads is not known for a moment");
+            if !std::mem::replace(&mut quiet, true) {
+                tracing::warn!(%trouble, "which server leads is not known for now");
+            }
             let pause = waits.next().unwrap_or(self.time_to_live);
             tokio::select! {
                 () = sleep(pause) => {}

@@ -106,6 +106,14 @@ fn imports_point_one_way() {
 }
 
 #[test]
+fn all_but_what_wants_protoc_is_built_by_default() {
+    let manifest: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let mut all = manifest["workspace"]["members"].as_array().unwrap().clone();
+    all.retain(|member| member.as_str() != Some("server/etcd"));
+    assert_eq!(manifest["workspace"]["default-members"].as_array(), Some(&all));
+}
+
+#[test]
 fn heavy_libraries_stay_in_their_crates() {
     let owners: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("axum", &["penstock-frontend"][..]),
