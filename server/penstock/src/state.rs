@@ -125,6 +125,7 @@ fn etcd(config: &Config) -> Result<State, String> {
 
 impl State {
     /// Opens it. `address` is where this server listens. Blocks.
+    #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "nobody else has to reach this server"))]
     pub(crate) fn open(self, folder: &Path, address: SocketAddr) -> Result<Arc<dyn Store>, ControlPlaneError> {
         match self {
             State::Local => Ok(Arc::new(LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?)),

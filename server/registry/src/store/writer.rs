@@ -106,7 +106,7 @@ impl Writer<'_> {
     }
 
     fn blob(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        self.file.blob(key).map_err(|error| StoreError::file(error))
+        self.file.blob(key).map_err(StoreError::file)
     }
 
     /// Decides each commit of a group, makes durable what they change, shows it to readers, and answers: in this order.
