@@ -8,6 +8,10 @@ SHELL := /bin/bash
 
 CACHE ?= $(if $(PENSTOCK_CACHE_DIR),$(PENSTOCK_CACHE_DIR),$(HOME)/.cache/penstock)
 export PENSTOCK_CACHE_DIR := $(CACHE)
+# Builds the client of etcd, which only the workspace as a whole has.
+export PROTOC ?= $(abspath $(CACHE)/bin/protoc)
+# What is tested can keep its state in etcd; `make run` does without.
+TESTED = --workspace --features penstock/etcd
 PYTHON3 ?= python3
 VENV = $(CACHE)/venv-$(shell cat tests/requirements.txt tests/constraints.txt | sha256sum | cut -c1-12)
 DEPLOY_VENV = $(CACHE)/venv-deploy-$(shell sha256sum deploy/requirements.txt | cut -c1-12)
@@ -29,22 +33,25 @@ fetch: ## Fetch and verify the demo models and ONNX Runtime
 test: fetch lint lint-deploy unit clients deny ## Everything CI runs
 	@echo "all tests passed"
 
-lint: ## Format and clippy, warnings denied
+lint: protoc ## Format and clippy, warnings denied
 	cargo fmt --all --check
 	cargo fmt --manifest-path gpu/environment/Cargo.toml --check
 	@# Its lock file is its own: it must follow the other.
 	cargo metadata --locked --format-version 1 --manifest-path gpu/environment/Cargo.toml > /dev/null
-	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy $(TESTED) --all-targets --quiet -- -D warnings
+	cargo clippy -p penstock --all-targets --quiet -- -D warnings
 
 lint-deploy: $(DEPLOY_VENV)/ok ## Images, unit, stack, alerts and dashboard in deploy/, held against the program
 	@tests/tools.sh prometheus
 	@$(DEPLOY_VENV)/bin/python deploy/lint.py
 
-unit: fetch ## Rust tests
-	cargo test --workspace --quiet
+unit: fetch protoc ## Rust tests
+	@tests/tools.sh etcd
+	cargo test $(TESTED) --quiet
 
-clients: fetch $(VENV)/ok tools ## Real clients against the real program
-	cargo build --workspace --bins --example ec2_provider --quiet
+clients: fetch $(VENV)/ok tools protoc ## Real clients against the real program
+	cargo build $(TESTED) --bins --quiet
+	cargo build -p penstock-ec2 --example ec2_provider --quiet
 	@# Real processes on a busy machine: what fails is run once more by itself, and said; failing twice fails.
 	$(PYTEST) tests || { echo "FLAKY OR BROKEN: once more, only what failed"; $(PYTEST) --last-failed --last-failed-no-failures none tests; }
 
@@ -93,9 +100,12 @@ deny: ## Bans, licences and sources of dependencies
 	@tests/tools.sh cargo-deny
 	$(CACHE)/bin/cargo-deny --log-level warn check bans licenses sources
 
-.PHONY: tools
+.PHONY: tools protoc
 tools:
-	@tests/tools.sh ghz prometheus
+	@tests/tools.sh ghz prometheus etcd
+
+protoc:
+	@[ "$(PROTOC)" != "$(abspath $(CACHE)/bin/protoc)" ] || tests/tools.sh protoc
 
 $(VENV)/ok: tests/requirements.txt tests/constraints.txt
 	@echo "installing the test clients into $(VENV)"

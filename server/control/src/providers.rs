@@ -4,6 +4,7 @@
 
 use crate::check::{LOCAL_PROVIDER, between};
 use crate::error::{ControlError, ErrorKind};
+use crate::lead::Turn;
 use crate::names::provider_name;
 use crate::plane::{ControlPlane, Known, Writing};
 use crate::requests::Page;
@@ -72,7 +73,7 @@ impl ControlPlane {
     pub async fn create_provider(&self, request: Map<String, Value>) -> Result<Value, ControlError> {
         let name = request.get("CapacityProviderName").and_then(Value::as_str).unwrap_or_default();
         let name = provider_name(name)?.to_owned();
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let all = self.read_all::<ProviderRecord>(keys::PROVIDERS).await?;
         if name == LOCAL_PROVIDER || all.iter().any(|(other, _)| other.name == name) {
             return Err(ControlError::conflict(format!("Capacity provider already exists: {name}")));
@@ -87,7 +88,7 @@ impl ControlPlane {
         check(&mut settings)?;
         let tags = tags_of(&request)?;
         let record = ProviderRecord { name, settings, state: State::Active, last_modified: self.now_text(), tags };
-        self.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
+        turn.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
         self.options.fleets.want(&record.name, &record.settings);
         Ok(self.told(&record))
     }
@@ -105,13 +106,13 @@ impl ControlPlane {
                 "{fixed} of a capacity provider never changes: create another."
             )));
         }
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut record, revision) = self.provider(name).await?;
         let changes = request.iter().filter(|(key, value)| UPDATE.contains(&key.as_str()) && !value.is_null());
         record.settings.extend(changes.map(own));
         check(&mut record.settings)?;
         record.last_modified = self.now_text();
-        self.write_provider(&record, revision).await?;
+        write_provider(&turn, &record, revision).await?;
         self.follow_provider(&record);
         Ok(self.told(&record))
     }
@@ -134,24 +135,21 @@ impl ControlPlane {
     /// Providers that are there after a restart are followed, too.
     pub(crate) async fn restore_providers(&self) -> Result<(), ControlError> {
         for (record, _) in self.read_all::<ProviderRecord>(keys::PROVIDERS).await? {
-            match &*record.name {
-                LOCAL_PROVIDER => self.follow_provider(&record),
-                name => self.options.fleets.want(name, &record.settings),
-            }
+            self.follow_provider(&record);
         }
         Ok(())
     }
 
     /// What is said of a provider holds from now on.
-    fn follow_provider(&self, record: &ProviderRecord) {
+    pub(crate) fn follow_provider(&self, record: &ProviderRecord) {
         let scaling = record.settings.get("CapacityProviderScalingConfig").cloned().unwrap_or_default();
         let most = scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok());
         let fleet = match self.options.fleets.standing(&record.name) {
             None if record.name == LOCAL_PROVIDER => self.options.fleets.local().cloned(),
             Some(Standing::Open(fleet)) => Some(fleet),
-            // It may be what was said before that was wrong.
-            Some(_) => return self.options.fleets.want(&record.name, &record.settings),
-            None => None,
+            // It is new, or it may be what was said before that was wrong.
+            _ if record.name != LOCAL_PROVIDER => return self.options.fleets.want(&record.name, &record.settings),
+            _ => None,
         };
         if let Some((fleet, most)) = fleet.zip(most) {
             fleet.set_vcpu_max(most);
@@ -168,20 +166,10 @@ impl ControlPlane {
         self.house.set_targets(Targets { cpu, gpu });
     }
 
-    /// Writes a provider that was looked up; this machine's own may not have been written yet.
-    pub(crate) async fn write_provider(&self, record: &ProviderRecord, revision: u64) -> Result<(), ControlError> {
-        let key = keys::provider(&record.name);
-        let commit = match revision {
-            0 => Commit::new().create(key, record)?,
-            revision => Commit::new().replace(key, record, revision)?,
-        };
-        self.commit(commit).await.map(drop)
-    }
-
     /// DeleteCapacityProvider: one that no function uses.
     pub async fn delete_provider(&self, name: &str) -> Result<Value, ControlError> {
         let name = provider_name(name)?;
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut record, _) = self.provider(name).await?;
         if name == LOCAL_PROVIDER {
             return Err(ControlError::conflict("Capacity provider local is this machine, which is always there."));
@@ -196,7 +184,7 @@ impl ControlPlane {
             let text = format!("Capacity provider {name} is in use by functions: {}", users.join(", "));
             return Err(ControlError::conflict(text));
         }
-        self.commit(Commit::new().delete(keys::provider(name))).await?;
+        turn.commit(Commit::new().delete(keys::provider(name))).await?;
         self.options.fleets.give_up(name);
         record.state = State::Deleting;
         Ok(self.told(&record))
@@ -259,6 +247,20 @@ impl ControlPlane {
         told.insert("LastModified".into(), provider.last_modified.clone().into());
         Value::Object(told)
     }
+}
+
+/// Writes a provider that was looked up; this machine's own may not have been written yet.
+pub(crate) async fn write_provider(
+    turn: &Turn<'_>,
+    record: &ProviderRecord,
+    revision: u64,
+) -> Result<(), ControlError> {
+    let key = keys::provider(&record.name);
+    let commit = match revision {
+        0 => Commit::new().create(key, record)?,
+        revision => Commit::new().replace(key, record, revision)?,
+    };
+    turn.commit(commit).await.map(drop)
 }
 
 fn own((key, value): (&String, &Value)) -> (String, Value) {

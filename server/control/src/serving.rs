@@ -29,18 +29,21 @@ impl ControlPlane {
             }
         }
         self.clean_up_later();
+        self.follow_others();
         Ok(restored)
     }
 
     async fn restore_function(&self, function: FunctionRecord, restored: &mut Restored) -> Result<(), ControlError> {
         let name = function.name;
         if function.standing.state == State::Deleting {
-            return self.finish_deletion(&name).await;
+            return if self.is_shared() { Ok(()) } else { self.finish_deletion(&name).await };
         }
         // What served goes on; what was to take its place is brought up after.
         let serving: ContentOf = |version| version.serving.as_ref().unwrap_or(&version.content);
         let deployment = self.serve_content(&name, serving, Reach::Disk).await;
-        for (version, _) in self.versions(&name).await? {
+        // What was not finished is begun by whoever leads, where several share the state.
+        let versions = if self.is_shared() { Vec::new() } else { self.versions(&name).await? };
+        for (version, _) in versions {
             let number = version.number;
             match version.standing.state {
                 State::Deleting => self.finish_version_deletion(&name, VersionNumber(number)).await?,

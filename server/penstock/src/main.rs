@@ -17,6 +17,7 @@ mod remote;
 mod roles;
 mod runtime;
 mod serve;
+mod state;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use config::{Config, ConfigError, Sources};

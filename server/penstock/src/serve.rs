@@ -6,6 +6,7 @@ use crate::ec2::OfEc2;
 use crate::gpus::Gpus;
 use crate::remote::Services;
 use crate::roles::Roles;
+use crate::state::{self, State};
 use crate::{EXIT_FAILED, EXIT_USAGE, control, instances, keys, remote, runtime};
 use penstock_admission::ByteBudget;
 use penstock_control::ControlPlane;
@@ -61,9 +62,10 @@ pub(crate) fn run(config: Config) -> ExitCode {
         "json" => LogFormat::Json,
         _ => LogFormat::Auto,
     };
-    let checked =
-        keys::authoriser(&config).and_then(|authoriser| Ok((authoriser, Roles::new(&config)?, remote::open(&config)?)));
-    let (authoriser, roles, services) = match checked {
+    let checked = keys::authoriser(&config).and_then(|authoriser| {
+        Ok((authoriser, Roles::new(&config)?, remote::open(&config)?, state::settings(&config)?))
+    });
+    let (authoriser, roles, services, state) = match checked {
         Ok(checked) => checked,
         Err(error) => {
             say(&mut io::stderr(), &format!("penstock: configuration: {error}"));
@@ -74,7 +76,7 @@ pub(crate) fn run(config: Config) -> ExitCode {
     penstock_telemetry::init_logs(format, config.text("log.filter"));
     let served = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::from).and_then(
         |runtime| {
-            let served = runtime.block_on(serve(config, guard, roles, services));
+            let served = runtime.block_on(serve(config, guard, roles, services, state));
             // What still reads or writes a package then is as it would be after a kill.
             runtime.shutdown_timeout(CLOSE_TIMEOUT);
             served
@@ -99,7 +101,13 @@ pub(crate) fn launcher() -> io::Result<Launcher> {
     Ok(Launcher { program: std::env::current_exe()?, accelerated: None, arguments: vec!["environment".into()] })
 }
 
-async fn serve(config: Config, guard: Option<Guard>, roles: Roles, services: Services) -> Result<(), ServeError> {
+async fn serve(
+    config: Config,
+    guard: Option<Guard>,
+    roles: Roles,
+    services: Services,
+    state: State,
+) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let scrape = Arc::new(penstock_telemetry::install()?);
     let http = listen(&config, "listen.http").await?;
@@ -129,7 +137,7 @@ async fn serve(config: Config, guard: Option<Guard>, roles: Roles, services: Ser
     let control = {
         let (config, house) = (config.clone(), house.clone());
         let fleets = fleets.clone();
-        tokio::task::spawn_blocking(move || control::open(&config, services, house, fleets))
+        tokio::task::spawn_blocking(move || control::open(&config, (state, addresses.0), services, house, fleets))
             .await
             .map_err(io::Error::other)??
     };

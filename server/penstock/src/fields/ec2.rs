@@ -12,7 +12,7 @@ pub(super) const FIELDS: &[Field] = &[
         kind: Kind::Text,
         default: "penstock",
         unit: "name",
-        meaning: "Marks what is this server's, in the tag penstock:fleet, with the capacity provider's name. No two servers may have the same in one account and region: each ends what it does not know.",
+        meaning: "Marks what is this server's, in the tag penstock:fleet, with the capacity provider's name. No two servers may have the same in one account and region, also if they share a state: each ends what it does not know.",
     },
     Field {
         key: "ec2.region",
