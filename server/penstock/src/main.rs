@@ -80,11 +80,7 @@ enum Command {
     Environment,
     /// Be an instance, whose agent starts environments. Started by its capacity provider, not by people.
     #[command(hide = true)]
-    Instance {
-        /// The executable for environments on a GPU.
-        #[arg(long, value_name = "FILE")]
-        accelerated: Option<std::path::PathBuf>,
-    },
+    Instance(instances::Options),
 }
 
 #[derive(Args)]
@@ -109,7 +105,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Environment => penstock_runtimes::environment(),
-        Command::Instance { accelerated } => instances::run(accelerated),
+        Command::Instance(options) => instances::run(options),
         Command::Client(command) => client::run(command, &variable, unix_time_s),
         Command::Plan(options) => plan::run(*options, moment()),
         Command::Completions { shell } => {

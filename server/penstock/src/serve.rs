@@ -111,10 +111,12 @@ async fn serve(config: Config, guard: Option<Guard>, roles: Roles, services: Ser
         let config = config.clone();
         // The driver may take its time.
         tokio::task::spawn_blocking(move || {
-            let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"))?;
-            let accelerators = Accelerators::new(&config, &gpus, &own);
-            let placement = accelerators.as_ref().map(|accelerators| accelerators.placement.clone());
-            gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")), placement);
+            let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"));
+            let accelerators = Accelerators::new(&config, gpus.as_ref(), &own);
+            let placement = accelerators.as_ref().and_then(|accelerators| accelerators.placement.clone());
+            if let Some(gpus) = gpus {
+                gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")), placement);
+            }
             accelerators
         })
         .await
@@ -122,7 +124,7 @@ async fn serve(config: Config, guard: Option<Guard>, roles: Roles, services: Ser
     };
     let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
     let instances = CancellationToken::new();
-    let fleet = instances::open(&config, accelerators.as_ref().and_then(Accelerators::program), instances.clone())?;
+    let fleet = instances::open(&config, accelerators.as_ref(), instances.clone())?;
     let _ends_with_this = instances.drop_guard();
     let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles, fleet.as_ref())?);
     let control = {
@@ -191,7 +193,7 @@ fn house_options(
                 Arc::new(Launcher { accelerated: accelerators.as_ref().and_then(Accelerators::program), ..launcher()? })
             }
         },
-        placement: accelerators.as_ref().map(|accelerators| accelerators.placement.clone()),
+        placement: accelerators.as_ref().and_then(|accelerators| accelerators.placement.clone()),
         concurrency: config.integer_u32("limits.concurrency"),
         function_concurrency: config.integer_u32("functions.concurrency"),
         caller_concurrency: config.integer_u32("callers.concurrency"),

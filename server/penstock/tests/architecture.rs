@@ -60,7 +60,14 @@ fn imports_point_one_way() {
         ("penstock-capacity", &["penstock-domain"]),
         (
             "penstock-instances",
-            &["penstock-domain", "penstock-scaler", "penstock-environment", "penstock-packages", "penstock-telemetry"],
+            &[
+                "penstock-domain",
+                "penstock-scaler",
+                "penstock-environment",
+                "penstock-inventory",
+                "penstock-packages",
+                "penstock-telemetry",
+            ],
         ),
         (
             "penstock-dispatch",

@@ -1,7 +1,8 @@
 //! A fleet whose agents are real and whose environments are shells.
 
 use super::{SECOND, deadlines, rules, types};
-use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, ToAgent, Told, read, write};
+use crate::agent::DeviceOptions;
+use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent, Told, read, write};
 use crate::transport::tls;
 use crate::{Address, Authority, Fleet, FleetOptions, Launched, Listen, OnInstances, Order, Outcome, Provider, agent};
 use async_trait::async_trait;
@@ -35,7 +36,8 @@ impl Provider for Tasks {
         for id in &order.ids {
             let disk = order.told.disk.as_ref().map(|disk| disk.join(id));
             let told = Told { name: Some(id.clone()), disk, ..order.told.clone() };
-            let task = tokio::spawn(agent::run(told, launcher.clone(), std::future::pending()));
+            let task =
+                tokio::spawn(agent::run(told, launcher.clone(), DeviceOptions::default(), std::future::pending()));
             self.running.lock().insert(id.clone(), task.abort_handle());
             outcome.launched.push(Launched::by_list(id, &order.offers[0]));
         }
@@ -190,7 +192,7 @@ async fn strangers_do_not_join() {
     for (id, address) in [("i-1", "/a"), ("i-1", "i-1.sock")] {
         let mut stream = UnixStream::connect(&socket).await.unwrap();
         let address = Address::Unix(world.fleet.folder().join(address));
-        let join = Join { name: id.into(), token: "token".into(), pid: 1, is_limited: false, address };
+        let join = Join { name: id.into(), token: "token".into(), machine: Machine::default(), address };
         write(&mut stream, &FromAgent::Join(join)).await.unwrap();
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "nobody launched it");
     }
@@ -250,7 +252,7 @@ async fn over_tcp_a_token_gives_one_certificate_and_only_the_fleet_begins_enviro
     let address = Address::Tcp("127.0.0.1:1".into());
     let join = |name: &str| {
         let (name, token, address) = (name.to_owned(), "token".to_owned(), address.clone());
-        FromAgent::Join(Join { name, token, pid: 1, is_limited: false, address })
+        FromAgent::Join(Join { name, token, machine: Machine::default(), address })
     };
     let known = || identity(&id).connector().unwrap();
     assert!(say::<ToAgent>(&fleet, nobody(), tls::FLEET, &join(&id)).await.is_err());

@@ -2,7 +2,7 @@
 
 use super::{SECOND, deadlines, needs, rules, types};
 use crate::Address;
-use crate::protocol::Beat;
+use crate::protocol::{Beat, Machine};
 use crate::roster::{Action, Proof, Roster};
 use penstock_scaler::Stage;
 use proptest::prelude::*;
@@ -109,7 +109,7 @@ impl World {
                 let ids: Vec<String> = launching.map(|(id, _)| id.clone()).collect();
                 for id in ids {
                     let proof = (&*id, Proof::Token(&id));
-                    self.roster.join(proof, (1, false), Address::Unix("/a".into()), self.now).unwrap();
+                    self.roster.join(proof, Machine::default(), Address::Unix("/a".into()), self.now).unwrap();
                 }
             }
             Event::Pass { seconds, silent } => {
@@ -160,7 +160,7 @@ proptest! {
             }
             let mut held = BTreeSet::new();
             for entry in world.roster.instances().values() {
-                let taken: u32 = entry.leases.values().map(|(_, needs)| needs.vcpu).sum();
+                let taken: u32 = entry.leases.values().map(|leased| leased.needs.vcpu).sum();
                 prop_assert!(taken <= entry.shape.for_environments().0, "{taken} vCPU on one");
                 held.extend(entry.leases.keys().copied());
             }
