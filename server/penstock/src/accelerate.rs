@@ -137,8 +137,8 @@ pub(crate) fn accelerator(
     });
     match able {
         Ok((_, Accelerators { placement: None, .. })) if !gpus.is_empty() => {
-            Err("instance_group.gpus: these are indices on one machine, and it is to run on instances, of which each has its \
-                 own: leave them out, and it runs on any GPU that has room"
+            Err("instance_group.gpus: they are counted on one machine, and it is to run on any instance that has room: leave \
+                 them out"
                 .to_owned())
         }
         Ok((bytes, accelerators)) => Ok(Some(Accelerator {

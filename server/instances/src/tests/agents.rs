@@ -11,6 +11,7 @@ use penstock_domain::Variables;
 use penstock_environment::{
     BatchingPolicy, IsolationPolicy, Launch, LaunchError, Launcher, QueueLimits, Specification, Started,
 };
+use penstock_scaler::InstanceType;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 struct Tasks {
     running: Mutex<BTreeMap<String, AbortHandle>>,
     script: &'static str,
+    devices: DeviceOptions,
 }
 
 #[async_trait]
@@ -36,8 +38,7 @@ impl Provider for Tasks {
         for id in &order.ids {
             let disk = order.told.disk.as_ref().map(|disk| disk.join(id));
             let told = Told { name: Some(id.clone()), disk, ..order.told.clone() };
-            let task =
-                tokio::spawn(agent::run(told, launcher.clone(), DeviceOptions::default(), std::future::pending()));
+            let task = tokio::spawn(agent::run(told, launcher.clone(), self.devices.clone(), std::future::pending()));
             self.running.lock().insert(id.clone(), task.abort_handle());
             outcome.launched.push(Launched::by_list(id, &order.offers[0]));
         }
@@ -78,10 +79,10 @@ pub(crate) fn specification(cores: u32) -> Specification {
     }
 }
 
-struct World {
-    fleet: Arc<Fleet>,
+pub(super) struct World {
+    pub(super) fleet: Arc<Fleet>,
     tasks: Arc<Tasks>,
-    launch: OnInstances,
+    pub(super) launch: OnInstances,
     folder: tempfile::TempDir,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -99,11 +100,20 @@ fn world_over_tcp(script: &'static str, life: Duration) -> (World, Arc<Authority
 }
 
 fn world_that_listens(script: &'static str, listen: Listen) -> World {
+    world_of(script, listen, types(), DeviceOptions::default())
+}
+
+pub(super) fn world_of(
+    script: &'static str,
+    listen: Listen,
+    types: Vec<InstanceType>,
+    devices: DeviceOptions,
+) -> World {
     let folder = tempfile::tempdir().unwrap();
-    let tasks = Arc::new(Tasks { running: Mutex::default(), script });
+    let tasks = Arc::new(Tasks { running: Mutex::default(), script, devices });
     let options = FleetOptions {
         rules: rules(10),
-        types: types(),
+        types,
         deadlines: deadlines(),
         folder: folder.path().join("sockets"),
         listen,
@@ -118,7 +128,7 @@ fn world_that_listens(script: &'static str, listen: Listen) -> World {
 /// Says a word that it was given, then what it is told, and something in its log.
 const ECHO: &str = "echo $WORD >&0; echo 'a line' >&2; exec /bin/cat <&0 >&0";
 
-async fn line(started: &mut Started) -> String {
+pub(super) async fn line(started: &mut Started) -> String {
     let mut line = Vec::new();
     loop {
         match timeout(SECOND * 10, started.from.read_u8()).await.unwrap() {

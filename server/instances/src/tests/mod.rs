@@ -1,6 +1,8 @@
 //! The roster under a clock of its own.
 
 mod agents;
+mod devices;
+mod gpus;
 mod random;
 
 pub(crate) use agents::specification;
