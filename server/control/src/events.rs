@@ -23,7 +23,7 @@ impl ControlPlane {
         request: EventInvokeRequest,
         update: bool,
     ) -> Result<Value, ControlError> {
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut function, revision) = self.own_function(&named.name).await?;
         // There must be such a version or alias.
         self.get_configuration(named).await?;
@@ -62,7 +62,7 @@ impl ControlPlane {
         }
         new.last_modified = self.now_seconds();
         function.event_invoke.insert(qualifier.to_owned(), new.clone());
-        self.commit(Commit::new().replace(keys::function(&named.name), &function, revision)?).await?;
+        turn.commit(Commit::new().replace(keys::function(&named.name), &function, revision)?).await?;
         Ok(self.event_invoke_told(&named.name, qualifier, &new))
     }
 
@@ -79,13 +79,13 @@ impl ControlPlane {
 
     /// DeleteFunctionEventInvokeConfig.
     pub async fn delete_event_invoke(&self, named: &FunctionRef) -> Result<(), ControlError> {
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut function, revision) = self.own_function(&named.name).await?;
         let qualifier = named.qualifier.as_deref().unwrap_or(LATEST);
         if function.event_invoke.remove(qualifier).is_none() {
             return Err(self.no_event_invoke(named));
         }
-        self.commit(Commit::new().replace(keys::function(&named.name), &function, revision)?).await.map(drop)
+        turn.commit(Commit::new().replace(keys::function(&named.name), &function, revision)?).await.map(drop)
     }
 
     /// ListFunctionEventInvokeConfigs.

@@ -37,7 +37,7 @@ impl ControlPlane {
 
         let latest = Content { configuration, code };
         let record = {
-            let _writes = self.writes.lock().await;
+            let turn = self.turn().await?;
             self.check_free(&name).await?;
             // It may have gone while the package was read.
             self.check_provider(&latest.configuration).await?;
@@ -57,7 +57,7 @@ impl ControlPlane {
                 reserved_concurrency: None,
                 event_invoke: BTreeMap::new(),
             };
-            self.commit(Commit::new().create(keys::function(&name), &record)?).await?;
+            turn.commit(Commit::new().create(keys::function(&name), &record)?).await?;
             record
         };
         tracing::info!(function = name, "a function was created");
@@ -191,14 +191,14 @@ impl ControlPlane {
         self.own_function(&named.name).await?;
         match named.which() {
             None => {
-                let _writes = self.writes.lock().await;
+                let turn = self.turn().await?;
                 let (mut function, revision) = self.own_function(&named.name).await?;
                 if function.standing.state == State::Deleting {
                     return Ok(());
                 }
                 function.standing.state = State::Deleting;
                 let key = keys::function(&named.name);
-                self.commit(Commit::new().replace(key, &function, revision)?).await?;
+                turn.commit(Commit::new().replace(key, &function, revision)?).await?;
             }
             Some(Which::Latest) => {
                 let text = "$LATEST version cannot be deleted without deleting the function.";
@@ -217,31 +217,50 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Ends a function that is being deleted: its environments, then its records, then what only it had.
-    pub(crate) async fn finish_deletion(&self, name: &str) -> Result<(), ControlError> {
+    /// Serves a function no more, unless somebody has made it anew; ends when its processes have.
+    pub(crate) async fn take_down(&self, name: &str) -> Result<(), ControlError> {
         let function = FunctionName::new(name).map_err(|error| ControlError::invalid(error.to_string()))?;
         let leaving = {
             // Not between somebody's reading of what is to be served and the telling.
             let _serving = self.serving.lock().await;
+            let known = self.read::<FunctionRecord>(&keys::function(name)).await?;
+            if known.is_some_and(|(function, _)| function.standing.state != State::Deleting) {
+                return Ok(());
+            }
             self.house.withdraw(&function).await
         };
         leaving.ended().await;
         self.house.forget(&function).await;
-        self.forget_events(name).await?;
-        let _writes = self.writes.lock().await;
+        Ok(())
+    }
+
+    /// Ends a function that is being deleted: its environments, then its records, then what only it had.
+    pub(crate) async fn finish_deletion(&self, name: &str) -> Result<(), ControlError> {
+        self.take_down(name).await?;
+        let turn = self.turn().await?;
+        // Another server may have led meanwhile, and somebody may have made it anew.
+        let function = self.read::<FunctionRecord>(&keys::function(name)).await?;
+        if function.is_none_or(|(function, _)| function.standing.state != State::Deleting) {
+            return Ok(());
+        }
+        self.forget_events(&turn, name).await?;
         let mut gone: Vec<String> = Vec::new();
         gone.extend(self.versions(name).await?.iter().map(|(version, _)| keys::version(name, version.number)));
         gone.extend(self.aliases(name).await?.iter().map(|(alias, _)| keys::alias(name, &alias.name)));
         // The function goes last: until then it is known to be on its way out.
         for some in gone.chunks(100) {
-            self.commit(some.iter().fold(Commit::new(), |commit, key| commit.delete(key))).await?;
+            turn.commit(some.iter().fold(Commit::new(), |commit, key| commit.delete(key))).await?;
         }
-        self.commit(Commit::new().delete(keys::function(name))).await?;
+        turn.commit(Commit::new().delete(keys::function(name))).await?;
         tracing::info!(function = name, "a function was deleted");
         Ok(())
     }
 
     fn spawn_deletion(&self, name: String) {
+        if self.is_shared() {
+            // Whoever leads does it.
+            return;
+        }
         let Some(plane) = self.this.upgrade() else { return };
         tokio::spawn(async move {
             if let Err(error) = plane.finish_deletion(&name).await {
@@ -287,7 +306,7 @@ impl ControlPlane {
         dry_run: bool,
         change: impl FnOnce(&mut FunctionRecord) -> Result<(), ControlError>,
     ) -> Result<FunctionRecord, ControlError> {
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut function, revision): Known<FunctionRecord> = self.own_function(name).await?;
         check_revision(revision_id_expected, &function.standing.revision_id)?;
         if function.standing.state == State::Deleting {
@@ -301,7 +320,7 @@ impl ControlPlane {
         function.standing.last_modified = fresh.last_modified;
         function.standing.revision_id = fresh.revision_id;
         if !dry_run {
-            self.commit(Commit::new().replace(keys::function(name), &function, revision)?).await?;
+            turn.commit(Commit::new().replace(keys::function(name), &function, revision)?).await?;
         }
         Ok(function)
     }

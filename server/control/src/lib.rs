@@ -17,8 +17,10 @@ mod error;
 mod events;
 mod fetched;
 mod fleet;
+mod follow;
 mod functions;
 mod invocable;
+mod lead;
 mod logs;
 pub mod names;
 mod plane;
@@ -34,6 +36,9 @@ mod unreachable;
 mod uploads;
 mod versions;
 mod view;
+
+/// As the store tells it.
+pub use penstock_registry::store::Leadership;
 
 pub use error::{ControlError, ErrorKind};
 pub use plane::{ControlOptions, ControlPlane};

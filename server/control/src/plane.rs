@@ -10,21 +10,21 @@ use crate::names::Account;
 use crate::sources::Fetching;
 use crate::uploads::Uploads;
 use penstock_dispatch::House;
-use penstock_instances::Fleet;
+use penstock_instances::Fleets;
 use penstock_packages::ContentStore;
-use penstock_registry::store::{Commit, Entry, Expect, Store};
+use penstock_registry::store::{Commit, Entry, Expect, Leadership, Store};
 use penstock_registry::{AliasRecord, FunctionRecord, VersionRecord, keys};
 use penstock_remote::Remote;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::macros::format_description;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Entries read from the store at once.
 const PAGE: usize = 512;
@@ -41,8 +41,8 @@ pub struct ControlOptions {
     pub package_bytes_max: u64,
     /// Of this machine, or of all instances that there may be: environments that follow their load without a stated maximum have so many together, each its own.
     pub cores: u32,
-    /// The instances that environments run on; `None` where this machine is the only one.
-    pub fleet: Option<Arc<Fleet>>,
+    /// The instances that environments run on.
+    pub fleets: Arc<Fleets>,
     /// Invocations in flight in one environment, where nothing is said.
     pub environment_concurrency: u32,
     /// All of the account's, as its settings tell.
@@ -58,8 +58,9 @@ pub struct ControlPlane {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) content: Arc<ContentStore>,
     pub(crate) house: Arc<House>,
-    /// Held from reading records to writing them, so that operations of this process do not undo each other; the store's
-    /// expectations do the same between processes.
+    /// Whether this server leads, where several share the state.
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    /// Whose turn it is to change records.
     pub(crate) writes: tokio::sync::Mutex<()>,
     /// Held from reading what is to be served to telling the house.
     pub(crate) serving: tokio::sync::Mutex<()>,
@@ -67,6 +68,8 @@ pub struct ControlPlane {
     pub(crate) verified: parking_lot::Mutex<HashMap<String, PathBuf>>,
     /// Packages that are being fetched.
     pub(crate) fetching: Fetching,
+    /// The term in which this server runs asynchronous invocations.
+    pub(crate) events_term: AtomicU64,
     /// Asynchronous invocations that wait.
     pub(crate) due: Due,
     /// Those that have ended, whose end is to be told.
@@ -96,16 +99,19 @@ impl ControlPlane {
         content: Arc<ContentStore>,
         house: Arc<House>,
     ) -> Arc<Self> {
+        let leadership = store.leadership();
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             options,
             store,
             content,
             house,
+            leadership,
             writes: tokio::sync::Mutex::default(),
             serving: tokio::sync::Mutex::default(),
             verified: parking_lot::Mutex::default(),
             fetching: Fetching::default(),
+            events_term: AtomicU64::new(0),
             due: Due::default(),
             ends: Due::default(),
             unkept: parking_lot::Mutex::default(),
@@ -212,8 +218,9 @@ impl ControlPlane {
         self.read_all(&keys::aliases(name)).await
     }
 
-    pub(crate) async fn commit(&self, commit: Commit) -> Result<u64, ControlError> {
-        Ok(self.store.commit(commit).await?)
+    /// Changes events, in the term in which this server runs them.
+    pub(crate) async fn commit_event(&self, commit: Commit) -> Result<u64, ControlError> {
+        Ok(self.store.commit(commit.in_term(self.events_term.load(Ordering::Acquire))).await?)
     }
 
     /// Runs what blocks.

@@ -4,15 +4,18 @@
 
 use crate::check::{LOCAL_PROVIDER, between};
 use crate::error::{ControlError, ErrorKind};
+use crate::lead::Turn;
 use crate::names::provider_name;
 use crate::plane::{ControlPlane, Known, Writing};
 use crate::requests::Page;
+use crate::scaling::{ENVIRONMENTS_HERE_MAX, ENVIRONMENTS_MAX};
 use crate::versions::is_there;
 use crate::view;
 use penstock_dispatch::Targets;
 use penstock_domain::VersionNumber;
+use penstock_instances::Standing;
 use penstock_registry::store::Commit;
-use penstock_registry::{FunctionRecord, ProviderRecord, State, VersionRecord, keys};
+use penstock_registry::{Configuration, FunctionRecord, ProviderRecord, State, VersionRecord, keys};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -70,7 +73,7 @@ impl ControlPlane {
     pub async fn create_provider(&self, request: Map<String, Value>) -> Result<Value, ControlError> {
         let name = request.get("CapacityProviderName").and_then(Value::as_str).unwrap_or_default();
         let name = provider_name(name)?.to_owned();
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let all = self.read_all::<ProviderRecord>(keys::PROVIDERS).await?;
         if name == LOCAL_PROVIDER || all.iter().any(|(other, _)| other.name == name) {
             return Err(ControlError::conflict(format!("Capacity provider already exists: {name}")));
@@ -85,7 +88,8 @@ impl ControlPlane {
         check(&mut settings)?;
         let tags = tags_of(&request)?;
         let record = ProviderRecord { name, settings, state: State::Active, last_modified: self.now_text(), tags };
-        self.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
+        turn.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
+        self.options.fleets.want(&record.name, &record.settings);
         Ok(self.told(&record))
     }
 
@@ -102,39 +106,56 @@ impl ControlPlane {
                 "{fixed} of a capacity provider never changes: create another."
             )));
         }
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut record, revision) = self.provider(name).await?;
         let changes = request.iter().filter(|(key, value)| UPDATE.contains(&key.as_str()) && !value.is_null());
         record.settings.extend(changes.map(own));
         check(&mut record.settings)?;
         record.last_modified = self.now_text();
-        self.write_provider(&record, revision).await?;
+        write_provider(&turn, &record, revision).await?;
         self.follow_provider(&record);
         Ok(self.told(&record))
     }
 
     /// Cores of this machine, or of all its instances that there may be.
-    pub(crate) fn cores(&self) -> u32 {
-        self.options.fleet.as_ref().map_or(self.options.cores, |fleet| fleet.vcpu_max())
+    fn cores(&self) -> u32 {
+        self.options.fleets.local().map_or(self.options.cores, |fleet| fleet.vcpu_max())
     }
 
-    /// What was said of this machine holds after a restart, too.
-    pub(crate) async fn restore_provider(&self) -> Result<(), ControlError> {
-        if let Some((record, _)) = self.read::<ProviderRecord>(&keys::provider(LOCAL_PROVIDER)).await? {
+    /// Cores of all instances of a provider that there may be, and most environments of a version there.
+    pub(crate) fn room_of(&self, configuration: &Configuration) -> (u32, u32) {
+        match uses_other(configuration).and_then(|name| self.options.fleets.standing(name)) {
+            None => (self.cores(), ENVIRONMENTS_HERE_MAX),
+            Some(Standing::Open(fleet)) => (fleet.vcpu_max(), ENVIRONMENTS_MAX as u32),
+            // Its own limit is not known here yet, and holds all the same.
+            Some(Standing::Opening | Standing::Failed(_)) => (u32::MAX, ENVIRONMENTS_MAX as u32),
+        }
+    }
+
+    /// Providers that are there after a restart are followed, too.
+    pub(crate) async fn restore_providers(&self) -> Result<(), ControlError> {
+        for (record, _) in self.read_all::<ProviderRecord>(keys::PROVIDERS).await? {
             self.follow_provider(&record);
         }
         Ok(())
     }
 
-    /// What is said of this machine holds from now on; other providers are records alone.
-    fn follow_provider(&self, record: &ProviderRecord) {
-        if record.name != LOCAL_PROVIDER {
-            return;
-        }
+    /// What is said of a provider holds from now on.
+    pub(crate) fn follow_provider(&self, record: &ProviderRecord) {
         let scaling = record.settings.get("CapacityProviderScalingConfig").cloned().unwrap_or_default();
         let most = scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok());
-        if let Some((fleet, most)) = self.options.fleet.as_ref().zip(most) {
+        let fleet = match self.options.fleets.standing(&record.name) {
+            None if record.name == LOCAL_PROVIDER => self.options.fleets.local().cloned(),
+            Some(Standing::Open(fleet)) => Some(fleet),
+            // It is new, or it may be what was said before that was wrong.
+            _ if record.name != LOCAL_PROVIDER => return self.options.fleets.want(&record.name, &record.settings),
+            _ => None,
+        };
+        if let Some((fleet, most)) = fleet.zip(most) {
             fleet.set_vcpu_max(most);
+        }
+        if record.name != LOCAL_PROVIDER {
+            return;
         }
         let target = |metric: &str| {
             let policies = scaling["ScalingPolicies"].as_array().filter(|_| scaling["ScalingMode"] == "Manual")?;
@@ -145,20 +166,10 @@ impl ControlPlane {
         self.house.set_targets(Targets { cpu, gpu });
     }
 
-    /// Writes a provider that was looked up; this machine's own may not have been written yet.
-    pub(crate) async fn write_provider(&self, record: &ProviderRecord, revision: u64) -> Result<(), ControlError> {
-        let key = keys::provider(&record.name);
-        let commit = match revision {
-            0 => Commit::new().create(key, record)?,
-            revision => Commit::new().replace(key, record, revision)?,
-        };
-        self.commit(commit).await.map(drop)
-    }
-
     /// DeleteCapacityProvider: one that no function uses.
     pub async fn delete_provider(&self, name: &str) -> Result<Value, ControlError> {
         let name = provider_name(name)?;
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut record, _) = self.provider(name).await?;
         if name == LOCAL_PROVIDER {
             return Err(ControlError::conflict("Capacity provider local is this machine, which is always there."));
@@ -173,7 +184,8 @@ impl ControlPlane {
             let text = format!("Capacity provider {name} is in use by functions: {}", users.join(", "));
             return Err(ControlError::conflict(text));
         }
-        self.commit(Commit::new().delete(keys::provider(name))).await?;
+        turn.commit(Commit::new().delete(keys::provider(name))).await?;
+        self.options.fleets.give_up(name);
         record.state = State::Deleting;
         Ok(self.told(&record))
     }
@@ -185,7 +197,7 @@ impl ControlPlane {
         if all.iter().all(|provider| provider.name != LOCAL_PROVIDER) {
             all.push(self.local_provider());
         }
-        all.retain(|provider| state.is_none_or(|state| provider.state.name() == state));
+        all.retain(|provider| state.is_none_or(|state| self.state_of(provider).name() == state));
         all.sort_by(|one, other| one.name.cmp(&other.name));
         let (items, next) = view::page(all, |provider| provider.name.clone(), page, PAGE_MAX);
         Ok(view::listed("CapacityProviders", items.iter().map(|provider| self.inner(provider)).collect(), next))
@@ -213,6 +225,17 @@ impl ControlPlane {
         Ok(told)
     }
 
+    /// Where a provider stands: by its fleet, if it has one.
+    fn state_of(&self, provider: &ProviderRecord) -> State {
+        match self.options.fleets.standing(&provider.name) {
+            _ if provider.state == State::Deleting => State::Deleting,
+            None => provider.state,
+            Some(Standing::Opening) => State::Pending,
+            Some(Standing::Open(_)) => State::Active,
+            Some(Standing::Failed(_)) => State::Failed,
+        }
+    }
+
     fn told(&self, provider: &ProviderRecord) -> Value {
         json!({ "CapacityProvider": self.inner(provider) })
     }
@@ -220,17 +243,37 @@ impl ControlPlane {
     fn inner(&self, provider: &ProviderRecord) -> Value {
         let mut told = provider.settings.clone();
         told.insert("CapacityProviderArn".into(), self.options.account.provider_arn(&provider.name).into());
-        told.insert("State".into(), provider.state.name().into());
+        told.insert("State".into(), self.state_of(provider).name().into());
         told.insert("LastModified".into(), provider.last_modified.clone().into());
         Value::Object(told)
     }
+}
+
+/// Writes a provider that was looked up; this machine's own may not have been written yet.
+pub(crate) async fn write_provider(
+    turn: &Turn<'_>,
+    record: &ProviderRecord,
+    revision: u64,
+) -> Result<(), ControlError> {
+    let key = keys::provider(&record.name);
+    let commit = match revision {
+        0 => Commit::new().create(key, record)?,
+        revision => Commit::new().replace(key, record, revision)?,
+    };
+    turn.commit(commit).await.map(drop)
 }
 
 fn own((key, value): (&String, &Value)) -> (String, Value) {
     (key.clone(), value.clone())
 }
 
-fn uses(configuration: &penstock_registry::Configuration, provider: &str) -> bool {
+/// The provider of a function, if that is another than this machine.
+pub(crate) fn uses_other(configuration: &Configuration) -> Option<&str> {
+    let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
+    provider_name(&instances.capacity_provider_arn).ok().filter(|name| *name != LOCAL_PROVIDER)
+}
+
+fn uses(configuration: &Configuration, provider: &str) -> bool {
     let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
     provider_name(&instances.capacity_provider_arn).is_ok_and(|name| name == provider)
 }

@@ -1,11 +1,14 @@
 //! Asynchronous invocations: kept durably before they are answered for, run at least once, tried again, given up.
 //!
 //! Called by the front end, which puts them in and says how one is run. Each is a blob of the store until its end is
-//! told, which is `ends`' to do; a server that starts finds those of the one before. Numbers are Lambda's own, where it has them.
+//! told, which is `ends`' to do; a server that starts finds those of the one before. Of servers that share a state the one that
+//! leads keeps and runs them all, in its own environments, and whoever leads next finds those that it left: what was under
+//! way then runs again. Numbers are Lambda's own, where it has them.
 
 use crate::due::Due;
 use crate::ends::End;
 use crate::error::{ControlError, ErrorKind};
+use crate::lead::Turn;
 use crate::names::FunctionRef;
 use crate::plane::ControlPlane;
 use base64::Engine;
@@ -15,6 +18,8 @@ use penstock_registry::{EventInvoke, FunctionRecord, keys};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Largest payload, in bytes.
@@ -124,13 +129,14 @@ impl ControlPlane {
         let Some(plane) = plane else { return Err(ControlError::service("the server ends")) };
         // Whoever sends it may leave: what is kept is run.
         let kept = tokio::spawn(async move {
-            plane.store.put_blob(&key, event.into()).await?;
+            let term = plane.events_term.load(Ordering::Acquire);
+            plane.store.commit(Commit::new().put_large(&key, event).in_term(term)).await?;
             plane.due.add(key, now);
             Ok(())
         });
         match kept.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(StoreError::Full { .. })) => {
+            Ok(Err(StoreError::Full { .. } | StoreError::NoSpace(_))) => {
                 let text = "Rate Exceeded. As many asynchronous invocations wait as this server keeps.";
                 Err(ControlError::new(ErrorKind::TooManyRequests, text))
             }
@@ -139,32 +145,68 @@ impl ControlPlane {
         }
     }
 
-    /// Runs what waits, for as long as the server lives; `invoke` runs one.
-    pub async fn run_events<F, R>(self: Arc<Self>, invoke: F) -> Result<(), ControlError>
+    /// Runs what waits, for as long as the server lives, and whenever it leads; `invoke` runs one.
+    pub async fn run_events<F, R>(self: Arc<Self>, invoke: F)
     where
         F: Fn(FunctionRef, Vec<u8>, String) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = EventEnd> + Send + 'static,
     {
+        loop {
+            let term = self.term().await;
+            let (mut running, mut telling) = (JoinSet::new(), JoinSet::new());
+            tokio::select! {
+                ran = self.run_events_of(term, &invoke, (&mut running, &mut telling)) => {
+                    if let Err(error) = ran {
+                        tracing::error!(%error, "which asynchronous invocations wait is not known; it is asked again");
+                        tokio::time::sleep(Duration::from_secs_f64(BACKOFF_S.0)).await;
+                    }
+                }
+                () = self.term_over(term) => {}
+            }
+            // What is under way is another's to run, or this server's in its next term.
+            running.shutdown().await;
+            telling.shutdown().await;
+        }
+    }
+
+    async fn run_events_of<F, R>(
+        self: &Arc<Self>,
+        term: u64,
+        invoke: &F,
+        (running, telling): (&mut JoinSet<()>, &mut JoinSet<()>),
+    ) -> Result<(), ControlError>
+    where
+        F: Fn(FunctionRef, Vec<u8>, String) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = EventEnd> + Send + 'static,
+    {
+        self.due.clear();
+        self.ends.clear();
+        self.events_term.store(term, Ordering::Release);
         for key in self.event_keys(keys::EVENTS).await? {
             // When it is due is in it.
             self.due.add(key, 0.0);
         }
-        let running = self.run_due(&self.due, RUNNING_MAX, |plane, key| {
+        let running = self.run_due(&self.due, RUNNING_MAX, running, |plane, key| {
             let invoke = invoke.clone();
             async move { plane.run_event(key, invoke).await }
         });
         // Apart from those that run, so that a destination that hangs keeps nothing from running.
-        let telling = self.run_due(&self.ends, TELLING_MAX, |plane, key| async move { plane.run_end(key).await });
+        let telling =
+            self.run_due(&self.ends, TELLING_MAX, telling, |plane, key| async move { plane.run_end(key).await });
         tokio::join!(running, telling);
         Ok(())
     }
 
-    /// Starts what is due, so many at once, for as long as the server lives.
-    async fn run_due<R>(self: &Arc<Self>, due: &Due, at_once: usize, start: impl Fn(Arc<Self>, String) -> R)
-    where
+    /// Starts what is due, so many at once, until it is dropped.
+    async fn run_due<R>(
+        self: &Arc<Self>,
+        due: &Due,
+        at_once: usize,
+        running: &mut JoinSet<()>,
+        start: impl Fn(Arc<Self>, String) -> R,
+    ) where
         R: Future<Output = ()> + Send + 'static,
     {
-        let mut running = JoinSet::new();
         loop {
             while running.try_join_next().is_some() {}
             if running.len() >= at_once {
@@ -191,10 +233,10 @@ impl ControlPlane {
     }
 
     /// Forgets the events of a function that is no more.
-    pub(crate) async fn forget_events(&self, function: &str) -> Result<(), ControlError> {
+    pub(crate) async fn forget_events(&self, turn: &Turn<'_>, function: &str) -> Result<(), ControlError> {
         let keys = self.event_keys(&keys::events(function)).await?;
         for some in keys.chunks(100) {
-            self.commit(some.iter().fold(Commit::new(), |commit, key| commit.delete_large(key))).await?;
+            turn.commit(some.iter().fold(Commit::new(), |commit, key| commit.delete_large(key))).await?;
         }
         Ok(())
     }
@@ -277,7 +319,7 @@ impl ControlPlane {
     }
 
     pub(crate) async fn keep(&self, key: &str, event: &Event) -> Result<(), ControlError> {
-        self.commit(Commit::new().put_large(key, serde_json::to_vec(event)?)).await.map(drop)
+        self.commit_event(Commit::new().put_large(key, serde_json::to_vec(event)?)).await.map(drop)
     }
 
     async fn event_config(&self, event: &Event) -> Result<EventInvoke, ControlError> {

@@ -16,7 +16,7 @@ use penstock_registry::{FunctionRecord, Reason, Scaling, State, VersionRecord, k
 use serde_json::{Value, json};
 
 /// Most environments of a version: Lambda's own.
-const ENVIRONMENTS_MAX: i64 = 15_000;
+pub(crate) const ENVIRONMENTS_MAX: i64 = 15_000;
 /// Most environments of a version on one machine.
 pub(crate) const ENVIRONMENTS_HERE_MAX: u32 = 64;
 /// Lambda's floor of what reservations leave to all others.
@@ -55,15 +55,16 @@ impl ControlPlane {
             let text = "MinExecutionEnvironments 0 needs MaxExecutionEnvironments: 0 deactivates the version.";
             return Err(ControlError::invalid(text));
         }
-        if least > ENVIRONMENTS_HERE_MAX {
-            return Err(ControlError::invalid(format!(
-                "MinExecutionEnvironments is {least}, this machine keeps at most {ENVIRONMENTS_HERE_MAX} of a version."
-            )));
-        }
         let scaling = Scaling { min_execution_environments: least, max_execution_environments: most };
         let (name, number, state, changed) = {
-            let _writes = self.writes.lock().await;
+            let turn = self.turn().await?;
             let (mut version, revision) = self.scaled(named).await?;
+            let (_, here) = self.room_of(&version.content.configuration);
+            if least > here {
+                return Err(ControlError::invalid(format!(
+                    "MinExecutionEnvironments is {least}, this machine keeps at most {here} of a version."
+                )));
+            }
             version.requested_scaling = scaling;
             let next = match (version.standing.state, scaling.is_off()) {
                 (State::Active | State::Pending, true) => State::Deactivating,
@@ -82,7 +83,7 @@ impl ControlPlane {
                 version.applied_scaling = Some(scaling);
             }
             let key = keys::version(&version.function, version.number);
-            self.commit(Commit::new().replace(key, &version, revision)?).await?;
+            turn.commit(Commit::new().replace(key, &version, revision)?).await?;
             (version.function, version.number, next, changed)
         };
         match state {
@@ -100,7 +101,8 @@ impl ControlPlane {
     }
 
     fn spawn_deactivation(&self, name: String, number: u64) {
-        let Some(plane) = self.this.upgrade() else { return };
+        // Of a state that is shared, whoever leads does it.
+        let Some(plane) = self.this.upgrade().filter(|_| !self.is_shared()) else { return };
         tokio::spawn(async move {
             if let Err(error) = plane.finish_deactivation(&name, number).await {
                 tracing::error!(function = name, version = %VersionNumber(number), %error, "a version was not deactivated");
@@ -114,14 +116,14 @@ impl ControlPlane {
         if let Ok(function) = FunctionName::new(name) {
             self.house.ended(&function, VersionNumber(number)).await;
         }
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let Some((mut version, revision)) = self.version(name, number).await? else { return Ok(()) };
         if version.standing.state != State::Deactivating {
             return Ok(());
         }
         version.standing.state = State::Deactivated;
         version.applied_scaling = Some(version.requested_scaling);
-        self.commit(Commit::new().replace(keys::version(name, number), &version, revision)?).await.map(drop)
+        turn.commit(Commit::new().replace(keys::version(name, number), &version, revision)?).await.map(drop)
     }
 
     /// The version whose environments are counted: a number or `$LATEST.PUBLISHED`, not an alias.
@@ -147,7 +149,7 @@ impl ControlPlane {
         let reserved =
             reserved.map(|n| between("reservedConcurrentExecutions", n, 0, i64::from(u32::MAX))).transpose()?;
         {
-            let _writes = self.writes.lock().await;
+            let turn = self.turn().await?;
             let (mut function, revision) = self.own_function(name).await?;
             let all = self.read_all::<FunctionRecord>(keys::FUNCTIONS).await?;
             let others = all.iter().filter(|(other, _)| other.name != name).filter_map(|(f, _)| f.reserved_concurrency);
@@ -159,7 +161,7 @@ impl ControlPlane {
                 )));
             }
             function.reserved_concurrency = reserved;
-            self.commit(Commit::new().replace(keys::function(name), &function, revision)?).await?;
+            turn.commit(Commit::new().replace(keys::function(name), &function, revision)?).await?;
         }
         drop(self.serve_function(name, Reach::Disk).await?);
         Ok(reserved.map_or(json!({}), |reserved| json!({ "ReservedConcurrentExecutions": reserved })))

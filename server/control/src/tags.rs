@@ -5,6 +5,7 @@
 use crate::error::ControlError;
 use crate::names::{FunctionRef, provider_name};
 use crate::plane::{ControlPlane, Writing};
+use crate::providers::write_provider;
 use penstock_registry::store::Commit;
 use penstock_registry::{FunctionRecord, ProviderRecord, keys};
 use serde_json::{Value, json};
@@ -49,18 +50,18 @@ impl ControlPlane {
         arn: &str,
         change: impl FnOnce(&mut BTreeMap<String, String>),
     ) -> Result<(), ControlError> {
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         match self.tagged(arn).await? {
             Tagged::Function(mut function, revision) => {
                 change(&mut function.tags);
                 check(&function.tags)?;
                 let key = keys::function(&function.name);
-                self.commit(Commit::new().replace(key, &*function, revision)?).await.map(drop)
+                turn.commit(Commit::new().replace(key, &*function, revision)?).await.map(drop)
             }
             Tagged::Provider(mut provider, revision) => {
                 change(&mut provider.tags);
                 check(&provider.tags)?;
-                self.write_provider(&provider, revision).await
+                write_provider(&turn, &provider, revision).await
             }
         }
     }

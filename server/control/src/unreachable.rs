@@ -79,7 +79,7 @@ impl ControlPlane {
     /// Says of a version that comes up what it waits for, once.
     pub(crate) async fn note_wait(&self, attempt: &VersionRecord, why: &str) -> Result<(), ControlError> {
         let said = Reason { text: format!("{why}; it is tried again"), ..Reason::creating() };
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let Some((mut version, revision)) = self.version(&attempt.function, attempt.number).await? else {
             return Ok(());
         };
@@ -96,6 +96,6 @@ impl ControlPlane {
             return Ok(());
         }
         let key = keys::version(&version.function, version.number);
-        self.commit(Commit::new().replace(key, &version, revision)?).await.map(drop)
+        turn.commit(Commit::new().replace(key, &version, revision)?).await.map(drop)
     }
 }

@@ -16,6 +16,7 @@ use penstock_domain::{FunctionName, VersionNumber};
 use penstock_registry::store::{Commit, Expect};
 use penstock_registry::{Content, Reason, Scaling, Standing, State, UpdateStatus, VersionRecord, keys};
 use serde_json::Value;
+use std::sync::Weak;
 
 /// Lambda's own: versions of functions on one capacity provider.
 const VERSIONS_PER_PROVIDER_MAX: usize = 100;
@@ -28,7 +29,7 @@ impl ControlPlane {
         let account = &self.options.account;
         check_publish_to(request.publish_to.as_deref())?;
         let to_latest = request.publish_to.is_some();
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         let (mut function, revision) = self.own_function(name).await?;
         check_revision(request.revision_id.as_deref(), &function.standing.revision_id)?;
         if function.standing.state != State::ActiveNonInvocable {
@@ -80,7 +81,7 @@ impl ControlPlane {
             function.last_number = number;
             commit = commit.replace(keys::function(name), &function, revision)?;
         }
-        self.commit(commit).await?;
+        turn.commit(commit).await?;
         tracing::info!(function = name, version = %VersionNumber(number), "a version was published");
         if record.standing.state != State::Deactivated {
             self.spawn_bring_up(name.to_owned(), number);
@@ -140,7 +141,7 @@ impl ControlPlane {
     /// Deletes one version that no alias leads to.
     pub(crate) async fn delete_version(&self, name: &str, number: VersionNumber) -> Result<(), ControlError> {
         {
-            let _writes = self.writes.lock().await;
+            let turn = self.turn().await?;
             let text = number.to_string();
             let Some((mut version, revision)) = self.version(name, number.0).await? else { return Ok(()) };
             let aliases = self.aliases(name).await?;
@@ -155,11 +156,12 @@ impl ControlPlane {
             }
             version.standing.state = State::Deleting;
             let key = keys::version(name, number.0);
-            self.commit(Commit::new().replace(key, &version, revision)?).await?;
+            turn.commit(Commit::new().replace(key, &version, revision)?).await?;
         }
         // It takes nothing new when this is answered; what it has may take its time.
         drop(self.serve_function(name, Reach::Disk).await?);
-        let Some(plane) = self.this.upgrade() else { return Ok(()) };
+        // Of a state that is shared, whoever leads does the rest.
+        let Some(plane) = self.this.upgrade().filter(|_| !self.is_shared()) else { return Ok(()) };
         let name = name.to_owned();
         tokio::spawn(async move {
             if let Err(error) = plane.finish_version_deletion(&name, number).await {
@@ -175,12 +177,12 @@ impl ControlPlane {
         if let Ok(function) = FunctionName::new(name) {
             self.house.ended(&function, number).await;
         }
-        let _writes = self.writes.lock().await;
+        let turn = self.turn().await?;
         match self.version(name, number.0).await? {
             Some((version, revision)) if version.standing.state == State::Deleting => {
                 let key = keys::version(name, number.0);
                 let commit = Commit::new().expect(key.clone(), Expect::Revision(revision)).delete(key);
-                self.commit(commit).await.map(drop)
+                turn.commit(commit).await.map(drop)
             }
             _ => Ok(()),
         }
@@ -188,22 +190,12 @@ impl ControlPlane {
 
     /// Brings a version up, in the background; one whose package cannot be fetched is tried until it can.
     pub(crate) fn spawn_bring_up(&self, name: String, number: u64) {
+        if self.is_shared() {
+            // Whoever leads does it.
+            return;
+        }
         let weak = self.this.clone();
-        tokio::spawn(async move {
-            for pause in pauses() {
-                let Some(plane) = weak.upgrade() else { return };
-                match plane.bring_up(&name, number).await {
-                    Ok(BroughtUp::Settled) => return,
-                    Ok(BroughtUp::Waits) => {}
-                    Err(error) => {
-                        tracing::error!(function = name, version = %VersionNumber(number), %error, "bringing a version up");
-                        return;
-                    }
-                }
-                drop(plane);
-                tokio::time::sleep(pause).await;
-            }
-        });
+        tokio::spawn(bring_up_until_settled(weak, name, number));
     }
 
     /// Starts the version's environments and writes down whether they came up.
@@ -230,7 +222,7 @@ impl ControlPlane {
             return Ok(BroughtUp::Settled);
         }
         let failed = {
-            let _writes = self.writes.lock().await;
+            let turn = self.turn().await?;
             let Some((mut version, revision)) = self.version(name, number).await? else {
                 return Ok(BroughtUp::Settled);
             };
@@ -241,7 +233,7 @@ impl ControlPlane {
             let failed = outcome.is_err();
             settle(&mut version, outcome.map_err(|why| self.reason_of(why, &attempt.content)));
             let key = keys::version(name, number);
-            self.commit(Commit::new().replace(key, &version, revision)?).await?;
+            turn.commit(Commit::new().replace(key, &version, revision)?).await?;
             failed
         };
         self.spawn_clean_up();
@@ -266,6 +258,23 @@ impl ControlPlane {
             cause => cause,
         };
         Reason::new(reason_code(code), text)
+    }
+}
+
+/// Brings a version up; one whose package cannot be fetched is tried until it can.
+pub(crate) async fn bring_up_until_settled(weak: Weak<ControlPlane>, name: String, number: u64) {
+    for pause in pauses() {
+        let Some(plane) = weak.upgrade() else { return };
+        match plane.bring_up(&name, number).await {
+            Ok(BroughtUp::Settled) => return,
+            Ok(BroughtUp::Waits) => {}
+            Err(error) => {
+                tracing::error!(function = name, version = %VersionNumber(number), %error, "bringing a version up");
+                return;
+            }
+        }
+        drop(plane);
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -193,7 +193,8 @@ impl Supervisor {
     /// What the next life is told: with a part of a GPU where it needs one.
     fn place(&mut self) -> Result<Specification, NoRoom> {
         let mut specification = self.specification.clone();
-        let Some((placement, wanted)) = self.placement.as_ref().zip(specification.accelerator.as_ref()) else {
+        let wanted = specification.accelerator.as_ref().filter(|wanted| !wanted.with_instance);
+        let Some((placement, wanted)) = self.placement.as_ref().zip(wanted) else {
             return Ok(specification);
         };
         if self.grant.as_ref().is_none_or(|grant| !grant.is_good()) {

@@ -25,6 +25,9 @@ pub struct Specification {
     pub preparation_threads: usize,
     /// What it may touch.
     pub isolation: IsolationPolicy,
+    /// The capacity provider on whose instances it runs, where it has one of its own.
+    #[serde(default)]
+    pub provider: Option<String>,
     /// Of an instance: cores that it takes, and host memory, in bytes.
     #[serde(default)]
     pub cores: u32,
@@ -46,6 +49,9 @@ pub struct Specification {
 pub struct Accelerator {
     /// Indices of the GPUs that it may run on; empty for any.
     pub gpus: Vec<u32>,
+    /// It gets its device with its instance; else from whoever has it started.
+    #[serde(default)]
+    pub with_instance: bool,
     /// The device that it was placed on, as `CUDA_VISIBLE_DEVICES` takes it.
     #[serde(default)]
     pub device: Option<String>,

@@ -87,12 +87,19 @@ fn whole_seconds(wait: Duration) -> u64 {
     whole_milliseconds(wait).div_ceil(1000)
 }
 
+/// When to ask again.
+pub(crate) fn wait_headers(wait: Duration) -> [(HeaderName, HeaderValue); 2] {
+    [
+        (header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait))),
+        (RETRY_AFTER_MS, HeaderValue::from(whole_milliseconds(wait))),
+    ]
+}
+
 /// The headers that go with a refusal over HTTP: `Retry-After`, `x-amz-retry-after`, `x-penstock-shed-reason`.
 pub fn refusal_headers(refusal: &Refusal) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Some(wait) = retry_after(refusal) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
-        headers.insert(RETRY_AFTER_MS, HeaderValue::from(whole_milliseconds(wait)));
+        headers.extend(wait_headers(wait));
     }
     if let Some(reason) = refusal.shed {
         headers.insert(SHED_REASON, HeaderValue::from_static(reason.name()));
@@ -167,6 +174,7 @@ pub(crate) const fn lambda_row(kind: ErrorKind) -> (&'static str, u16) {
         ErrorKind::Serialization => ("SerializationException", 400),
         ErrorKind::Service => ("ServiceException", 500),
         ErrorKind::TooManyRequests => ("TooManyRequestsException", 429),
+        ErrorKind::Unavailable => ("ServiceUnavailableException", 503),
         ErrorKind::UnknownOperation => ("UnknownOperationException", 404),
         ErrorKind::UnsupportedMediaType => ("UnsupportedMediaTypeException", 415),
         ErrorKind::Validation => ("ValidationException", 400),

@@ -6,6 +6,7 @@
 
 use crate::contents::Catalog;
 use crate::cost::{Costs, FunctionCost};
+use crate::hub::Hub;
 use crate::protocol::ToAgent;
 use crate::provider::Provider;
 use crate::roster::{Action, Deadlines, Entry, Gone, Place, Roster};
@@ -17,17 +18,16 @@ use penstock_telemetry::instance_event;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-mod agents;
+pub(crate) mod agents;
 mod orders;
 
 /// How often the roster is looked at when nothing happens.
@@ -39,6 +39,8 @@ const SOCKET_PATH_MAX: usize = 108;
 
 /// How a fleet is set up.
 pub struct FleetOptions {
+    /// The name of its capacity provider, for metrics.
+    pub name: String,
     /// What may be bought.
     pub rules: Rules,
     /// What can be bought at all.
@@ -59,17 +61,8 @@ pub struct FleetOptions {
 pub enum Listen {
     /// In its folder: its instances are of this machine.
     Folder,
-    /// At an address, with TLS.
-    Tcp {
-        /// Where; port 0 is one that is free.
-        listener: std::net::TcpListener,
-        /// The host by which instances know it, perhaps with a port; `None` for the address that it listens at.
-        advertise: Option<String>,
-        /// Where agents listen: an address of theirs, such as `0.0.0.0:7443`; port 0 is one that is free.
-        agents: String,
-        /// Signs certificates.
-        authority: Arc<Authority>,
-    },
+    /// Where all agents of other machines come.
+    Tcp(Arc<Hub>),
 }
 
 /// Instances, and environments on them.
@@ -124,7 +117,10 @@ impl Fleet {
         std::fs::create_dir_all(&options.folder)?;
         // Who may connect here may have environments started.
         std::fs::set_permissions(&options.folder, std::fs::Permissions::from_mode(0o700))?;
-        let (listener, addresses) = listen(&options)?;
+        let addresses = match &options.listen {
+            Listen::Folder => (Address::Unix(options.folder.join("fleet.sock")), Address::Unix(options.folder.clone())),
+            Listen::Tcp(hub) => hub.addresses(),
+        };
         let roster = Roster::new(options.rules.clone(), options.types.clone(), options.deadlines);
         let catalog = options.disk.is_some().then(Arc::default);
         let fleet = Arc::new(Self {
@@ -142,8 +138,13 @@ impl Fleet {
             _lock: lock,
         });
         tokio::spawn(fleet.clone().notice());
-        tokio::spawn(fleet.clone().listen(listener));
-        tokio::spawn(fleet.clone().renew());
+        match (&fleet.options.listen, &fleet.addresses.0) {
+            (Listen::Tcp(hub), _) => hub.add(&fleet),
+            (Listen::Folder, Address::Unix(socket)) => {
+                tokio::spawn(fleet.clone().listen(Listener::Unix(UnixListener::bind(socket)?)));
+            }
+            (Listen::Folder, Address::Tcp(_)) => {}
+        }
         tokio::spawn(fleet.clone().follow());
         Ok(fleet)
     }
@@ -259,7 +260,7 @@ impl Fleet {
     fn authority(&self) -> Option<&Arc<Authority>> {
         match &self.options.listen {
             Listen::Folder => None,
-            Listen::Tcp { authority, .. } => Some(authority),
+            Listen::Tcp(hub) => Some(hub.authority()),
         }
     }
 
@@ -313,13 +314,13 @@ impl Fleet {
         let stages = [("launching", Stage::Launching), ("ready", Stage::Ready), ("draining", Stage::Draining)];
         let of = |stage: Stage| roster.instances().values().filter(|entry| entry.stage == stage).count();
         let vcpu: u32 = roster.instances().values().map(|entry| entry.shape.vcpu).sum();
-        penstock_telemetry::instances(&stages.map(|(name, stage)| (name, of(stage))), vcpu);
+        penstock_telemetry::instances(&self.options.name, &stages.map(|(name, stage)| (name, of(stage))), vcpu);
         let price =
             |name: &str| self.options.types.iter().find(|one| one.name == name).map_or(0.0, |one| one.usd_per_hour);
         let price = |entry: &Entry| entry.usd_per_hour.unwrap_or_else(|| price(&entry.instance_type));
         let mut costs = self.costs.lock();
         let rates = costs.look(roster.instances(), price, Instant::now().into_std());
-        rates.iter().for_each(|(function, rate)| penstock_telemetry::cost(function, *rate));
+        rates.iter().for_each(|(function, rate)| penstock_telemetry::cost(&self.options.name, function, *rate));
     }
 
     fn carry_out(self: &Arc<Self>, action: Action) {
@@ -398,29 +399,6 @@ impl Fleet {
     /// Where its sockets are.
     pub fn folder(&self) -> &Path {
         &self.options.folder
-    }
-}
-
-/// Listens, and says where agents find the fleet and where they are to listen.
-fn listen(options: &FleetOptions) -> io::Result<(Listener, (Address, Address))> {
-    match &options.listen {
-        Listen::Folder => {
-            let socket = options.folder.join("fleet.sock");
-            let listener = Listener::Unix(UnixListener::bind(&socket)?);
-            Ok((listener, (Address::Unix(socket), Address::Unix(options.folder.clone()))))
-        }
-        Listen::Tcp { listener, advertise, agents, .. } => {
-            let listener = listener.try_clone()?;
-            listener.set_nonblocking(true)?;
-            let own = listener.local_addr()?;
-            let fleet = match advertise {
-                Some(host) if host.parse::<SocketAddr>().is_ok() || host.contains(':') => host.clone(),
-                Some(host) => format!("{host}:{}", own.port()),
-                None => own.to_string(),
-            };
-            let listener = Listener::Tcp(TcpListener::from_std(listener)?);
-            Ok((listener, (Address::Tcp(fleet), Address::Tcp(agents.clone()))))
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::fleet::{Begun, Fleet};
 use crate::protocol::{Begin, DeviceAccess, FromFleet, ToAgent, write};
 use crate::transport::Connection;
 use async_trait::async_trait;
-use penstock_environment::{Ending, Launch, LaunchError, Life, Specification, Started};
+use penstock_environment::{Accelerator, Ending, Launch, LaunchError, Life, Specification, Started};
 use penstock_scaler::{Architecture, Needs, Why};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -93,8 +93,7 @@ impl OnInstances {
             device_memory_mib: 0,
             architecture: Architecture::OWN,
         };
-        // One that has a device already was given it by whoever starts it.
-        let wanted = specification.accelerator.as_ref().filter(|_| specification.placed_on().is_none());
+        let wanted = specification.accelerator.as_ref().filter(|wanted| wanted.with_instance);
         let Some(wanted) = wanted else { return host };
         let needs = Needs { device_memory_mib: wanted.memory_bytes.div_ceil(1 << 20).max(1), ..host };
         if wanted.required || self.0.may_hold(&needs) {
@@ -112,10 +111,9 @@ impl OnInstances {
 
 /// What it is told: the device that it is on, with what it touches on that machine, or that it is on the CPU.
 fn put_on(specification: &mut Specification, device: Option<(String, DeviceAccess)>) {
-    if specification.placed_on().is_some() {
-        return;
-    }
     match (device, &mut specification.accelerator) {
+        // It has one, from whoever has it started.
+        (_, Some(Accelerator { with_instance: false, .. })) => {}
         (Some((uuid, access)), Some(accelerator)) => {
             let DeviceAccess { device_files, readable, library_path } = access;
             (accelerator.device_files, accelerator.readable) = (device_files, readable);

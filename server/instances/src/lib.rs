@@ -16,6 +16,8 @@ mod cgroup;
 mod contents;
 mod cost;
 mod fleet;
+mod fleets;
+mod hub;
 mod launch;
 mod local;
 mod protocol;
@@ -26,6 +28,8 @@ mod view;
 
 pub use cost::FunctionCost;
 pub use fleet::{Fleet, FleetOptions, Listen};
+pub use fleets::{ByProvider, Fleets, OpenFleet, Standing};
+pub use hub::Hub;
 pub use launch::OnInstances;
 pub use local::LocalProvider;
 pub use protocol::{DeviceAccess, Told};

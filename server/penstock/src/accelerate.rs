@@ -48,6 +48,8 @@ pub(crate) struct Accelerators {
     access: DeviceAccess,
     /// Whether ONNX Runtime can use a GPU; why it cannot.
     onnx: Result<(), String>,
+    /// Capacity providers have instances of their own.
+    providers: bool,
 }
 
 impl Accelerators {
@@ -57,8 +59,8 @@ impl Accelerators {
             return None;
         }
         let places: Vec<_> = gpus.into_iter().flat_map(Gpus::found).flat_map(Gpu::places).collect();
-        let of_instances = instances::have_devices(config);
-        if places.is_empty() && !of_instances {
+        let (instances, providers) = (instances::have_devices(config), config.text("instances.provider") == "ec2");
+        if places.is_empty() && !instances && !providers {
             return None;
         }
         let program = config.path("devices.program").unwrap_or_else(|| own.with_file_name(PROGRAM));
@@ -66,9 +68,9 @@ impl Accelerators {
             true => Ok(program),
             false => Err(format!("there is no {} (devices.program), which `make cuda` builds", program.display())),
         };
-        let placement = (!of_instances).then(|| Placement::new(places.clone(), config.integer("devices.kept_bytes")));
+        let placement = (!instances).then(|| Placement::new(places.clone(), config.integer("devices.kept_bytes")));
         let libraries = config.list("devices.library_path").iter().map(PathBuf::from).collect();
-        Some(Self { places, placement, program, access: access(libraries), onnx: onnx_provider(config) })
+        Some(Self { places, placement, program, access: access(libraries), onnx: onnx_provider(config), providers })
     }
 
     /// What starts environments on a GPU.
@@ -76,11 +78,16 @@ impl Accelerators {
         self.program.clone().ok()
     }
 
-    /// Whether there is something that starts environments on a GPU; why there is not. Instances have their own.
-    fn can_start(&self) -> Result<(), String> {
-        match &self.placement {
-            Some(_) => self.program.as_ref().map(|_| ()).map_err(Clone::clone),
-            None => Ok(()),
+    /// Whether a version's environments get their GPU with their instance.
+    fn with_instance(&self, version: &VersionSource) -> bool {
+        self.placement.is_none() || (self.providers && version.settings.capacity_provider.is_some())
+    }
+
+    /// Whether there is something that starts them; why there is not. Instances have their own.
+    fn can_start(&self, version: &VersionSource) -> Result<(), String> {
+        match &self.program {
+            Err(why) if !self.with_instance(version) => Err(why.clone()),
+            _ => Ok(()),
         }
     }
 }
@@ -109,6 +116,7 @@ pub(crate) fn accelerator(
         RuntimeSource::Bert { .. } if penstock.engine == Engine::Candle => 1,
         _ => WORKERS,
     });
+    let accelerators = accelerators.filter(|all| all.with_instance(version) || !all.places.is_empty());
     let demanded = *worker_device == WorkerDevice::Gpu || !gpus.is_empty();
     let able = match &version.runtime {
         // Echoes can be placed like a model, and take no time of a device.
@@ -133,16 +141,17 @@ pub(crate) fn accelerator(
     };
     let able = able.and_then(|bytes| match accelerators {
         None => Err("this machine has no GPU that answers, or devices.use is none".to_owned()),
-        Some(accelerators) => accelerators.can_start().map(|()| (bytes, accelerators)),
+        Some(accelerators) => accelerators.can_start(version).map(|()| (bytes, accelerators)),
     });
     match able {
-        Ok((_, Accelerators { placement: None, .. })) if !gpus.is_empty() => {
+        Ok((_, accelerators)) if accelerators.with_instance(version) && !gpus.is_empty() => {
             Err("instance_group.gpus: they are counted on one machine, and it is to run on any instance that has room: leave \
                  them out"
                 .to_owned())
         }
         Ok((bytes, accelerators)) => Ok(Some(Accelerator {
             gpus: gpus.clone(),
+            with_instance: accelerators.with_instance(version),
             device: None,
             memory_bytes: penstock.device_memory_bytes.unwrap_or(bytes),
             required: demanded,

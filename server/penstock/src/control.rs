@@ -1,16 +1,18 @@
-//! The control plane of `penstock serve`: its store and its packages, in the data directory.
+//! The control plane of `penstock serve`: its store where the settings say, its packages in the data directory.
 //!
 //! Called by `serve` at start.
 
 use crate::config::Config;
 use crate::instances;
 use crate::remote::Services;
+use crate::state::State;
 use penstock_control::names::Account;
 use penstock_control::{ControlOptions, ControlPlane};
 use penstock_dispatch::House;
-use penstock_instances::Fleet;
+use penstock_instances::Fleets;
 use penstock_packages::{ContentStore, PackageError};
-use penstock_registry::store::{LocalStore, LocalStoreOptions, OpenError};
+use penstock_registry::store::OpenError;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,20 +23,25 @@ pub(crate) enum ControlPlaneError {
     /// The store.
     #[error("data_dir: {0}")]
     Store(#[from] OpenError),
+    /// The store in etcd.
+    #[cfg(feature = "etcd")]
+    #[error("etcd.endpoints: {0}")]
+    Etcd(#[from] penstock_etcd::EtcdError),
     /// The packages.
     #[error("data_dir: {0}")]
     Packages(#[from] PackageError),
 }
 
-/// Opens what the data directory holds. Blocks.
+/// Opens what the data directory and the store hold. `address` is where this server listens. Blocks.
 pub(crate) fn open(
     config: &Config,
+    (state, address): (State, SocketAddr),
     services: Services,
     house: Arc<House>,
-    fleet: Option<Arc<Fleet>>,
+    fleets: Arc<Fleets>,
 ) -> Result<Arc<ControlPlane>, ControlPlaneError> {
     let folder = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
-    let store = LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?;
+    let store = state.open(&folder, address)?;
     let mut content = ContentStore::open(folder.join("packages"))?;
     if let Some(contents) = services.contents {
         content = content.with_backing(Arc::new(contents));
@@ -46,12 +53,12 @@ pub(crate) fn open(
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
         cores: instances::vcpu_max(config)
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)),
-        fleet,
+        fleets,
         environment_concurrency: config.integer_u32("environments.concurrency"),
         concurrency: config.integer_u32("limits.concurrency"),
         clock: now,
     };
-    Ok(ControlPlane::new(options, Arc::new(store), Arc::new(content), house))
+    Ok(ControlPlane::new(options, store, Arc::new(content), house))
 }
 
 #[allow(clippy::disallowed_methods)]

@@ -1,4 +1,4 @@
-//! Instances of this machine: the fleet of `penstock serve`, and the role of each.
+//! Instances: the fleets of `penstock serve`, and the role of each instance.
 //!
 //! Called by `serve` at start, and by `main` for the role.
 
@@ -6,9 +6,10 @@ use crate::accelerate::{self, Accelerators};
 use crate::config::Config;
 use crate::{EXIT_FAILED, EXIT_USAGE};
 use clap::Args;
+use penstock_ec2::Metadata;
 use penstock_environment::Launcher;
 use penstock_instances::{
-    Authority, Deadlines, Fleet, FleetOptions, Listen, LocalProvider, Told, agent, agent::DeviceOptions,
+    Authority, Deadlines, Fleet, FleetOptions, Hub, Listen, LocalProvider, Told, agent, agent::DeviceOptions,
 };
 use penstock_packages::ContentSha256;
 use penstock_scaler::{Architecture, InstanceType, Rules, Shape};
@@ -27,6 +28,8 @@ const BEATS_MISSED: u32 = 5;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// This machine may have so many times its cores in instances, if nothing is said: they are declared, not had.
 const OVERCOMMIT: u32 = 8;
+/// Threads of an agent that passes on what comes for its environments: what it has is one core.
+const AGENT_THREADS: usize = 2;
 /// The one zone there is.
 const ZONE: &str = "local";
 
@@ -52,7 +55,7 @@ pub(crate) fn vcpu_max(config: &Config) -> Option<u32> {
     }
 }
 
-/// Whether GPUs are given out with instances, each its own.
+/// Whether this machine's GPUs are given out with its instances, each its own.
 pub(crate) fn have_devices(config: &Config) -> bool {
     config.text("instances.provider") == "local" && config.integer("instances.devices") > 0
 }
@@ -124,11 +127,7 @@ pub(crate) fn open(
         let text = format!("instances.vcpu_max is {vcpu_max}: expected at least the {vcpu} vCPU of one instance");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let data = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
-    std::fs::create_dir_all(&data)?;
-    // Sockets have short names only, and one server has this data directory.
-    let name = ContentSha256::of(data.canonicalize()?.as_os_str().as_encoded_bytes()).to_string();
-    let folder = PathBuf::from(config.text("cache_dir")).join("instances").join(&name[..8]);
+    let folder = folder(config, "")?;
     let (with_devices, uuids) =
         devices(config, accelerators, shape).map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
     let of = |name: &str, shape| InstanceType {
@@ -140,7 +139,12 @@ pub(crate) fn open(
     // What needs no device leaves them to others.
     let types = std::iter::once(of("local", shape)).chain(with_devices.map(|shape| of("local-gpu", shape))).collect();
     let start_timeout = seconds("instances.start_timeout_s");
+    let listen = match config.text("instances.transport") {
+        "unix" => Listen::Folder,
+        _ => Listen::Tcp(hub(config, stop.clone())?),
+    };
     let options = FleetOptions {
+        name: "local".into(),
         rules: Rules {
             vcpu_max,
             allowed: Vec::new(),
@@ -150,14 +154,8 @@ pub(crate) fn open(
             empty_after: seconds("instances.empty_s"),
         },
         types,
-        deadlines: Deadlines {
-            beat: agent::BEAT * BEATS_MISSED,
-            // What is there drains; what takes its place starts first, perhaps on a new instance.
-            drain: seconds("drain_timeout_s") + seconds("models.load_timeout_s") + start_timeout,
-            stop: STOP_TIMEOUT,
-            age: Some(seconds("instances.max_age_s")).filter(|age| !age.is_zero()),
-        },
-        listen: listen(config)?,
+        deadlines: deadlines(config, start_timeout),
+        listen,
         // One that is shared is not looked at: another instance would have no other.
         disk: (config.text("instances.disk") == "own").then(|| folder.join("disks")),
         folder,
@@ -168,11 +166,31 @@ pub(crate) fn open(
     Fleet::open(options, Arc::new(provider), stop).map(Some)
 }
 
-/// Where a fleet listens, by the settings. Errors: nobody can listen there, or the authority's files are wrong.
-fn listen(config: &Config) -> io::Result<Listen> {
-    if config.text("instances.transport") == "unix" {
-        return Ok(Listen::Folder);
+/// A folder for a fleet's sockets: they have short names only, and one server has this data directory.
+pub(crate) fn folder(config: &Config, provider: &str) -> io::Result<PathBuf> {
+    let data = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
+    std::fs::create_dir_all(&data)?;
+    let of = |text: &[u8]| ContentSha256::of(text).to_string()[..8].to_owned();
+    let mut name = of(data.canonicalize()?.as_os_str().as_encoded_bytes());
+    if !provider.is_empty() {
+        name = format!("{name}-{}", of(provider.as_bytes()));
     }
+    Ok(PathBuf::from(config.text("cache_dir")).join("instances").join(name))
+}
+
+pub(crate) fn deadlines(config: &Config, start_timeout: Duration) -> Deadlines {
+    let seconds = |key| Duration::from_secs(config.integer(key));
+    Deadlines {
+        beat: agent::BEAT * BEATS_MISSED,
+        // What is there drains; what takes its place starts first, perhaps on a new instance.
+        drain: seconds("drain_timeout_s") + seconds("models.load_timeout_s") + start_timeout,
+        stop: STOP_TIMEOUT,
+        age: Some(seconds("instances.max_age_s")).filter(|age| !age.is_zero()),
+    }
+}
+
+/// Where instances come over TCP, by the settings. Errors: nobody can listen there, or the authority's files are wrong.
+pub(crate) fn hub(config: &Config, stop: CancellationToken) -> io::Result<Arc<Hub>> {
     let life = Duration::from_secs(config.integer("instances.certificate_s"));
     let clock = time::OffsetDateTime::now_utc;
     let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text.to_owned());
@@ -191,21 +209,17 @@ fn listen(config: &Config) -> io::Result<Listen> {
     let address = config.address("instances.listen");
     let listener = TcpListener::bind(address)
         .map_err(|error| io::Error::new(error.kind(), format!("instances.listen: {address}: {error}")))?;
-    if listener.local_addr()?.ip().is_unspecified() && config.text("instances.advertise").is_empty() {
+    let advertise = Some(config.text("instances.advertise")).filter(|host| !host.is_empty());
+    if listener.local_addr()?.ip().is_unspecified() && advertise.is_none() {
         let text =
             "instances.advertise is missing: instances.listen is all addresses, of which instances have to know one";
         return Err(invalid(text));
     }
-    Ok(Listen::Tcp {
-        listener,
-        advertise: Some(config.text("instances.advertise").to_owned()).filter(|host| !host.is_empty()),
-        agents: config.text("instances.agent_listen").to_owned(),
-        authority: Arc::new(authority),
-    })
+    Hub::open(listener, advertise, config.text("instances.agent_listen").to_owned(), Arc::new(authority), stop)
 }
 
 /// 256 bits that nobody can guess.
-fn token() -> io::Result<String> {
+pub(crate) fn token() -> io::Result<String> {
     let mut bytes = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(ContentSha256::of(&bytes).to_string())
@@ -229,10 +243,13 @@ pub(crate) struct Options {
     /// A folder of CUDA's libraries, where the system's loader does not find them; may be given more than once.
     #[arg(long, value_name = "DIR")]
     library_path: Vec<PathBuf>,
+    /// This machine is one of EC2, whose metadata say what it is called.
+    #[arg(long)]
+    ec2: bool,
 }
 
 /// `penstock instance`: the agent. What it is told comes on standard input, in one line.
-pub(crate) fn run(options: Options) -> ExitCode {
+pub(crate) fn run(options: Options, variable: &dyn Fn(&str) -> Option<String>) -> ExitCode {
     let mut line = String::new();
     let told = io::stdin().lock().read_line(&mut line).and_then(|_| Ok(serde_json::from_str::<Told>(&line)?));
     let told = match told {
@@ -242,17 +259,27 @@ pub(crate) fn run(options: Options) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let Options { accelerated, nvml, devices, kept_bytes, library_path } = options;
+    let Options { accelerated, nvml, devices, kept_bytes, library_path, ec2 } = options;
     let only = match devices.as_str() {
         "all" => None,
         "none" => Some(Vec::new()),
         uuids => Some(uuids.split(',').map(str::to_owned).collect()),
     };
     let devices = DeviceOptions { nvml, only, kept_bytes, access: accelerate::access(library_path) };
-    let ended = crate::serve::launcher().and_then(|launcher| {
+    let metadata = ec2.then(|| Metadata::new(variable("AWS_EC2_METADATA_SERVICE_ENDPOINT").as_deref())).transpose();
+    let ended = metadata.and_then(|metadata| {
+        let launcher = crate::serve::launcher()?;
+        // That of another machine comes with the program.
+        let beside = launcher.program.with_file_name("penstock-environment-cuda");
+        let accelerated = accelerated.or_else(|| Some(beside).filter(|beside| ec2 && beside.is_file()));
         let launcher = Launcher { accelerated, ..launcher };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let ended = runtime.block_on(agent::run(told, launcher, devices, std::future::pending()));
+        // Over TCP it passes on what comes, for all of its environments.
+        let mut runtime = match ec2 {
+            true => tokio::runtime::Builder::new_multi_thread(),
+            false => tokio::runtime::Builder::new_current_thread(),
+        };
+        let runtime = runtime.enable_all().worker_threads(AGENT_THREADS).build()?;
+        let ended = runtime.block_on(be_instance(told, launcher, devices, metadata));
         // A driver that does not answer is not waited for.
         runtime.shutdown_background();
         ended
@@ -264,4 +291,18 @@ pub(crate) fn run(options: Options) -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+async fn be_instance(
+    told: Told,
+    launcher: Launcher,
+    devices: DeviceOptions,
+    metadata: Option<Metadata>,
+) -> io::Result<()> {
+    let Some(metadata) = metadata else { return agent::run(told, launcher, devices, std::future::pending()).await };
+    let name = match told.name {
+        Some(name) => name,
+        None => metadata.identity().await.map_err(io::Error::other)?.instance_id,
+    };
+    agent::run(Told { name: Some(name), ..told }, launcher, devices, metadata.interruption()).await
 }

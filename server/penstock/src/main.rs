@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod control;
 mod devices;
+mod ec2;
 mod fields;
 mod gpus;
 mod instances;
@@ -16,6 +17,7 @@ mod remote;
 mod roles;
 mod runtime;
 mod serve;
+mod state;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use config::{Config, ConfigError, Sources};
@@ -105,7 +107,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Environment => penstock_runtimes::environment(),
-        Command::Instance(options) => instances::run(options),
+        Command::Instance(options) => instances::run(options, &variable),
         Command::Client(command) => client::run(command, &variable, unix_time_s),
         Command::Plan(options) => plan::run(*options, moment()),
         Command::Completions { shell } => {

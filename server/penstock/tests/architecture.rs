@@ -40,6 +40,7 @@ fn imports_point_one_way() {
         ("penstock-telemetry", &["penstock-domain"]),
         ("penstock-repository", &["penstock-domain", "penstock-proto"]),
         ("penstock-registry", &["penstock-domain"]),
+        ("penstock-etcd", &["penstock-registry"]),
         ("penstock-packages", &["penstock-domain"]),
         ("penstock-authority", &[]),
         ("penstock-remote", &["penstock-packages", "penstock-authority"]),
@@ -69,6 +70,7 @@ fn imports_point_one_way() {
                 "penstock-telemetry",
             ],
         ),
+        ("penstock-ec2", &["penstock-authority", "penstock-remote", "penstock-scaler", "penstock-instances"]),
         (
             "penstock-dispatch",
             &[
@@ -115,6 +117,14 @@ fn imports_point_one_way() {
 }
 
 #[test]
+fn all_but_what_wants_protoc_is_built_by_default() {
+    let manifest: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let mut all = manifest["workspace"]["members"].as_array().unwrap().clone();
+    all.retain(|member| member.as_str() != Some("server/etcd"));
+    assert_eq!(manifest["workspace"]["default-members"].as_array(), Some(&all));
+}
+
+#[test]
 fn heavy_libraries_stay_in_their_crates() {
     let owners: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("axum", &["penstock-frontend"][..]),
@@ -129,10 +139,12 @@ fn heavy_libraries_stay_in_their_crates() {
         ("seccompiler", &["penstock-environment"]),
         ("landlock", &["penstock-environment"]),
         ("redb", &["penstock-registry"]),
+        ("etcd-client", &["penstock-etcd"]),
         ("zip", &["penstock-packages"]),
         ("hmac", &["penstock-authority"]),
         ("object_store", &["penstock-remote"]),
-        ("reqwest", &["penstock-remote", "penstock"]),
+        ("quick-xml", &["penstock-ec2"]),
+        ("reqwest", &["penstock-remote", "penstock-ec2", "penstock"]),
         ("rustls", &["penstock-remote", "penstock-instances", "penstock"]),
         ("rcgen", &["penstock-instances"]),
         ("clap", &["penstock", "penstock-loadtest", "penstock-sim"]),

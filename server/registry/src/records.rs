@@ -149,6 +149,8 @@ pub mod keys {
     pub const FUNCTIONS: &str = "function/";
     /// All versions of all functions.
     pub const VERSIONS: &str = "version/";
+    /// All aliases of all functions.
+    pub const ALIASES: &str = "alias/";
     /// Blobs: all asynchronous invocations.
     pub const EVENTS: &str = "event/";
     /// All capacity providers.
@@ -171,7 +173,7 @@ pub mod keys {
 
     /// All aliases of a function.
     pub fn aliases(function: &str) -> String {
-        format!("alias/{function}/")
+        format!("{ALIASES}{function}/")
     }
 
     /// Blobs: asynchronous invocations of a function.
@@ -181,7 +183,7 @@ pub mod keys {
 
     /// An alias.
     pub fn alias(function: &str, name: &str) -> String {
-        format!("alias/{function}/{name}")
+        format!("{ALIASES}{function}/{name}")
     }
 
     /// A capacity provider.

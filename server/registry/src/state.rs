@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Where a function or a version stands, by Lambda's names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum State {
     /// Being made: environments of a version are starting.
     Pending,

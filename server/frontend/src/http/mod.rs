@@ -133,7 +133,7 @@ pub fn http_router(house: Arc<House>, options: HttpOptions, lambda: Option<Lambd
         .route("/v2/models/{model}/trace/setting", any(unoffered::trace))
         .route("/v2/logging", any(unoffered::logging))
         .merge(crate::openai::routes())
-        .merge(crate::lambda::routes())
+        .merge(crate::lambda::routes(&door))
         .fallback(failure::unknown_route)
         .method_not_allowed_fallback(failure::wrong_method);
     crate::guard::before(routes, &door)

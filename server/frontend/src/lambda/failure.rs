@@ -2,18 +2,22 @@
 //!
 //! Called by the handlers, and by the HTTP door for what never reached one. Status and name of each kind are in `status`.
 
-use crate::status::{lambda_kind, lambda_row, refusal_headers};
+use crate::status::{lambda_kind, lambda_row, refusal_headers, wait_headers};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use penstock_control::{ControlError, ErrorKind};
 use penstock_domain::{Refusal, ShedReason};
 use serde_json::json;
+use std::time::Duration;
 
 /// The request's id, where Lambda's clients look for it.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 /// The name of an error, where they look for that.
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+
+/// When to ask again for what nobody can do now: by then another server may lead.
+const UNAVAILABLE_WAIT: Duration = Duration::from_secs(1);
 
 /// An error on its way out.
 #[derive(Debug)]
@@ -86,6 +90,9 @@ impl IntoResponse for LambdaError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ERROR_TYPE, HeaderValue::from_static(name));
+        if self.error.kind == ErrorKind::Unavailable {
+            headers.extend(wait_headers(UNAVAILABLE_WAIT));
+        }
         if let Some(refusal) = &self.refusal {
             headers.extend(refusal_headers(refusal));
         }

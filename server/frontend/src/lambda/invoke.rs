@@ -28,7 +28,7 @@ use penstock_domain::{
 use std::sync::Arc;
 use tokio::time::Instant;
 
-const INVOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-invocation-type");
+pub(super) const INVOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-invocation-type");
 pub(super) const LOG_TYPE: HeaderName = HeaderName::from_static("x-amz-log-type");
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");

@@ -5,6 +5,7 @@
 
 mod event_stream;
 mod failure;
+mod forward;
 mod function_error;
 mod invoke;
 mod operations;
@@ -19,7 +20,7 @@ pub(crate) use failure::{REQUEST_ID, denied, error_response};
 use crate::http::Door;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use http::StatusCode;
@@ -32,12 +33,14 @@ pub struct Lambda {
     /// The control plane.
     pub control: Arc<ControlPlane>,
     pub(crate) attempts: retries::Attempts,
+    forward: forward::Forward,
 }
 
 impl Lambda {
     /// A door to this control plane.
     pub fn new(control: Arc<ControlPlane>) -> Self {
-        Self { control, attempts: retries::Attempts::new(invoke::Done::is_kept) }
+        let attempts = retries::Attempts::new(invoke::Done::is_kept);
+        Self { control, attempts, forward: forward::Forward::default() }
     }
 }
 
@@ -45,12 +48,7 @@ impl Lambda {
 pub(crate) fn run_events(door: &Arc<Door>) {
     let Some(control) = door.lambda.as_ref().map(|lambda| lambda.control.clone()) else { return };
     let door = door.clone();
-    tokio::spawn(async move {
-        let ran = control.run_events(move |named, payload, id| invoke::event(door.clone(), named, payload, id));
-        if let Err(error) = ran.await {
-            tracing::error!(%error, "asynchronous invocations are not run");
-        }
-    });
+    tokio::spawn(control.run_events(move |named, payload, id| invoke::event(door.clone(), named, payload, id)));
 }
 
 /// Whether a path belongs to Lambda's API: it begins with a date.
@@ -79,7 +77,7 @@ pub(crate) fn sent_content(path: &str) -> Option<&str> {
 }
 
 /// All routes of Lambda's API that are served.
-pub(crate) fn routes() -> Router<Arc<Door>> {
+pub(crate) fn routes(door: &Arc<Door>) -> Router<Arc<Door>> {
     let functions = "/2015-03-31/functions";
     let function = |rest: &str| format!("{functions}/{{name}}{rest}");
     let events = "/2019-09-25/functions/{name}/event-invoke-config";
@@ -135,6 +133,7 @@ pub(crate) fn routes() -> Router<Arc<Door>> {
         .layer(from_fn(move |request, next| to_the_end(places.clone(), request, next)))
         .route(&function("/invocations"), post(invoke::invoke))
         .route("/2021-11-15/functions/{name}/response-streaming-invocations", post(stream::invoke))
+        .layer(from_fn_with_state(door.clone(), forward::to_the_leader))
         .layer(DefaultBodyLimit::disable())
 }
 

@@ -1,42 +1,37 @@
 //! A fleet's talk with its agents: who may join, and what they say.
 
 use super::{Fleet, TICK};
-use crate::protocol::{Enrol, FromAgent, Join, ToAgent, read, write};
+use crate::protocol::{FromAgent, Join, ToAgent, read, write};
 use crate::roster::Proof;
-use crate::transport::tls::{self, is_named};
 use crate::transport::{Address, Listener, Raw, Reader, Writer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_telemetry::{instance_event, instance_started};
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
 /// How long an agent may take to say who it is.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Agents that have not said who they are.
-const GREETING_MAX: usize = 64;
+pub(crate) const GREETING_MAX: usize = 64;
 /// Messages that wait for an agent.
 const WAITING_MAX: usize = 256;
 
-/// How often it is looked whether certificates are to be renewed.
-const RENEW_TICK: Duration = Duration::from_secs(5);
-
 /// An agent that says who it is.
-struct Caller {
-    from: Reader,
-    to: Writer,
-    join: Join,
-    /// It has shown the certificate of this name, from this address.
-    shown: Option<SocketAddr>,
+pub(crate) struct Caller {
+    pub(crate) from: Reader,
+    pub(crate) to: Writer,
+    pub(crate) join: Join,
+    /// It has shown the certificate of its name, and comes from this address.
+    pub(crate) shown: Option<SocketAddr>,
 }
 
 impl Fleet {
+    /// Hears agents of this machine.
     pub(super) async fn listen(self: Arc<Self>, listener: Listener) {
         let greeting = Arc::new(Semaphore::new(GREETING_MAX));
         loop {
@@ -58,55 +53,16 @@ impl Fleet {
     }
 
     async fn greet(self: Arc<Self>, raw: Raw, greeting: OwnedSemaphorePermit) {
-        match timeout(GREETING_TIMEOUT, self.hear_out(raw)).await {
-            Ok(Ok(Some(caller))) => self.attend(caller, greeting).await,
-            Ok(Ok(None)) | Err(_) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "a connection to the fleet ended before it was an agent's"),
-        }
-    }
-
-    /// What a connection is for: an agent's that may speak, or only to give it its certificate.
-    async fn hear_out(&self, raw: Raw) -> io::Result<Option<Caller>> {
-        let (stream, peer) = match raw {
-            Raw::Unix(stream) => {
-                let (from, to) = stream.into_split();
-                let mut from: Reader = Box::new(from);
-                let message = read(&mut from).await?;
-                let FromAgent::Join(join) = message else { return Ok(None) };
-                return Ok(Some(Caller { from, to: Box::new(to), join, shown: None }));
-            }
-            Raw::Tcp(stream, peer) => (stream, peer),
-        };
-        let Some(authority) = self.authority() else { return Ok(None) };
-        let stream = authority.fleet().acceptor(true)?.accept::<TcpStream>(stream).await?;
-        let shown = stream.get_ref().1.peer_certificates().map(|shown| shown.to_vec());
-        let (from, to) = tokio::io::split(stream);
-        let (mut from, mut to): (Reader, Writer) = (Box::new(from), Box::new(to));
-        match read(&mut from).await? {
-            FromAgent::Enrol(enrol) => {
-                let Enrol { name, token, public_key } = enrol;
-                let known = self.roster.lock().enrol(&name, &token);
-                if let Err(why) = known {
-                    refused(&name, why);
-                    return Ok(None);
-                }
-                write(&mut to, &ToAgent::Enrolled(authority.issue(&name, &public_key)?)).await?;
-                to.shutdown().await?;
-                Ok(None)
-            }
-            FromAgent::Join(join) if is_named(shown.as_deref(), &tls::instance_name(&join.name)) => {
-                Ok(Some(Caller { from, to, join, shown: Some(peer) }))
-            }
-            FromAgent::Join(join) => {
-                refused(&join.name, "it does not show its certificate");
-                Ok(None)
-            }
-            _ => Ok(None),
+        let Raw::Unix(stream) = raw else { return };
+        let (from, to) = stream.into_split();
+        let (mut from, to): (Reader, Writer) = (Box::new(from), Box::new(to));
+        if let Ok(Ok(FromAgent::Join(join))) = timeout(GREETING_TIMEOUT, read(&mut from)).await {
+            self.attend(Caller { from, to, join, shown: None }, greeting).await;
         }
     }
 
     /// One agent, for as long as its connection lasts.
-    async fn attend(self: Arc<Self>, caller: Caller, greeting: OwnedSemaphorePermit) {
+    pub(crate) async fn attend(self: Arc<Self>, caller: Caller, greeting: OwnedSemaphorePermit) {
         let Caller { mut from, mut to, join, shown } = caller;
         let Join { name, token, machine, address } = join;
         let (pid, devices) = (machine.pid, machine.devices.len());
@@ -129,7 +85,7 @@ impl Fleet {
         };
         drop(greeting);
         tracing::info!(instance = name, pid, devices, took_ms = took.as_millis() as u64, "an instance is ready");
-        instance_started(took);
+        instance_started(&self.options.name, took);
         instance_event("ready");
         let (tell, mut told) = mpsc::channel(WAITING_MAX);
         self.agents.lock().insert(id.clone(), tell);
@@ -154,28 +110,21 @@ impl Fleet {
         self.gone(&id);
     }
 
-    /// Certificates are renewed in time, and agents hear of authorities that are new.
-    pub(super) async fn renew(self: Arc<Self>) {
-        let Some(authority) = self.authority() else { return };
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(RENEW_TICK) => {}
-            }
-            let looked = authority.clone();
-            match tokio::task::spawn_blocking(move || looked.refresh()).await {
-                Ok(Ok(false)) => {}
-                Ok(Ok(true)) => {
-                    tracing::info!("the authority of instances' certificates has changed");
-                    let agents: Vec<_> = self.agents.lock().values().cloned().collect();
-                    // One that has so much to hear is told with its next certificate.
-                    agents.iter().for_each(|agent| drop(agent.try_send(ToAgent::Renew)));
-                }
-                Ok(Err(error)) => tracing::error!(%error, "the authority cannot be read: the one before is kept"),
-                Err(error) => tracing::error!(%error, "certificates are not renewed"),
-            }
-        }
+    /// An agent over TCP wants a certificate. Errors: why it gets none.
+    pub(crate) fn enrol(&self, name: &str, token: &str) -> Result<(), &'static str> {
+        self.roster.lock().enrol(name, token)
+    }
+
+    /// Whether an instance of this name was launched, and is not gone.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.roster.lock().id_of(name).is_some()
+    }
+
+    /// Agents hear that others sign certificates now.
+    pub(crate) fn tell_to_renew(&self) {
+        let agents: Vec<_> = self.agents.lock().values().cloned().collect();
+        // One that has so much to hear is told with its next certificate.
+        agents.iter().for_each(|agent| drop(agent.try_send(ToAgent::Renew)));
     }
 
     async fn hear(&self, (id, name): (&str, &str), message: FromAgent) {
@@ -229,7 +178,7 @@ impl Fleet {
     }
 }
 
-fn refused(name: &str, why: &str) {
+pub(crate) fn refused(name: &str, why: &str) {
     tracing::warn!(instance = name, why, "an agent may not join");
     instance_event("not_joined");
 }

@@ -66,7 +66,7 @@ impl Fleet {
         let (fleet, listen) = self.addresses.clone();
         let trust = match &self.options.listen {
             Listen::Folder => None,
-            Listen::Tcp { authority, .. } => Some(authority.trust()),
+            Listen::Tcp(hub) => Some(hub.authority().trust()),
         };
         let disk = self.options.disk.clone();
         let told = Told { name: None, token: told, fleet, trust, listen, disk, group: None };

@@ -4,7 +4,9 @@ use super::{SECOND, deadlines, rules, types};
 use crate::agent::DeviceOptions;
 use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent, Told, read, write};
 use crate::transport::tls;
-use crate::{Address, Authority, Fleet, FleetOptions, Launched, Listen, OnInstances, Order, Outcome, Provider, agent};
+use crate::{
+    Address, Authority, Fleet, FleetOptions, Hub, Launched, Listen, OnInstances, Order, Outcome, Provider, agent,
+};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use penstock_domain::Variables;
@@ -71,6 +73,7 @@ pub(crate) fn specification(cores: u32) -> Specification {
             variables: Variables([("WORD".into(), "hello".into())].into()),
             ..Default::default()
         },
+        provider: None,
         cores,
         memory_bytes: 1 << 30,
         device: None,
@@ -94,9 +97,9 @@ fn world(script: &'static str) -> World {
 fn world_over_tcp(script: &'static str, life: Duration) -> (World, Arc<Authority>) {
     let authority = Arc::new(Authority::embedded(life, time::OffsetDateTime::now_utc).unwrap());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (agents, advertise) = ("127.0.0.1:0".to_owned(), None);
-    let listen = Listen::Tcp { listener, advertise, agents, authority: authority.clone() };
-    (world_that_listens(script, listen), authority)
+    let stop = CancellationToken::new();
+    let hub = Hub::open(listener, None, "127.0.0.1:0".into(), authority.clone(), stop).unwrap();
+    (world_that_listens(script, Listen::Tcp(hub)), authority)
 }
 
 fn world_that_listens(script: &'static str, listen: Listen) -> World {
@@ -112,6 +115,7 @@ pub(super) fn world_of(
     let folder = tempfile::tempdir().unwrap();
     let tasks = Arc::new(Tasks { running: Mutex::default(), script, devices });
     let options = FleetOptions {
+        name: "local".into(),
         rules: rules(10),
         types,
         deadlines: deadlines(),
@@ -344,6 +348,7 @@ async fn certificates_are_renewed_before_they_end() {
 async fn a_second_server_leaves_the_instances_of_the_first_alone() {
     let world = world(ECHO);
     let options = |folder: &std::path::Path| FleetOptions {
+        name: "local".into(),
         rules: rules(10),
         types: types(),
         deadlines: deadlines(),

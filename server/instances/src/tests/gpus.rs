@@ -67,6 +67,7 @@ fn on_gpu(gib: u64, required: bool) -> Specification {
     let accelerator = Accelerator {
         memory_bytes: gib * GIB,
         required,
+        with_instance: true,
         weight: 3,
         device_files: vec!["/dev/the-servers".into()],
         ..Accelerator::default()

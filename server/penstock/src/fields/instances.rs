@@ -6,10 +6,10 @@ pub(super) const FIELDS: &[Field] = &[
     Field {
         key: "instances.provider",
         variable: "PENSTOCK_INSTANCES",
-        kind: Kind::Choice(&["none", "local"]),
+        kind: Kind::Choice(&["none", "local", "ec2"]),
         default: "none",
         unit: "word",
-        meaning: "Who has the instances that environments run on. none: this machine is the only one; local: processes of this machine, each with a declared shape, that come and go as environments need them.",
+        meaning: "Who has the instances that environments run on. none: this machine is the only one; local: processes of this machine, each with a declared shape, that come and go as environments need them; ec2: each capacity provider that is created has instances of EC2, and what names none runs on this machine.",
     },
     Field {
         key: "instances.vcpu",

@@ -12,8 +12,9 @@ pub const MAX_KEY_BYTES: usize = 512;
 pub const MAX_VALUE_BYTES: usize = 256 << 10;
 /// Bytes of a blob, the most: an event of 1 MB, the most that Lambda takes asynchronously, and as much beside it.
 pub const MAX_LARGE_BYTES: usize = 2 << 20;
-/// Expectations of a commit, the most, and changes of a commit, the most: what etcd takes by default (`--max-txn-ops`).
-pub const MAX_OPERATIONS: usize = 128;
+/// Expectations of a commit, the most, and changes of a commit, the most: what etcd takes by default (`--max-txn-ops`), less
+/// the expectation that this server leads.
+pub const MAX_OPERATIONS: usize = 127;
 /// Bytes of a commit, keys and values, the most: three of the largest blobs and what belongs to them.
 pub const MAX_COMMIT_BYTES: usize = 8 << 20;
 
@@ -30,7 +31,7 @@ pub enum Expect {
 
 impl Expect {
     /// Whether it is true of an entry that was last written by this revision, or of none.
-    pub(super) fn holds(self, found: Option<u64>) -> bool {
+    pub fn holds(self, found: Option<u64>) -> bool {
         match self {
             Expect::Absent => found.is_none(),
             Expect::Revision(revision) => found == Some(revision),
@@ -47,6 +48,7 @@ pub struct Commit {
     pub(super) delete: Vec<String>,
     pub(super) put_large: Vec<(String, Bytes)>,
     pub(super) delete_large: Vec<String>,
+    pub(super) term: Option<u64>,
 }
 
 impl Commit {
@@ -85,6 +87,35 @@ impl Commit {
         self
     }
 
+    /// Happens only if this server still leads, and has done so all the time since that term began: what was read in it
+    /// was changed by nobody else. Stores that one server has for itself do not ask.
+    pub fn in_term(mut self, term: u64) -> Self {
+        self.term = Some(term);
+        self
+    }
+
+    /// The term it must happen in, if one was named.
+    pub fn term(&self) -> Option<u64> {
+        self.term
+    }
+
+    /// What must be true, in order.
+    pub fn expectations(&self) -> &[(String, Expect)] {
+        &self.expect
+    }
+
+    /// What it writes, and whether that is a blob.
+    pub fn puts(&self) -> impl Iterator<Item = (bool, &str, &Bytes)> {
+        let entries = self.put.iter().map(|(key, value)| (false, key.as_str(), value));
+        entries.chain(self.put_large.iter().map(|(key, value)| (true, key.as_str(), value)))
+    }
+
+    /// What it removes, and whether that is a blob.
+    pub fn deletes(&self) -> impl Iterator<Item = (bool, &str)> {
+        let entries = self.delete.iter().map(|key| (false, key.as_str()));
+        entries.chain(self.delete_large.iter().map(|key| (true, key.as_str())))
+    }
+
     /// Entries and blobs that it writes or removes.
     pub fn changes(&self) -> usize {
         self.put.len() + self.delete.len() + self.put_large.len() + self.delete_large.len()
@@ -97,7 +128,9 @@ impl Commit {
     }
 
     /// Whether it is within the limits that hold for every store.
-    pub(super) fn check(&self) -> Result<(), StoreError> {
+    ///
+    /// Errors: [`StoreError::Invalid`], [`StoreError::TooLarge`].
+    pub fn check(&self) -> Result<(), StoreError> {
         if self.changes() > MAX_OPERATIONS || self.expect.len() > MAX_OPERATIONS {
             let (changes, expected) = (self.changes(), self.expect.len());
             let what = format!(

@@ -44,12 +44,31 @@ pub enum StoreError {
         /// What it may be, in its unit.
         max: u64,
     },
+    /// What keeps it has no room. Nothing was changed.
+    #[error("the store is full: {0}")]
+    NoSpace(String),
     /// The store has been closed.
     #[error("the store is closed: this process is shutting down, so ask again when it is back")]
     Closed,
-    /// The disk failed. A commit that is answered so may or may not have happened; nothing is written after it.
-    #[error("the store's file could not be used: {0}; see to its disk, then restart, which finds out what was written")]
+    /// Another server leads, or none does for now. Nothing was changed.
+    #[error("{}: ask again in a moment", follows(leader.as_deref()))]
+    NotLeading {
+        /// Where the one that leads can be reached, if one does.
+        leader: Option<String>,
+    },
+    /// What keeps it cannot be reached, or does not answer. Nothing was changed.
+    #[error("the store cannot be reached: {0}; ask again in a moment")]
+    Away(String),
+    /// The disk failed, or what keeps it did not answer in time. A commit that is answered so may or may not have happened.
+    #[error("the store failed: {0}")]
     Failed(String),
+}
+
+fn follows(leader: Option<&str>) -> String {
+    leader.map_or_else(
+        || "no server leads, so nothing can be changed".into(),
+        |leader| format!("this server follows, and {leader} leads: changes are made there"),
+    )
 }
 
 fn state(found: Option<u64>) -> String {
@@ -57,14 +76,20 @@ fn state(found: Option<u64>) -> String {
 }
 
 impl StoreError {
+    /// The file of a store on this machine failed: nothing is written after that.
+    pub(super) fn file(why: impl std::fmt::Display) -> Self {
+        let remedy = "see to its disk, then restart, which finds out what was written";
+        StoreError::Failed(format!("its file could not be used: {why}; {remedy}"))
+    }
+
     /// Which kind of error this is at a door.
     pub fn code(&self) -> ErrorCode {
         match self {
             StoreError::Conflict { .. } => ErrorCode::Conflict,
             StoreError::TooLarge { .. } => ErrorCode::TooLarge,
             StoreError::Invalid { .. } => ErrorCode::InvalidArgument,
-            StoreError::Full { .. } => ErrorCode::Exhausted,
-            StoreError::Closed => ErrorCode::Unavailable,
+            StoreError::Full { .. } | StoreError::NoSpace(_) => ErrorCode::Exhausted,
+            StoreError::Closed | StoreError::NotLeading { .. } | StoreError::Away(_) => ErrorCode::Unavailable,
             StoreError::Failed(_) => ErrorCode::Internal,
         }
     }

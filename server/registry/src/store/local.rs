@@ -102,7 +102,7 @@ impl LocalStore {
         let requests = self.requests.as_ref().expect("taken only when it is dropped, and then nobody asks");
         requests.send(request(reply)).await.map_err(|_| StoreError::Closed)?;
         // The thread answers whatever it took, unless it panicked just then.
-        answer.await.unwrap_or_else(|_| Err(StoreError::Failed("its thread panicked".into())))
+        answer.await.unwrap_or_else(|_| Err(StoreError::file("its thread panicked")))
     }
 }
 

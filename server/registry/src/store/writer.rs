@@ -106,7 +106,7 @@ impl Writer<'_> {
     }
 
     fn blob(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        self.file.blob(key).map_err(|error| StoreError::Failed(error.to_string()))
+        self.file.blob(key).map_err(StoreError::file)
     }
 
     /// Decides each commit of a group, makes durable what they change, shows it to readers, and answers: in this order.
@@ -153,7 +153,7 @@ impl Writer<'_> {
     fn refuse_all(&mut self, why: &str, decided: Vec<(Result<u64, StoreError>, Reply<u64>)>) {
         self.fail(why);
         for (_, reply) in decided {
-            let _ = reply.send(Err(StoreError::Failed(why.to_owned())));
+            let _ = reply.send(Err(StoreError::file(why)));
         }
     }
 
@@ -169,7 +169,7 @@ impl Writer<'_> {
 
     /// Instead of serving, after a panic: nothing is known of the file any more.
     fn refuse(&self, requests: &mut mpsc::Receiver<Request>) -> Vec<Reply<()>> {
-        let failed = || StoreError::Failed(self.failed.clone().unwrap_or_default());
+        let failed = || StoreError::file(self.failed.as_deref().unwrap_or_default());
         let mut closing = Vec::new();
         while let Some(request) = requests.blocking_recv() {
             match request {

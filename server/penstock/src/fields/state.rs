@@ -1,0 +1,95 @@
+//! Settings of where the control plane's state is kept, and of servers that share it.
+
+use super::{Field, Kind};
+
+pub(super) const FIELDS: &[Field] = &[
+    Field {
+        key: "state.store",
+        variable: "PENSTOCK_STATE_STORE",
+        kind: Kind::Choice(&["local", "etcd"]),
+        default: "local",
+        unit: "word",
+        meaning: "Where functions, versions, aliases and events are kept: local, in the data directory; etcd, where several servers \
+                  share them: one leads and makes the changes, all serve. etcd needs a program built with --features etcd.",
+    },
+    Field {
+        key: "state.address",
+        variable: "PENSTOCK_STATE_ADDRESS",
+        kind: Kind::Text,
+        default: "",
+        unit: "host:port",
+        meaning: "Where other servers reach this one's HTTP port when it leads: they send changes there. Empty: listen.http.",
+    },
+    Field {
+        key: "etcd.endpoints",
+        variable: "PENSTOCK_ETCD_ENDPOINTS",
+        kind: Kind::Names,
+        default: "",
+        unit: "URLs",
+        meaning: "The members of etcd, such as http://10.0.0.5:2379; https:// needs etcd.ca_file.",
+    },
+    Field {
+        key: "etcd.prefix",
+        variable: "PENSTOCK_ETCD_PREFIX",
+        kind: Kind::Text,
+        default: "penstock",
+        unit: "prefix",
+        meaning: "What keys in etcd begin with. Servers with the same one share a state.",
+    },
+    Field {
+        key: "etcd.timeout_ms",
+        variable: "PENSTOCK_ETCD_TIMEOUT_MS",
+        kind: Kind::Integer(100, 60_000),
+        default: "2000",
+        unit: "milliseconds",
+        meaning: "How long etcd may take to answer. A change that is not answered in time may or may not have been made.",
+    },
+    Field {
+        key: "etcd.lease_s",
+        variable: "PENSTOCK_ETCD_LEASE_S",
+        kind: Kind::Integer(2, 60),
+        default: "3",
+        unit: "seconds",
+        meaning: "How long a server that leads and is not heard of leads on: another does up to a second later.",
+    },
+    Field {
+        key: "etcd.user",
+        variable: "PENSTOCK_ETCD_USER",
+        kind: Kind::Text,
+        default: "",
+        unit: "name",
+        meaning: "The user of etcd, where it asks for one.",
+    },
+    Field {
+        key: "etcd.password_file",
+        variable: "PENSTOCK_ETCD_PASSWORD_FILE",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "A file with that user's password.",
+    },
+    Field {
+        key: "etcd.ca_file",
+        variable: "PENSTOCK_ETCD_CA_FILE",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "Certificates, in PEM, of those who sign etcd's.",
+    },
+    Field {
+        key: "etcd.certificate_file",
+        variable: "PENSTOCK_ETCD_CERTIFICATE_FILE",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "This server's own certificate, in PEM, where etcd asks for one.",
+    },
+    Field {
+        key: "etcd.key_file",
+        variable: "PENSTOCK_ETCD_KEY_FILE",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "The key of that certificate, in PEM.",
+    },
+];
