@@ -193,7 +193,8 @@ impl Supervisor {
     /// What the next life is told: with a part of a GPU where it needs one.
     fn place(&mut self) -> Result<Specification, NoRoom> {
         let mut specification = self.specification.clone();
-        let Some((placement, wanted)) = self.placement.as_ref().zip(specification.accelerator.as_ref()) else {
+        let wanted = specification.accelerator.as_ref().filter(|wanted| !wanted.with_instance);
+        let Some((placement, wanted)) = self.placement.as_ref().zip(wanted) else {
             return Ok(specification);
         };
         if self.grant.as_ref().is_none_or(|grant| !grant.is_good()) {
@@ -260,15 +261,21 @@ impl Supervisor {
             }
         };
         let report = environment.report();
-        if let Some((grant, bytes)) = self.grant.as_ref().zip(report.device_memory_bytes) {
-            if let Err(no_room) = grant.resize(bytes) {
+        if let Some(bytes) = report.device_memory_bytes.filter(|_| specification.placed_on().is_some()) {
+            let resized = match &self.grant {
+                Some(grant) => grant.resize(bytes).map_err(|no_room| no_room.to_string()),
+                None => life.resize(bytes),
+            };
+            // Should it be placed again, that is what it asks for: elsewhere there may be so much.
+            if resized.is_ok() || self.grant.is_none() {
+                self.specification.accelerator.iter_mut().for_each(|accelerator| accelerator.memory_bytes = bytes);
+            }
+            if let Err(no_room) = resized {
                 environment.cut();
                 life.end(EXIT_TIMEOUT).await;
                 let text = format!("it takes more device memory than it was given: {no_room}");
                 return Err(failed(Cause::NoRoom, text, false));
             }
-            // Should it be placed again, that is what it asks for.
-            self.specification.accelerator.iter_mut().for_each(|accelerator| accelerator.memory_bytes = bytes);
         }
         self.open(&environment, &specification, asked.elapsed());
         Ok(Running { environment, life, log, leaving, ready: Instant::now() })
@@ -278,7 +285,7 @@ impl Supervisor {
     fn open(&mut self, environment: &Arc<EnvironmentHandle>, specification: &Specification, took: Duration) {
         let (name, report) = (self.name(), environment.report());
         let (pid, load_ms, warmup_ms) = (report.pid, report.load_ms, report.warmup_ms);
-        let device = self.grant.as_ref().map_or("cpu", Grant::uuid);
+        let device = specification.placed_on().unwrap_or("cpu");
         tracing::info!(function = name, pid, load_ms, warmup_ms, device, "environment ready");
         self.tell(format!("environment ready: pid {pid}, loaded in {load_ms} ms, warm in {warmup_ms} ms, on {device}"));
         let hidden = report.isolation.iter().any(|measure| measure.name == "read_only_view" && measure.in_force);
@@ -293,7 +300,7 @@ impl Supervisor {
         *self.version.starts.lock() = Starts {
             since: None,
             took: Some(took),
-            on_gpu: self.grant.is_some(),
+            on_gpu: specification.placed_on().is_some(),
             slots: environment.slots().limit(),
             workers: specification.workers as u32,
         };
@@ -301,7 +308,7 @@ impl Supervisor {
         self.add(environment);
         self.set_state(VersionState::Ready);
         self.version.waiting.call(environment.slots().limit());
-        if self.grant.is_some() {
+        if specification.placed_on().is_some() {
             self.tries_elsewhere = TRIES_ELSEWHERE;
         }
     }

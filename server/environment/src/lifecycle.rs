@@ -69,9 +69,21 @@ pub enum Life {
 pub trait Ending: Send + Sync {
     /// As [`Life::end`].
     async fn end(&mut self, patience: Duration) -> String;
+
+    /// As [`Life::resize`].
+    fn resize(&self, device_memory_bytes: u64) -> Result<(), String>;
 }
 
 impl Life {
+    /// It turned out to take so much of its device, of which whoever started it gave it a part. Errors: there is not so much,
+    /// in words; it keeps what it had.
+    pub fn resize(&self, device_memory_bytes: u64) -> Result<(), String> {
+        match self {
+            Life::Elsewhere(other) => other.resize(device_memory_bytes),
+            Life::Process(_) | Life::Task(_) => Ok(()),
+        }
+    }
+
     /// Waits for it to end, ends it if it does not, and says how it ended.
     pub async fn end(&mut self, patience: Duration) -> String {
         match self {

@@ -49,6 +49,12 @@ pub struct Specification {
 pub struct Accelerator {
     /// Indices of the GPUs that it may run on; empty for any.
     pub gpus: Vec<u32>,
+    /// It gets its device with its instance; else from whoever has it started.
+    #[serde(default)]
+    pub with_instance: bool,
+    /// The device that it was placed on, as `CUDA_VISIBLE_DEVICES` takes it.
+    #[serde(default)]
+    pub device: Option<String>,
     /// Device memory, in bytes.
     pub memory_bytes: u64,
     /// It runs there or not at all; else on the CPU where it cannot be loaded there.
@@ -74,18 +80,27 @@ const GPU_DEPTH: u32 = 2;
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 impl Specification {
+    /// The device that it was placed on, as `CUDA_VISIBLE_DEVICES` takes it; `None` where that has not been, or it runs on the
+    /// CPU.
+    pub fn placed_on(&self) -> Option<&str> {
+        self.accelerator.as_ref()?.device.as_deref()
+    }
+
     /// It runs on this device, may touch what it needs there, and shares the device's time with all others that run on it.
     /// Nothing changes for what runs on the CPU.
     pub fn place_on(&mut self, uuid: &str) {
-        let Some(Accelerator { weight, workers, device_files, readable, library_path, .. }) = &self.accelerator else {
+        let Some(Accelerator { weight, workers, device_files, readable, library_path, device, .. }) =
+            &mut self.accelerator
+        else {
             return;
         };
+        *device = Some(uuid.to_owned());
         self.workers = (*workers).max(1) as usize;
         // Models compute elsewhere: the cores are for preparation, all of them and not half.
         self.preparation_threads *= 2;
         let IsolationPolicy { readable: may_read, devices, variables, .. } = &mut self.isolation;
         devices.extend(device_files.iter().cloned());
-        may_read.extend(readable.iter().chain(library_path).cloned());
+        may_read.extend(readable.iter().chain(library_path.iter()).cloned());
         variables.insert(VISIBLE_DEVICES.to_owned(), uuid.to_owned());
         if !library_path.is_empty() {
             let folders: Vec<_> = library_path.iter().map(|folder| folder.to_string_lossy()).collect();

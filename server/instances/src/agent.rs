@@ -4,13 +4,17 @@
 //! message, the connection itself is handed to the environment's process, so that nothing stands between the two; over TCP the
 //! agent passes on what comes, because TLS ends with it. When the fleet is gone it ends, and with it its environments.
 
+mod devices;
 mod door;
 
+pub use devices::DeviceOptions;
+
 use crate::contents::Shelf;
-use crate::protocol::{Beat, Begin, FromAgent, ToAgent, Told, write};
+use crate::protocol::{Beat, Begin, DeviceBeat, FromAgent, ToAgent, Told, write};
 use crate::transport::tls::Key;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use devices::Devices;
 use penstock_environment::Launcher;
 use penstock_scaler::Shape;
 use std::collections::BTreeMap;
@@ -52,7 +56,12 @@ struct Held {
 
 /// Runs an agent until it is told to stop or its fleet is gone. `notice` ends when the machine is to be taken away, and says
 /// why: then the instance says so, and is drained. Errors: it may not join, or cannot listen.
-pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = String>) -> io::Result<()> {
+pub async fn run(
+    told: Told,
+    launcher: Launcher,
+    devices: DeviceOptions,
+    notice: impl Future<Output = String>,
+) -> io::Result<()> {
     let is_limited = match told.group.as_deref().map(crate::cgroup::enter) {
         Some(Ok(())) => true,
         Some(Err(error)) => {
@@ -61,8 +70,9 @@ pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = St
         }
         None => false,
     };
+    let devices = Devices::find(devices).await?;
     let door::Joined { listener, mut hear, mut to, shape, mut identity, renew_after } =
-        door::join(&told, is_limited).await?;
+        door::join(&told, devices.machine(is_limited)).await?;
     let shelf = match told.disk.clone() {
         Some(disk) => Some(Arc::new(spawn_blocking(move || Shelf::open(disk.join("contents"))).await??)),
         None => None,
@@ -112,7 +122,7 @@ pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = St
             () = renewal.due() => write(&mut to, &FromAgent::Renew { public_key: renewal.begin()? }).await?,
             why = &mut notice, if taken_away.is_none() => taken_away = Some(why),
             _ = beats.tick() => {
-                let beat = agent.beat(told.disk.as_deref(), taken_away.clone());
+                let beat = agent.beat(told.disk.as_deref(), devices.beats(), taken_away.clone());
                 write(&mut to, &FromAgent::Beat(beat)).await?;
             }
         }
@@ -213,10 +223,11 @@ impl Agent {
         }
     }
 
-    fn beat(&self, disk: Option<&Path>, taken_away: Option<String>) -> Beat {
+    fn beat(&self, disk: Option<&Path>, devices: Vec<DeviceBeat>, taken_away: Option<String>) -> Beat {
         let system = rustix::system::sysinfo();
         let unit = u64::from(system.mem_unit).max(1);
-        let unhealthy = disk.and_then(|disk| match rustix::fs::statvfs(disk) {
+        let faults = devices.iter().filter_map(|device| device.fault.clone());
+        let disk = disk.and_then(|disk| match rustix::fs::statvfs(disk) {
             Ok(found) if found.f_bavail.saturating_mul(found.f_frsize) < DISK_LEAST => {
                 Some(format!("its disk is full ({})", disk.display()))
             }
@@ -228,7 +239,8 @@ impl Agent {
             memory_free_mib: (system.freeram as u64).saturating_mul(unit) >> 20,
             // Linux counts in parts of 65536.
             load: system.loads[0] as f64 / 65536.0,
-            unhealthy: taken_away.or(unhealthy),
+            unhealthy: taken_away.into_iter().chain(disk).chain(faults).next(),
+            devices,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Kept by the fleet. An environment's part of its instance's price is its part of the cores that environments may have there;
 //! what nobody has is nobody's, under the empty name.
 
-use crate::roster::Entry;
+use crate::roster::{Entry, Leased};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -51,7 +51,7 @@ impl Costs {
         for entry in instances.values() {
             let (price, cores) = (price(entry), f64::from(entry.shape.for_environments().0.max(1)));
             let mut unused = price;
-            for (version, needs) in entry.leases.values() {
+            for Leased { version, needs, .. } in entry.leases.values() {
                 let part = (price * f64::from(needs.vcpu) / cores).min(unused);
                 unused -= part;
                 let function = version.rsplit_once(':').map_or(version.as_str(), |(function, _)| function);

@@ -208,6 +208,18 @@ impl Fleet {
         self.wake.notify_one();
     }
 
+    /// Whether an instance that may be bought would have room for one that needs this.
+    pub(crate) fn may_hold(&self, needs: &Needs) -> bool {
+        self.roster.lock().may_hold(needs)
+    }
+
+    /// An environment turned out to take another amount of its device. Errors: there is not so much left.
+    pub(crate) fn resize(&self, lease: u64, device_memory_mib: u64) -> Result<(), String> {
+        self.roster.lock().resize(lease, device_memory_mib)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
     /// An environment is about to be begun. Its instance may be leaving by now, or be gone.
     pub(crate) fn begun(&self, lease: u64, begun: Begun) {
         let instance = begun.instance.clone();

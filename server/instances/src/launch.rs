@@ -2,10 +2,10 @@
 
 use crate::contents::relocate;
 use crate::fleet::{Begun, Fleet};
-use crate::protocol::{Begin, FromFleet, ToAgent, write};
+use crate::protocol::{Begin, DeviceAccess, FromFleet, ToAgent, write};
 use crate::transport::Connection;
 use async_trait::async_trait;
-use penstock_environment::{Ending, Launch, LaunchError, Life, Specification, Started};
+use penstock_environment::{Accelerator, Ending, Launch, LaunchError, Life, Specification, Started};
 use penstock_scaler::{Architecture, Needs, Why};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,13 +29,7 @@ pub struct OnInstances(pub Arc<Fleet>);
 impl Launch for OnInstances {
     async fn start(&self, specification: &Specification) -> Result<Started, LaunchError> {
         let version = format!("{}:{}", specification.function, specification.version);
-        let needs = Needs {
-            vcpu: specification.cores,
-            memory_mib: specification.memory_bytes.div_ceil(1 << 20),
-            // Devices are given out by whoever starts the environment.
-            device_memory_mib: 0,
-            architecture: Architecture::OWN,
-        };
+        let needs = self.needs(specification);
         let (place, lease) =
             self.0.seek(version, needs).await.map_err(|why| LaunchError::NoRoom(words(why, &needs)))?;
         let (pieces, log) = mpsc::channel(LOG_PIECES);
@@ -53,8 +47,8 @@ impl Launch for OnInstances {
         let elsewhere = Elsewhere { fleet: self.0.clone(), number, ended };
         self.0.begun(number, begun);
         let Connection { mut from, mut to, cut, local: _ } = self.0.connect(&place).await?;
-        let there = match self.0.catalog() {
-            None => None,
+        let mut there = match self.0.catalog() {
+            None => specification.clone(),
             Some(catalog) => {
                 // Of what it needs of a GPU, each machine has its own.
                 let of_gpu =
@@ -62,14 +56,15 @@ impl Launch for OnInstances {
                 let of_gpu: Vec<&PathBuf> = of_gpu.collect();
                 let paths = specification.isolation.readable.iter().filter(|path| !of_gpu.contains(path)).cloned();
                 let places = catalog.send(paths.collect(), &place.token, (&mut from, &mut to)).await?;
-                Some(relocate(specification, &places)?)
+                relocate(specification, &places)?
             }
         };
+        put_on(&mut there, place.device);
         let begin = Begin {
             token: place.token,
             environment: number,
-            variables: specification.isolation.variables.clone(),
-            accelerated: specification.accelerator.is_some(),
+            variables: there.isolation.variables.clone(),
+            accelerated: there.accelerator.is_some(),
             vcpu: needs.vcpu,
             memory_mib: needs.memory_mib,
         };
@@ -83,19 +78,64 @@ impl Launch for OnInstances {
             log: Some(Box::new(read)),
             life: Life::Elsewhere(Box::new(elsewhere)),
             leaving: Some(leaving),
-            specification: there,
+            specification: Some(there),
         })
     }
 }
 
+impl OnInstances {
+    /// What an environment takes of an instance. One that may run on a GPU does, unless it need not and no instance that may be
+    /// bought has so much of one; where there is one it waits for it.
+    fn needs(&self, specification: &Specification) -> Needs {
+        let host = Needs {
+            vcpu: specification.cores,
+            memory_mib: specification.memory_bytes.div_ceil(1 << 20),
+            device_memory_mib: 0,
+            architecture: Architecture::OWN,
+        };
+        let wanted = specification.accelerator.as_ref().filter(|wanted| wanted.with_instance);
+        let Some(wanted) = wanted else { return host };
+        let needs = Needs { device_memory_mib: wanted.memory_bytes.div_ceil(1 << 20).max(1), ..host };
+        if wanted.required || self.0.may_hold(&needs) {
+            return needs;
+        }
+        let (function, device_memory_mib) = (&specification.function, needs.device_memory_mib);
+        tracing::warn!(
+            function,
+            device_memory_mib,
+            "no type of instance has so much of a GPU: a version runs on the CPU"
+        );
+        host
+    }
+}
+
+/// What it is told: the device that it is on, with what it touches on that machine, or that it is on the CPU.
+fn put_on(specification: &mut Specification, device: Option<(String, DeviceAccess)>) {
+    match (device, &mut specification.accelerator) {
+        // It has one, from whoever has it started.
+        (_, Some(Accelerator { with_instance: false, .. })) => {}
+        (Some((uuid, access)), Some(accelerator)) => {
+            let DeviceAccess { device_files, readable, library_path } = access;
+            (accelerator.device_files, accelerator.readable) = (device_files, readable);
+            accelerator.library_path = library_path;
+            specification.place_on(&uuid);
+        }
+        (_, accelerator) => *accelerator = None,
+    }
+}
+
 fn words(why: Why, needs: &Needs) -> String {
-    let Needs { vcpu, memory_mib, .. } = needs;
+    let Needs { vcpu, memory_mib, device_memory_mib, .. } = needs;
+    let device = match device_memory_mib {
+        0 => String::new(),
+        wanted => format!(", {wanted} MiB of one device"),
+    };
     let reason = match why {
         Why::NoType => "no type of instance is so large",
         Why::Unavailable => "no instance of a type that is large enough can be had now",
         Why::VcpuMax => "the capacity provider's instances have as many vCPU as they may",
     };
-    format!("it needs {vcpu} vCPU and {memory_mib} MiB of an instance, and {reason}")
+    format!("it needs {vcpu} vCPU{device} and {memory_mib} MiB of an instance, and {reason}")
 }
 
 async fn pass_on(mut from: mpsc::Receiver<Vec<u8>>, mut to: WriteHalf<SimplexStream>) {
@@ -130,6 +170,10 @@ impl Ending for Elsewhere {
             Ok(Ok(status)) => status,
             _ => "its instance does not say how".into(),
         }
+    }
+
+    fn resize(&self, device_memory_bytes: u64) -> Result<(), String> {
+        self.fleet.resize(self.number, device_memory_bytes.div_ceil(1 << 20))
     }
 }
 

@@ -32,12 +32,12 @@ pub use fleets::{ByProvider, Fleets, OpenFleet, Standing};
 pub use hub::Hub;
 pub use launch::OnInstances;
 pub use local::LocalProvider;
-pub use protocol::Told;
+pub use protocol::{DeviceAccess, Told};
 pub use provider::{Launched, Market, Missing, Offer, Order, Outcome, Provider};
 pub use roster::{Deadlines, Gone};
 pub use transport::Address;
 pub use transport::tls::Authority;
-pub use view::InstanceView;
+pub use view::{DeviceView, InstanceView};
 
 #[cfg(test)]
 mod tests;

@@ -7,11 +7,13 @@ use crate::cgroup::MemoryGroup;
 use crate::protocol::Told;
 use crate::provider::{Launched, Missing, Order, Outcome, Provider};
 use async_trait::async_trait;
+use penstock_scaler::Shape;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
@@ -28,6 +30,8 @@ const ENDED_MAX: usize = 256;
 pub struct LocalProvider {
     program: PathBuf,
     arguments: Vec<OsString>,
+    /// Devices of this machine that no instance has.
+    devices: Arc<parking_lot::Mutex<Vec<String>>>,
     running: Mutex<BTreeMap<String, Running>>,
     tell: mpsc::Sender<String>,
     ended: Mutex<mpsc::Receiver<String>>,
@@ -40,11 +44,25 @@ struct Running {
 }
 
 impl LocalProvider {
-    /// Runs `program` with these arguments as an instance.
-    pub fn new(program: PathBuf, arguments: Vec<OsString>) -> Self {
+    /// Runs `program` with these arguments as an instance, and `--devices` with those that it has: as many of `devices` as its
+    /// shape says, which are nobody else's while it lives.
+    pub fn new(program: PathBuf, arguments: Vec<OsString>, devices: Vec<String>) -> Self {
         crate::cgroup::remove_left();
         let (tell, ended) = mpsc::channel(ENDED_MAX);
-        Self { program, arguments, running: Mutex::default(), tell, ended: Mutex::new(ended) }
+        let devices = Arc::new(parking_lot::Mutex::new(devices));
+        Self { program, arguments, devices, running: Mutex::default(), tell, ended: Mutex::new(ended) }
+    }
+}
+
+/// Devices that an instance has; others may have them when this is dropped.
+struct Taken {
+    devices: Vec<String>,
+    left: Arc<parking_lot::Mutex<Vec<String>>>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.left.lock().append(&mut self.devices);
     }
 }
 
@@ -60,7 +78,7 @@ impl Running {
 async fn keep(
     id: String,
     mut child: Child,
-    (group, disk): (Option<MemoryGroup>, Option<PathBuf>),
+    (group, disk, devices): (Option<MemoryGroup>, Option<PathBuf>, Taken),
     mut end: mpsc::Receiver<Duration>,
     tell: mpsc::Sender<String>,
 ) {
@@ -75,6 +93,7 @@ async fn keep(
             }
         }
     }
+    drop(devices);
     // If nobody asks, it is found by its silence.
     let _ = tell.try_send(id);
     // What it had ends with its links.
@@ -90,8 +109,21 @@ async fn keep(
 }
 
 impl LocalProvider {
-    async fn launch_one(&self, id: &str, memory_mib: u64, told: &Told) -> io::Result<()> {
-        let group = MemoryGroup::make(&crate::cgroup::name(id), memory_mib << 20)
+    /// So many devices, if nobody has them.
+    fn take(&self, count: u32) -> io::Result<Taken> {
+        let (mut left, count) = (self.devices.lock(), count as usize);
+        if count > left.len() {
+            let text = format!("it is to have {count} of this machine's GPUs, and others have all but {}", left.len());
+            return Err(io::Error::other(text));
+        }
+        let devices = left.drain(..count).collect();
+        Ok(Taken { devices, left: self.devices.clone() })
+    }
+
+    async fn launch_one(&self, id: &str, shape: &Shape, told: &Told) -> io::Result<()> {
+        let devices = self.take(shape.devices)?;
+        let named = if devices.devices.is_empty() { "none".to_owned() } else { devices.devices.join(",") };
+        let group = MemoryGroup::make(&crate::cgroup::name(id), shape.memory_mib << 20)
             .inspect_err(|error| tracing::debug!(instance = id, %error, "an instance has no control group"))
             .ok();
         let group_path = group.as_ref().map(|group| group.path().to_owned());
@@ -99,6 +131,7 @@ impl LocalProvider {
         let told = Told { name: Some(id.to_owned()), group: group_path, disk: disk.clone(), ..told.clone() };
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
+            .args(["--devices", &named])
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -112,7 +145,7 @@ impl LocalProvider {
         let mut stdin = child.stdin.take().ok_or_else(|| io::Error::other("no standard input"))?;
         stdin.write_all(&json).await?;
         let (end, ends) = mpsc::channel(1);
-        let task = tokio::spawn(keep(id.to_owned(), child, (group, disk), ends, self.tell.clone()));
+        let task = tokio::spawn(keep(id.to_owned(), child, (group, disk, devices), ends, self.tell.clone()));
         let mut running = self.running.lock().await;
         // Those that have ended by themselves.
         running.retain(|_, one| !one.task.is_finished());
@@ -127,7 +160,7 @@ impl Provider for LocalProvider {
         let Some(offer) = order.offers.first() else { return Ok(Outcome::default()) };
         let mut outcome = Outcome::default();
         for id in &order.ids {
-            match self.launch_one(id, order.shape.memory_mib, &order.told).await {
+            match self.launch_one(id, &order.shape, &order.told).await {
                 Ok(()) => outcome.launched.push(Launched::by_list(id, offer)),
                 Err(error) => outcome.missing.push(Missing { offer: offer.clone(), reason: error.to_string() }),
             }

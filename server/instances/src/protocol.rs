@@ -50,11 +50,52 @@ pub(crate) struct Enrol {
 pub(crate) struct Join {
     pub(crate) name: String,
     pub(crate) token: String,
+    pub(crate) machine: Machine,
+    /// Where environments are begun.
+    pub(crate) address: Address,
+}
+
+/// What an agent says of its machine, once.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Machine {
     pub(crate) pid: u32,
     /// Its environments together have no more memory than it.
     pub(crate) is_limited: bool,
-    /// Where environments are begun.
-    pub(crate) address: Address,
+    /// Those that environments may have.
+    #[serde(default)]
+    pub(crate) devices: Vec<Device>,
+    #[serde(default)]
+    pub(crate) access: DeviceAccess,
+}
+
+/// A device: a GPU, or a slice of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Device {
+    /// What `CUDA_VISIBLE_DEVICES` takes.
+    pub(crate) uuid: String,
+    /// As sold.
+    pub(crate) name: String,
+    /// In all.
+    pub(crate) memory_mib: u64,
+    /// Of that, what no environment gets.
+    pub(crate) kept_mib: u64,
+}
+
+impl Device {
+    pub(crate) fn for_environments_mib(&self) -> u64 {
+        self.memory_mib.saturating_sub(self.kept_mib)
+    }
+}
+
+/// What environments on the devices of a machine touch there beside them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceAccess {
+    /// Device files that they read and write.
+    pub device_files: Vec<PathBuf>,
+    /// What else they read.
+    pub readable: Vec<PathBuf>,
+    /// Folders of the devices' libraries, where the system's loader does not find them.
+    pub library_path: Vec<PathBuf>,
 }
 
 /// What an agent says.
@@ -90,6 +131,19 @@ pub(crate) struct Beat {
     pub load: f64,
     /// Why it should not be used any more.
     pub unhealthy: Option<String>,
+    /// How its devices are.
+    #[serde(default)]
+    pub devices: Vec<DeviceBeat>,
+}
+
+/// How a device is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DeviceBeat {
+    pub uuid: String,
+    /// Memory that is in use, by whomever; `None` if it does not tell.
+    pub memory_used_mib: Option<u64>,
+    /// Why nobody else is to run there.
+    pub fault: Option<String>,
 }
 
 /// What an agent is told.

@@ -10,22 +10,36 @@
 //! Called by the fleet alone. Which instances there are to be is the scaler's word ([`plan_instances`]); what happens to each
 //! is decided here.
 
+mod devices;
 mod entry;
 mod orders;
 
-use crate::protocol::Beat;
+use crate::protocol::{Beat, Machine};
 use crate::transport::Address;
 use penstock_scaler::{Held, Instance, InstanceType, Needs, Rules, Stage, Wish, plan_instances};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-pub(crate) use entry::{Action, Entry, Place, Proof};
+pub(crate) use entry::{Action, Entry, Leased, Place, Proof};
 pub use entry::{Deadlines, Gone};
 
 struct Seeker {
     version: String,
     needs: Needs,
-    place: Option<String>,
+    place: Option<Seat>,
+}
+
+/// Where one that waits is to be.
+struct Seat {
+    id: String,
+    /// Of its devices, by their order: the one that it is to be on, when they are known.
+    device: Option<usize>,
+}
+
+impl Seeker {
+    fn is_for(&self, id: &str) -> bool {
+        self.place.as_ref().is_some_and(|seat| seat.id == id)
+    }
 }
 
 /// All of a provider's instances.
@@ -117,7 +131,7 @@ impl Roster {
     pub(crate) fn join(
         &mut self,
         (name, proof): (&str, Proof<'_>),
-        (pid, is_limited): (u32, bool),
+        machine: Machine,
         address: Address,
         now: Instant,
     ) -> Result<(String, Duration), &'static str> {
@@ -129,14 +143,20 @@ impl Roster {
         match entry.stage {
             _ if !entry.is_known => return Err("its certificate is not of its token"),
             _ if entry.has_joined => return Err("it has joined already"),
+            _ if machine.devices.len() < entry.shape.devices as usize => {
+                return Err("it has fewer devices than its type");
+            }
             Stage::Launching => entry.has_joined = true,
             Stage::Ready | Stage::Draining => return Err("it is too late"),
         }
         (entry.stage, entry.since, entry.heard) = (Stage::Ready, now, now);
-        (entry.pid, entry.is_limited, entry.address) = (Some(pid), is_limited, Some(address));
         entry.empty_since = entry.leases.is_empty().then_some(now);
-        self.away.remove(&(entry.instance_type.clone(), entry.zone.clone()));
-        Ok((id, now.saturating_duration_since(entry.launched)))
+        let (took, instance_type) = (now.saturating_duration_since(entry.launched), entry.instance_type.clone());
+        let devices = machine.devices.clone();
+        (entry.machine, entry.address) = (Some(machine), Some(address));
+        self.away.remove(&(instance_type.clone(), entry.zone.clone()));
+        self.learn(&instance_type, &devices);
+        Ok((id, took))
     }
 
     /// Nothing was seen for so long, because nobody looked.
@@ -182,7 +202,7 @@ impl Roster {
             name = entry.name.unwrap_or(name);
             leases.extend(entry.leases.into_keys());
         }
-        let there = self.seekers.values_mut().filter(|seeker| seeker.place.as_deref() == Some(id));
+        let there = self.seekers.values_mut().filter(|seeker| seeker.is_for(id));
         there.for_each(|seeker| seeker.place = None);
         Action::Terminate { id: id.to_owned(), name, leases, why }
     }
@@ -250,7 +270,7 @@ impl Roster {
             draining += 1;
             (entry.stage, entry.since, entry.leaving) = (Stage::Draining, now, Some(why));
             actions.extend(entry.leases.keys().map(|lease| Action::Leave { lease: *lease }));
-            let there = self.seekers.values_mut().filter(|seeker| seeker.place.as_ref() == Some(id));
+            let there = self.seekers.values_mut().filter(|seeker| seeker.is_for(id));
             there.for_each(|seeker| seeker.place = None);
         }
         actions
@@ -280,14 +300,17 @@ impl Roster {
     fn plan(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         let closed = self.closed(now);
-        let there = self.seekers.values_mut().filter(|one| one.place.as_ref().is_some_and(|id| closed.contains(id)));
+        let there =
+            self.seekers.values_mut().filter(|one| one.place.as_ref().is_some_and(|seat| closed.contains(&seat.id)));
         there.for_each(|seeker| seeker.place = None);
+        let devices_left = self.settle();
         let unavailable = self.unavailable(now);
-        let (wishes, instances) = (self.wishes(&closed), self.as_planned(&closed));
+        let (wishes, instances) = (self.wishes(&closed), self.as_planned(&closed, devices_left));
         let fleet = plan_instances(&wishes, &instances, &self.types, &self.rules, &unavailable, now);
         for (id, version, count) in &fleet.place {
             self.seat(id, version, *count);
         }
+        self.settle();
         actions.extend(self.order(fleet.launch, &unavailable, now));
         for id in fleet.give_up {
             actions.push(self.terminate(&id, Gone::GivenUp, now));
@@ -314,7 +337,7 @@ impl Roster {
     fn wishes(&self, closed: &BTreeSet<String>) -> Vec<Wish> {
         let mut wishes: BTreeMap<String, Wish> = BTreeMap::new();
         let open = self.instances.iter().filter(|(id, _)| !closed.contains(*id));
-        let held = open.flat_map(|(_, entry)| entry.leases.values().map(|(version, needs)| (version, needs)));
+        let held = open.flat_map(|(_, entry)| entry.leases.values().map(|leased| (&leased.version, &leased.needs)));
         for (version, needs) in held.chain(self.seekers.values().map(|seeker| (&seeker.version, &seeker.needs))) {
             let version = kind(version, needs);
             let wish = Wish { version: version.clone(), environments: 0, needs: *needs };
@@ -323,7 +346,7 @@ impl Roster {
         wishes.into_values().collect()
     }
 
-    fn as_planned(&self, closed: &BTreeSet<String>) -> Vec<Instance> {
+    fn as_planned(&self, closed: &BTreeSet<String>, mut devices_left: BTreeMap<String, Vec<u64>>) -> Vec<Instance> {
         let mut instances: BTreeMap<&str, Instance> = BTreeMap::new();
         for (id, entry) in &self.instances {
             let mut instance = Instance {
@@ -334,12 +357,14 @@ impl Roster {
                 since: entry.since,
                 empty_since: entry.empty_since.filter(|_| entry.leases.is_empty()),
                 environments: BTreeMap::new(),
+                devices_left: devices_left.remove(id),
             };
-            entry.leases.values().for_each(|(version, needs)| hold(&mut instance, version, *needs));
+            entry.leases.values().for_each(|leased| hold(&mut instance, &leased.version, leased.needs));
             instances.insert(id, instance);
         }
         for seeker in self.seekers.values() {
-            if let Some(instance) = seeker.place.as_deref().and_then(|id| instances.get_mut(id)) {
+            let place = seeker.place.as_ref();
+            if let Some(instance) = place.and_then(|seat| instances.get_mut(seat.id.as_str())) {
                 instance.empty_since = None;
                 hold(instance, &seeker.version, seeker.needs);
             }
@@ -351,22 +376,31 @@ impl Roster {
     fn seat(&mut self, id: &str, version: &str, count: u32) {
         let is_meant = |one: &&mut Seeker| one.place.is_none() && kind(&one.version, &one.needs) == version;
         let unplaced = self.seekers.values_mut().filter(is_meant);
-        unplaced.take(count as usize).for_each(|seeker| seeker.place = Some(id.to_owned()));
+        unplaced.take(count as usize).for_each(|seeker| {
+            seeker.place = Some(Seat { id: id.to_owned(), device: None });
+        });
     }
 
     /// Those whose instance is ready get their room.
     fn give(&mut self, _now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        let placed = self.seekers.iter().filter_map(|(seeker, one)| Some((*seeker, one.place.clone()?)));
-        let placed: Vec<(u64, String)> = placed.collect();
-        for (seeker, id) in placed {
-            let Some(entry) = self.instances.get_mut(&id).filter(|entry| entry.stage == Stage::Ready) else { continue };
+        let placed: Vec<u64> = self.seekers.iter().filter(|(_, one)| one.place.is_some()).map(|(id, _)| *id).collect();
+        for number in placed {
+            let Some(seeker) = self.seekers.get(&number) else { continue };
+            let Some(Seat { id, device }) = &seeker.place else { continue };
+            let Some(entry) = self.instances.get_mut(id).filter(|entry| entry.stage == Stage::Ready) else { continue };
             let (Some(address), Some(token)) = (entry.address.clone(), entry.token.clone()) else { continue };
-            let Some(one) = self.seekers.remove(&seeker) else { continue };
-            entry.leases.insert(seeker, (one.version, one.needs));
-            entry.empty_since = None;
+            let device = entry.machine.as_ref().zip(*device).and_then(|(machine, device)| {
+                Some((machine.devices.get(device)?.uuid.clone(), machine.access.clone()))
+            });
             let name = entry.name.clone().unwrap_or_else(|| id.clone());
-            actions.push(Action::Give { seeker, place: Place { id, name, address, token } });
+            let place = Place { id: id.clone(), name, address, token, device };
+            let (version, needs) = (seeker.version.clone(), seeker.needs);
+            let device = place.device.as_ref().map(|(uuid, _)| uuid.clone());
+            entry.leases.insert(number, Leased { version, needs, device });
+            entry.empty_since = None;
+            self.seekers.remove(&number);
+            actions.push(Action::Give { seeker: number, place });
         }
         actions
     }
@@ -374,7 +408,7 @@ impl Roster {
 
 /// What the plan counts together: a version's environments take the same, unless it is being replaced by other content.
 fn kind(version: &str, needs: &Needs) -> String {
-    format!("{version} {} {}", needs.vcpu, needs.memory_mib)
+    format!("{version} {} {} {}", needs.vcpu, needs.memory_mib, needs.device_memory_mib)
 }
 
 fn hold(instance: &mut Instance, version: &str, needs: Needs) {

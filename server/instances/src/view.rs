@@ -1,5 +1,6 @@
 //! Instances as people see them.
 
+use crate::protocol::Device;
 use crate::provider::Market;
 use crate::roster::Entry;
 use penstock_scaler::Stage;
@@ -38,15 +39,54 @@ pub struct InstanceView {
     pub memory_free_mib: u64,
     /// Of its machine: runnable processes on average over a minute.
     pub load: f64,
+    /// Why it says that it should not be used any more.
+    pub unhealthy: Option<String>,
+    /// Its devices, once it has joined.
+    pub devices: Vec<DeviceView>,
     /// How many it has of each version.
     pub environments: BTreeMap<String, u32>,
+}
+
+/// A device of an instance.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DeviceView {
+    /// As `CUDA_VISIBLE_DEVICES` takes it.
+    pub device_id: String,
+    /// As sold.
+    pub name: String,
+    /// In all.
+    #[serde(rename = "MemoryMiB")]
+    pub memory_mib: u64,
+    /// Of that, what environments have been given.
+    #[serde(rename = "MemoryGivenMiB")]
+    pub memory_given_mib: u64,
+    /// Of that, what is in use, by whomever, as its instance told last; `None` if it does not tell.
+    #[serde(rename = "MemoryUsedMiB")]
+    pub memory_used_mib: Option<u64>,
+    /// Why nobody else is to run there.
+    pub fault: Option<String>,
+}
+
+impl DeviceView {
+    fn of(device: &Device, entry: &Entry) -> Self {
+        let told = entry.beat.devices.iter().find(|told| told.uuid == device.uuid);
+        Self {
+            device_id: device.uuid.clone(),
+            name: device.name.clone(),
+            memory_mib: device.memory_mib,
+            memory_given_mib: entry.given_mib(&device.uuid),
+            memory_used_mib: told.and_then(|told| told.memory_used_mib),
+            fault: told.and_then(|told| told.fault.clone()),
+        }
+    }
 }
 
 impl InstanceView {
     pub(crate) fn of(id: &str, entry: &Entry, now: Instant) -> Self {
         let mut environments = BTreeMap::new();
-        for (version, _) in entry.leases.values() {
-            *environments.entry(version.clone()).or_default() += 1;
+        for leased in entry.leases.values() {
+            *environments.entry(leased.version.clone()).or_default() += 1;
         }
         Self {
             instance_id: entry.name.clone().unwrap_or_else(|| id.to_owned()),
@@ -62,12 +102,14 @@ impl InstanceView {
                 Stage::Draining => "Draining",
             },
             age_seconds: now.saturating_duration_since(entry.launched).as_secs_f64(),
-            pid: entry.pid,
+            pid: entry.machine.as_ref().map(|machine| machine.pid),
             vcpu: entry.shape.vcpu,
             memory_mib: entry.shape.memory_mib,
-            memory_limited: entry.is_limited,
+            memory_limited: entry.machine.as_ref().is_some_and(|machine| machine.is_limited),
             memory_free_mib: entry.beat.memory_free_mib,
             load: entry.beat.load,
+            unhealthy: entry.beat.unhealthy.clone(),
+            devices: entry.devices().iter().map(|device| DeviceView::of(device, entry)).collect(),
             environments,
         }
     }

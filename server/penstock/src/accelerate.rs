@@ -1,14 +1,17 @@
 //! Whether a version runs on a GPU, and what it is given there.
 //!
 //! Called by the composition root: once when the program starts, and for each load. Where nothing demands a GPU, what
-//! cannot run on one runs on the CPU, with a warning that says why if there is one.
+//! cannot run on one runs on the CPU, with a warning that says why if there is one. Where instances have the GPUs, each version
+//! says what it needs of one, and gets it with its instance.
 
 use crate::config::Config;
 use crate::gpus::Gpus;
+use crate::instances;
 use crate::runtime::onnxruntime_cuda_library;
 use penstock_capacity::Placement;
-use penstock_domain::CONTEXT_BYTES;
+use penstock_domain::{CONTEXT_BYTES, DeviceMemory};
 use penstock_environment::Accelerator;
+use penstock_instances::DeviceAccess;
 use penstock_inventory::Gpu;
 use penstock_repository::{Engine, RuntimeSource, VersionSettings, VersionSource, WorkerDevice};
 use std::path::{Path, PathBuf};
@@ -36,24 +39,28 @@ const READABLE: [&str; 8] = [
 
 /// What environments on a GPU need.
 pub(crate) struct Accelerators {
-    /// The devices' memory.
-    pub(crate) placement: Placement,
+    /// This machine's devices.
+    pub(crate) places: Vec<DeviceMemory>,
+    /// Their memory; `None` where it is given out with instances.
+    pub(crate) placement: Option<Placement>,
     /// Starts them; why there is none.
-    program: Result<PathBuf, String>,
-    device_files: Vec<PathBuf>,
-    libraries: Vec<PathBuf>,
+    pub(crate) program: Result<PathBuf, String>,
+    access: DeviceAccess,
     /// Whether ONNX Runtime can use a GPU; why it cannot.
     onnx: Result<(), String>,
+    /// Capacity providers have instances of their own.
+    providers: bool,
 }
 
 impl Accelerators {
-    /// Of the GPUs that were found, unless the configuration wants none used. `own` is this executable.
-    pub(crate) fn new(config: &Config, gpus: &Gpus, own: &Path) -> Option<Self> {
+    /// Of the GPUs that were found, or that instances have, unless the configuration wants none used. `own` is this executable.
+    pub(crate) fn new(config: &Config, gpus: Option<&Gpus>, own: &Path) -> Option<Self> {
         if config.text("devices.use") == "none" {
             return None;
         }
-        let places: Vec<_> = gpus.found().iter().flat_map(Gpu::places).collect();
-        if places.is_empty() {
+        let places: Vec<_> = gpus.into_iter().flat_map(Gpus::found).flat_map(Gpu::places).collect();
+        let (instances, providers) = (instances::have_devices(config), config.text("instances.provider") == "ec2");
+        if places.is_empty() && !instances && !providers {
             return None;
         }
         let program = config.path("devices.program").unwrap_or_else(|| own.with_file_name(PROGRAM));
@@ -61,20 +68,38 @@ impl Accelerators {
             true => Ok(program),
             false => Err(format!("there is no {} (devices.program), which `make cuda` builds", program.display())),
         };
-        let named = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("nvidia");
-        let device_files = std::fs::read_dir("/dev").into_iter().flatten().flatten().filter(named);
-        Some(Self {
-            placement: Placement::new(places, config.integer("devices.kept_bytes")),
-            program,
-            libraries: config.list("devices.library_path").iter().map(PathBuf::from).collect(),
-            onnx: onnx_provider(config),
-            device_files: device_files.map(|entry| entry.path()).collect(),
-        })
+        let placement = (!instances).then(|| Placement::new(places.clone(), config.integer("devices.kept_bytes")));
+        let libraries = config.list("devices.library_path").iter().map(PathBuf::from).collect();
+        Some(Self { places, placement, program, access: access(libraries), onnx: onnx_provider(config), providers })
     }
 
     /// What starts environments on a GPU.
     pub(crate) fn program(&self) -> Option<PathBuf> {
         self.program.clone().ok()
+    }
+
+    /// Whether a version's environments get their GPU with their instance.
+    fn with_instance(&self, version: &VersionSource) -> bool {
+        self.placement.is_none() || (self.providers && version.settings.capacity_provider.is_some())
+    }
+
+    /// Whether there is something that starts them; why there is not. Instances have their own.
+    fn can_start(&self, version: &VersionSource) -> Result<(), String> {
+        match &self.program {
+            Err(why) if !self.with_instance(version) => Err(why.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What environments on the GPUs of this machine touch beside them, with folders of libraries.
+pub(crate) fn access(library_path: Vec<PathBuf>) -> DeviceAccess {
+    let named = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("nvidia");
+    let device_files = std::fs::read_dir("/dev").into_iter().flatten().flatten().filter(named);
+    DeviceAccess {
+        device_files: device_files.map(|entry| entry.path()).collect(),
+        readable: READABLE.iter().map(PathBuf::from).collect(),
+        library_path,
     }
 }
 
@@ -91,6 +116,7 @@ pub(crate) fn accelerator(
         RuntimeSource::Bert { .. } if penstock.engine == Engine::Candle => 1,
         _ => WORKERS,
     });
+    let accelerators = accelerators.filter(|all| all.with_instance(version) || !all.places.is_empty());
     let demanded = *worker_device == WorkerDevice::Gpu || !gpus.is_empty();
     let able = match &version.runtime {
         // Echoes can be placed like a model, and take no time of a device.
@@ -115,18 +141,25 @@ pub(crate) fn accelerator(
     };
     let able = able.and_then(|bytes| match accelerators {
         None => Err("this machine has no GPU that answers, or devices.use is none".to_owned()),
-        Some(accelerators) => accelerators.program.clone().map(|_| (bytes, accelerators)),
+        Some(accelerators) => accelerators.can_start(version).map(|()| (bytes, accelerators)),
     });
     match able {
+        Ok((_, accelerators)) if accelerators.with_instance(version) && !gpus.is_empty() => {
+            Err("instance_group.gpus: they are counted on one machine, and it is to run on any instance that has room: leave \
+                 them out"
+                .to_owned())
+        }
         Ok((bytes, accelerators)) => Ok(Some(Accelerator {
             gpus: gpus.clone(),
+            with_instance: accelerators.with_instance(version),
+            device: None,
             memory_bytes: penstock.device_memory_bytes.unwrap_or(bytes),
             required: demanded,
             workers,
             weight: penstock.device_weight.unwrap_or(1),
-            device_files: accelerators.device_files.clone(),
-            readable: READABLE.iter().map(PathBuf::from).collect(),
-            library_path: accelerators.libraries.clone(),
+            device_files: accelerators.access.device_files.clone(),
+            readable: accelerators.access.readable.clone(),
+            library_path: accelerators.access.library_path.clone(),
         })),
         Err(reason) if demanded => Err(format!("instance_group: it is to run on a GPU and cannot: {reason}")),
         Err(reason) => {

@@ -95,7 +95,7 @@ impl OfEc2 {
             instance_profile: text("ec2.instance_profile").to_owned(),
             images,
             agents: agents.collect(),
-            agent_arguments: vec!["instance".into(), "--ec2".into()],
+            agent_arguments: ["instance", "--ec2", "--kept-bytes", text("devices.kept_bytes")].map(String::from).into(),
             spot_percent: u8::try_from(self.config.integer("ec2.spot_percent")).unwrap_or(100),
             volume_gib: self.config.integer_u32("ec2.volume_gib"),
             efa: text("ec2.efa") == "yes",
@@ -165,7 +165,12 @@ impl OpenFleet for OfEc2 {
             let is_wanted = architectures.is_empty() || architectures.iter().any(|wanted| wanted == word);
             rules.may_buy(name) && is_wanted && (!efa || facts.efa)
         };
-        let offered = provider.offered(&prices, may_buy);
+        let mut offered = provider.offered(&prices, may_buy);
+        // As their agents keep it.
+        let kept_mib = self.config.integer("devices.kept_bytes").div_ceil(1 << 20);
+        for shape in offered.types.iter_mut().map(|one| &mut one.shape) {
+            shape.device_memory_mib = shape.device_memory_mib.saturating_sub(kept_mib);
+        }
         if offered.types.is_empty() {
             let text = format!(
                 "no instance type is left in {}: see InstanceRequirements, ec2.agent_x86 and ec2.agent_arm, ec2.efa",

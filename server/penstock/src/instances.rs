@@ -2,11 +2,15 @@
 //!
 //! Called by `serve` at start, and by `main` for the role.
 
+use crate::accelerate::{self, Accelerators};
 use crate::config::Config;
 use crate::{EXIT_FAILED, EXIT_USAGE};
+use clap::Args;
 use penstock_ec2::Metadata;
 use penstock_environment::Launcher;
-use penstock_instances::{Authority, Deadlines, Fleet, FleetOptions, Hub, Listen, LocalProvider, Told, agent};
+use penstock_instances::{
+    Authority, Deadlines, Fleet, FleetOptions, Hub, Listen, LocalProvider, Told, agent, agent::DeviceOptions,
+};
 use penstock_packages::ContentSha256;
 use penstock_scaler::{Architecture, InstanceType, Rules, Shape};
 use std::ffi::OsString;
@@ -51,10 +55,55 @@ pub(crate) fn vcpu_max(config: &Config) -> Option<u32> {
     }
 }
 
-/// The fleet that `instances.provider` asks for, if it does. Environments for GPUs are started with `accelerated`.
+/// Whether this machine's GPUs are given out with its instances, each its own.
+pub(crate) fn have_devices(config: &Config) -> bool {
+    config.text("instances.provider") == "local" && config.integer("instances.devices") > 0
+}
+
+/// The devices that local instances have: what one with some of them is, if there are such, and all that there are.
+fn devices(
+    config: &Config,
+    accelerators: Option<&Accelerators>,
+    shape: Shape,
+) -> Result<(Option<Shape>, Vec<String>), String> {
+    if !have_devices(config) {
+        return Ok((None, Vec::new()));
+    }
+    let wanted = config.integer_u32("instances.devices");
+    let Some(Accelerators { places, program, .. }) = accelerators else {
+        return Err(format!("instances.devices is {wanted}, and devices.use is none"));
+    };
+    if places.len() < wanted as usize {
+        let text = format!("instances.devices is {wanted}: this machine has {} GPUs that answer", places.len());
+        return Err(text);
+    }
+    program.as_ref().map_err(|why| format!("instances.devices is {wanted}, and {why}"))?;
+    let least = places.iter().map(|place| place.memory_bytes).min().unwrap_or_default();
+    let device_memory_mib = least.saturating_sub(config.integer("devices.kept_bytes")) >> 20;
+    let uuids = places.iter().map(|place| place.uuid.clone()).collect();
+    Ok((Some(Shape { devices: wanted, device_memory_mib, ..shape }), uuids))
+}
+
+/// What the agent of a local instance is told on its command line, beside its devices.
+fn arguments(config: &Config, accelerated: Option<PathBuf>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["instance".into()];
+    if let Some(program) = accelerated {
+        arguments.extend(["--accelerated".into(), program.into()]);
+    }
+    if let Some(library) = config.path("devices.nvml") {
+        arguments.extend(["--nvml".into(), library.into()]);
+    }
+    for folder in config.list("devices.library_path") {
+        arguments.extend(["--library-path".into(), folder.into()]);
+    }
+    arguments.extend(["--kept-bytes".into(), config.text("devices.kept_bytes").into()]);
+    arguments
+}
+
+/// The fleet that `instances.provider` asks for, if it does.
 pub(crate) fn open(
     config: &Config,
-    accelerated: Option<PathBuf>,
+    accelerators: Option<&Accelerators>,
     stop: CancellationToken,
 ) -> io::Result<Option<Arc<Fleet>>> {
     let Some(vcpu_max) = vcpu_max(config) else { return Ok(None) };
@@ -79,12 +128,16 @@ pub(crate) fn open(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     let folder = folder(config, "")?;
-    let types = vec![InstanceType {
-        name: "local".into(),
+    let (with_devices, uuids) =
+        devices(config, accelerators, shape).map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
+    let of = |name: &str, shape| InstanceType {
+        name: name.into(),
         shape,
         usd_per_hour: config.integer("instances.microusd_per_hour") as f64 / 1e6,
         zones: vec![ZONE.into()],
-    }];
+    };
+    // What needs no device leaves them to others.
+    let types = std::iter::once(of("local", shape)).chain(with_devices.map(|shape| of("local-gpu", shape))).collect();
     let start_timeout = seconds("instances.start_timeout_s");
     let listen = match config.text("instances.transport") {
         "unix" => Listen::Folder,
@@ -108,11 +161,8 @@ pub(crate) fn open(
         folder,
         token,
     };
-    let mut arguments: Vec<OsString> = vec!["instance".into()];
-    if let Some(program) = accelerated {
-        arguments.extend(["--accelerated".into(), program.into()]);
-    }
-    let provider = LocalProvider::new(std::env::current_exe()?, arguments);
+    let arguments = arguments(config, accelerators.and_then(Accelerators::program));
+    let provider = LocalProvider::new(std::env::current_exe()?, arguments, uuids);
     Fleet::open(options, Arc::new(provider), stop).map(Some)
 }
 
@@ -175,8 +225,31 @@ pub(crate) fn token() -> io::Result<String> {
     Ok(ContentSha256::of(&bytes).to_string())
 }
 
+/// What an agent is told on its command line.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The executable for environments on a GPU.
+    #[arg(long, value_name = "FILE")]
+    accelerated: Option<PathBuf>,
+    /// NVIDIA's management library, if it is not the driver's own.
+    #[arg(long, value_name = "FILE")]
+    nvml: Option<PathBuf>,
+    /// The devices that are this instance's: all that its machine has, none, or UUIDs with commas between them.
+    #[arg(long, value_name = "UUIDS", default_value = "all")]
+    devices: String,
+    /// Memory of each device that no environment gets.
+    #[arg(long, value_name = "BYTES", default_value_t = 512 << 20)]
+    kept_bytes: u64,
+    /// A folder of CUDA's libraries, where the system's loader does not find them; may be given more than once.
+    #[arg(long, value_name = "DIR")]
+    library_path: Vec<PathBuf>,
+    /// This machine is one of EC2, whose metadata say what it is called.
+    #[arg(long)]
+    ec2: bool,
+}
+
 /// `penstock instance`: the agent. What it is told comes on standard input, in one line.
-pub(crate) fn run(accelerated: Option<PathBuf>, ec2: bool, variable: &dyn Fn(&str) -> Option<String>) -> ExitCode {
+pub(crate) fn run(options: Options, variable: &dyn Fn(&str) -> Option<String>) -> ExitCode {
     let mut line = String::new();
     let told = io::stdin().lock().read_line(&mut line).and_then(|_| Ok(serde_json::from_str::<Told>(&line)?));
     let told = match told {
@@ -186,6 +259,13 @@ pub(crate) fn run(accelerated: Option<PathBuf>, ec2: bool, variable: &dyn Fn(&st
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    let Options { accelerated, nvml, devices, kept_bytes, library_path, ec2 } = options;
+    let only = match devices.as_str() {
+        "all" => None,
+        "none" => Some(Vec::new()),
+        uuids => Some(uuids.split(',').map(str::to_owned).collect()),
+    };
+    let devices = DeviceOptions { nvml, only, kept_bytes, access: accelerate::access(library_path) };
     let metadata = ec2.then(|| Metadata::new(variable("AWS_EC2_METADATA_SERVICE_ENDPOINT").as_deref())).transpose();
     let ended = metadata.and_then(|metadata| {
         let launcher = crate::serve::launcher()?;
@@ -198,7 +278,11 @@ pub(crate) fn run(accelerated: Option<PathBuf>, ec2: bool, variable: &dyn Fn(&st
             true => tokio::runtime::Builder::new_multi_thread(),
             false => tokio::runtime::Builder::new_current_thread(),
         };
-        runtime.enable_all().worker_threads(AGENT_THREADS).build()?.block_on(be_instance(told, launcher, metadata))
+        let runtime = runtime.enable_all().worker_threads(AGENT_THREADS).build()?;
+        let ended = runtime.block_on(be_instance(told, launcher, devices, metadata));
+        // A driver that does not answer is not waited for.
+        runtime.shutdown_background();
+        ended
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -209,11 +293,16 @@ pub(crate) fn run(accelerated: Option<PathBuf>, ec2: bool, variable: &dyn Fn(&st
     }
 }
 
-async fn be_instance(told: Told, launcher: Launcher, metadata: Option<Metadata>) -> io::Result<()> {
-    let Some(metadata) = metadata else { return agent::run(told, launcher, std::future::pending()).await };
+async fn be_instance(
+    told: Told,
+    launcher: Launcher,
+    devices: DeviceOptions,
+    metadata: Option<Metadata>,
+) -> io::Result<()> {
+    let Some(metadata) = metadata else { return agent::run(told, launcher, devices, std::future::pending()).await };
     let name = match told.name {
         Some(name) => name,
         None => metadata.identity().await.map_err(io::Error::other)?.instance_id,
     };
-    agent::run(Told { name: Some(name), ..told }, launcher, metadata.interruption()).await
+    agent::run(Told { name: Some(name), ..told }, launcher, devices, metadata.interruption()).await
 }

@@ -82,14 +82,7 @@ enum Command {
     Environment,
     /// Be an instance, whose agent starts environments. Started by its capacity provider, not by people.
     #[command(hide = true)]
-    Instance {
-        /// The executable for environments on a GPU.
-        #[arg(long, value_name = "FILE")]
-        accelerated: Option<std::path::PathBuf>,
-        /// This machine is one of EC2, whose metadata say what it is called.
-        #[arg(long)]
-        ec2: bool,
-    },
+    Instance(instances::Options),
 }
 
 #[derive(Args)]
@@ -114,7 +107,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Environment => penstock_runtimes::environment(),
-        Command::Instance { accelerated, ec2 } => instances::run(accelerated, ec2, &variable),
+        Command::Instance(options) => instances::run(options, &variable),
         Command::Client(command) => client::run(command, &variable, unix_time_s),
         Command::Plan(options) => plan::run(*options, moment()),
         Command::Completions { shell } => {

@@ -120,10 +120,12 @@ async fn serve(
         let config = config.clone();
         // The driver may take its time.
         tokio::task::spawn_blocking(move || {
-            let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"))?;
-            let accelerators = Accelerators::new(&config, &gpus, &own);
-            let placement = accelerators.as_ref().map(|accelerators| accelerators.placement.clone());
-            gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")), placement);
+            let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"));
+            let accelerators = Accelerators::new(&config, gpus.as_ref(), &own);
+            let placement = accelerators.as_ref().and_then(|accelerators| accelerators.placement.clone());
+            if let Some(gpus) = gpus {
+                gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")), placement);
+            }
             accelerators
         })
         .await
@@ -180,7 +182,7 @@ fn open_fleets(
     accelerators: Option<&Accelerators>,
     stop: &CancellationToken,
 ) -> io::Result<Arc<Fleets>> {
-    let local = instances::open(config, accelerators.and_then(Accelerators::program), stop.clone())?;
+    let local = instances::open(config, accelerators, stop.clone())?;
     let opener = match config.text("instances.provider") {
         "ec2" => Some(Arc::new(OfEc2::open(config.clone(), stop.clone())?) as Arc<dyn OpenFleet>),
         _ => None,
@@ -216,7 +218,7 @@ fn house_options(
                 }
             },
         }),
-        placement: accelerators.as_ref().map(|accelerators| accelerators.placement.clone()),
+        placement: accelerators.as_ref().and_then(|accelerators| accelerators.placement.clone()),
         concurrency: config.integer_u32("limits.concurrency"),
         function_concurrency: config.integer_u32("functions.concurrency"),
         caller_concurrency: config.integer_u32("callers.concurrency"),

@@ -61,7 +61,14 @@ fn imports_point_one_way() {
         ("penstock-capacity", &["penstock-domain"]),
         (
             "penstock-instances",
-            &["penstock-domain", "penstock-scaler", "penstock-environment", "penstock-packages", "penstock-telemetry"],
+            &[
+                "penstock-domain",
+                "penstock-scaler",
+                "penstock-environment",
+                "penstock-inventory",
+                "penstock-packages",
+                "penstock-telemetry",
+            ],
         ),
         ("penstock-ec2", &["penstock-authority", "penstock-remote", "penstock-scaler", "penstock-instances"]),
         (

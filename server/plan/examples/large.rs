@@ -88,6 +88,7 @@ fn decisions(scenario: &Scenario, now: Instant) {
         stage: Stage::Ready,
         since: now,
         empty_since: None,
+        devices_left: None,
         environments: [("plan:1".to_owned(), Held { count: 1, needs })].into(),
     };
     let instances: Vec<Instance> = (0..10_000).map(instance).collect();

@@ -123,6 +123,7 @@ impl<'a> Machines<'a> {
             stage: Stage::Launching,
             since: self.moment(now_ns),
             empty_since: None,
+            devices_left: None,
             environments: BTreeMap::new(),
         });
         self.by_offer[offer].add(now_ns, 1);

@@ -61,6 +61,9 @@ pub struct Instance {
     pub empty_since: Option<Instant>,
     /// Environments that it has or is to have, by whose they are.
     pub environments: BTreeMap<String, Held>,
+    /// Memory of each of its devices that these leave, in MiB; `None` where nobody has seen its devices yet, and they are as its
+    /// shape says.
+    pub devices_left: Option<Vec<u64>>,
 }
 
 /// Environments of one version on one instance.
@@ -207,12 +210,7 @@ impl<'a> Planning<'a> {
                 Stage::Draining => {}
                 Stage::Launching | Stage::Ready => {
                     *planning.by_zone.entry(instance.zone.clone()).or_default() += 1;
-                    let mut room = Room::of(&instance.shape);
-                    for held in instance.environments.values() {
-                        // What does not fit is there all the same.
-                        let _ = (0..held.count).take_while(|_| room.take(&held.needs)).count();
-                    }
-                    planning.open.push((instance.clone(), room));
+                    planning.open.push((instance.clone(), room_of(instance)));
                 }
             }
         }
@@ -335,6 +333,20 @@ impl<'a> Planning<'a> {
             }
         }
     }
+}
+
+/// What the environments of an instance leave of it. What does not fit is there all the same.
+fn room_of(instance: &Instance) -> Room {
+    let left = instance.devices_left.as_deref();
+    let mut room = left.map_or_else(|| Room::of(&instance.shape), |left| Room::with_devices(&instance.shape, left));
+    let mut held: Vec<&Held> = instance.environments.values().collect();
+    // As they were packed.
+    held.sort_by_key(|held| std::cmp::Reverse((held.needs.device_memory_mib, held.needs)));
+    for Held { count, needs } in held {
+        let _ =
+            (0..*count).take_while(|_| if left.is_some() { room.take_host(needs) } else { room.take(needs) }).count();
+    }
+    room
 }
 
 /// What of it goes on one instance of a shape, and what that is worth: the largest share of the instance that it takes of any

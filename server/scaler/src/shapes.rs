@@ -104,15 +104,28 @@ impl Room {
         }
     }
 
+    /// The same where so much is left of each device, in MiB.
+    pub(crate) fn with_devices(shape: &Shape, left: &[u64]) -> Self {
+        Self { devices: left.to_vec(), ..Self::of(shape) }
+    }
+
     /// Takes room for one environment, on the fullest device that has it; `false` if it does not fit.
     pub(crate) fn take(&mut self, needs: &Needs) -> bool {
+        if needs.device_memory_mib == 0 {
+            return self.take_host(needs);
+        }
+        let Some(device) = fullest_device(&self.devices, needs.device_memory_mib) else { return false };
+        let taken = self.take_host(needs);
+        if taken {
+            self.devices[device] -= needs.device_memory_mib;
+        }
+        taken
+    }
+
+    /// The same beside its device, which it has already.
+    pub(crate) fn take_host(&mut self, needs: &Needs) -> bool {
         if needs.architecture != self.architecture || needs.vcpu > self.vcpu || needs.memory_mib > self.memory_mib {
             return false;
-        }
-        if needs.device_memory_mib > 0 {
-            let fitting = self.devices.iter_mut().filter(|free| **free >= needs.device_memory_mib);
-            let Some(free) = fitting.min_by_key(|free| **free) else { return false };
-            *free -= needs.device_memory_mib;
         }
         self.vcpu -= needs.vcpu;
         self.memory_mib -= needs.memory_mib;
@@ -137,6 +150,13 @@ impl Room {
     pub(crate) fn vcpu(&self) -> u32 {
         self.vcpu
     }
+}
+
+/// The device on which an environment goes that needs so much memory: of those that have it left, the one that has the least, so
+/// that a large one still fits elsewhere.
+pub fn fullest_device(left: &[u64], device_memory_mib: u64) -> Option<usize> {
+    let fitting = left.iter().enumerate().filter(|(_, left)| **left >= device_memory_mib);
+    fitting.min_by_key(|(_, left)| **left).map(|(index, _)| index)
 }
 
 /// A name of instance types with `*` for any part of it, as capacity providers write them: `g6.*`, `*.xlarge`.

@@ -1,7 +1,7 @@
 //! An agent's way to its fleet, and who comes to it.
 
 use crate::contents::{Lay, Shelf};
-use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, ToAgent, Told, read, write};
+use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent, Told, read, write};
 use crate::transport::tls::{self, FLEET, Identity, Issued, Key, is_named};
 use crate::transport::{self, Address, Connection, Listener, Raw, Reader, Writer};
 use penstock_scaler::Shape;
@@ -35,7 +35,7 @@ pub(super) struct Joined {
 }
 
 /// Joins the fleet. Errors: it may not, or cannot listen.
-pub(super) async fn join(told: &Told, is_limited: bool) -> io::Result<Joined> {
+pub(super) async fn join(told: &Told, machine: Machine) -> io::Result<Joined> {
     let name = told.name.as_deref().ok_or_else(|| io::Error::other("nobody said what this instance is called"))?;
     let listener = transport::listen(&told.listen, &format!("{name}.sock")).await?;
     let (identity, renew_after) = match &told.fleet {
@@ -57,7 +57,7 @@ pub(super) async fn join(told: &Told, is_limited: bool) -> io::Result<Joined> {
         (Address::Tcp(_), None) => return Err(io::Error::other("an instance listens as its fleet does")),
     };
     let (name, token) = (name.to_owned(), told.token.clone());
-    write(&mut to, &FromAgent::Join(Join { name, token, pid: std::process::id(), is_limited, address })).await?;
+    write(&mut to, &FromAgent::Join(Join { name, token, machine, address })).await?;
     let shape = match timeout(GREETING_TIMEOUT, read(&mut from)).await?? {
         ToAgent::Welcome { shape } => shape,
         other => return Err(unexpected(&other)),

@@ -64,7 +64,8 @@ impl Fleet {
     /// One agent, for as long as its connection lasts.
     pub(crate) async fn attend(self: Arc<Self>, caller: Caller, greeting: OwnedSemaphorePermit) {
         let Caller { mut from, mut to, join, shown } = caller;
-        let Join { name, token, pid, is_limited, address } = join;
+        let Join { name, token, machine, address } = join;
+        let (pid, devices) = (machine.pid, machine.devices.len());
         let is_own = match (&address, shown) {
             (Address::Unix(path), None) => *path == self.options.folder.join(format!("{name}.sock")),
             // Nobody is sent elsewhere by an instance.
@@ -75,7 +76,7 @@ impl Fleet {
         };
         let proof = if shown.is_some() { Proof::Certificate } else { Proof::Token(&token) };
         let joined = match is_own {
-            true => self.roster.lock().join((&name, proof), (pid, is_limited), address, Instant::now().into_std()),
+            true => self.roster.lock().join((&name, proof), machine, address, Instant::now().into_std()),
             false => Err("its address is another"),
         };
         let (id, took) = match joined {
@@ -83,7 +84,7 @@ impl Fleet {
             Err(why) => return refused(&name, why),
         };
         drop(greeting);
-        tracing::info!(instance = name, pid, took_ms = took.as_millis() as u64, "an instance is ready");
+        tracing::info!(instance = name, pid, devices, took_ms = took.as_millis() as u64, "an instance is ready");
         instance_started(&self.options.name, took);
         instance_event("ready");
         let (tell, mut told) = mpsc::channel(WAITING_MAX);
@@ -143,9 +144,17 @@ impl Fleet {
                 }
             }
             FromAgent::Beat(beat) => {
-                let is_unhealthy = beat.unhealthy.is_some();
-                self.roster.lock().beat(id, beat, Instant::now().into_std());
-                if is_unhealthy {
+                let unhealthy = beat.unhealthy.clone();
+                let was = {
+                    let mut roster = self.roster.lock();
+                    let was = roster.instances().get(id).and_then(|entry| entry.beat.unhealthy.clone());
+                    roster.beat(id, beat, Instant::now().into_std());
+                    was
+                };
+                if let Some(why) = unhealthy {
+                    if was.is_none() {
+                        tracing::warn!(instance = name, why, "an instance says that it should not be used any more");
+                    }
                     self.wake.notify_one();
                 }
             }

@@ -1,6 +1,6 @@
 //! What the roster knows of an instance, and what it tells the fleet to do.
 
-use crate::protocol::Beat;
+use crate::protocol::{Beat, DeviceAccess, Machine};
 use crate::provider::{Market, Offer};
 use crate::transport::Address;
 use penstock_scaler::{Needs, Shape, Stage, Why};
@@ -75,6 +75,17 @@ pub(crate) struct Place {
     pub(crate) name: String,
     pub(crate) address: Address,
     pub(crate) token: String,
+    /// The device that it is on, by its uuid, and what it touches there; `None` if it is on the CPU.
+    pub(crate) device: Option<(String, DeviceAccess)>,
+}
+
+/// Room that an environment has.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Leased {
+    pub(crate) version: String,
+    pub(crate) needs: Needs,
+    /// The device that it is on, by its uuid.
+    pub(crate) device: Option<String>,
 }
 
 /// How an agent shows that it is an instance's.
@@ -101,10 +112,9 @@ pub(crate) struct Entry {
     pub(crate) launched: Instant,
     pub(crate) heard: Instant,
     pub(crate) beat: Beat,
-    pub(crate) pid: Option<u32>,
-    /// Its environments together have no more memory than it.
-    pub(crate) is_limited: bool,
-    pub(crate) leases: BTreeMap<u64, (String, Needs)>,
+    /// `None` before it has joined.
+    pub(crate) machine: Option<Machine>,
+    pub(crate) leases: BTreeMap<u64, Leased>,
     pub(super) token: Option<String>,
     /// Its token was used.
     pub(super) is_known: bool,

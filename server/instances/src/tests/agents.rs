@@ -1,7 +1,8 @@
 //! A fleet whose agents are real and whose environments are shells.
 
 use super::{SECOND, deadlines, rules, types};
-use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, ToAgent, Told, read, write};
+use crate::agent::DeviceOptions;
+use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent, Told, read, write};
 use crate::transport::tls;
 use crate::{
     Address, Authority, Fleet, FleetOptions, Hub, Launched, Listen, OnInstances, Order, Outcome, Provider, agent,
@@ -12,6 +13,7 @@ use penstock_domain::Variables;
 use penstock_environment::{
     BatchingPolicy, IsolationPolicy, Launch, LaunchError, Launcher, QueueLimits, Specification, Started,
 };
+use penstock_scaler::InstanceType;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 struct Tasks {
     running: Mutex<BTreeMap<String, AbortHandle>>,
     script: &'static str,
+    devices: DeviceOptions,
 }
 
 #[async_trait]
@@ -37,7 +40,7 @@ impl Provider for Tasks {
         for id in &order.ids {
             let disk = order.told.disk.as_ref().map(|disk| disk.join(id));
             let told = Told { name: Some(id.clone()), disk, ..order.told.clone() };
-            let task = tokio::spawn(agent::run(told, launcher.clone(), std::future::pending()));
+            let task = tokio::spawn(agent::run(told, launcher.clone(), self.devices.clone(), std::future::pending()));
             self.running.lock().insert(id.clone(), task.abort_handle());
             outcome.launched.push(Launched::by_list(id, &order.offers[0]));
         }
@@ -79,10 +82,10 @@ pub(crate) fn specification(cores: u32) -> Specification {
     }
 }
 
-struct World {
-    fleet: Arc<Fleet>,
+pub(super) struct World {
+    pub(super) fleet: Arc<Fleet>,
     tasks: Arc<Tasks>,
-    launch: OnInstances,
+    pub(super) launch: OnInstances,
     folder: tempfile::TempDir,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -100,12 +103,21 @@ fn world_over_tcp(script: &'static str, life: Duration) -> (World, Arc<Authority
 }
 
 fn world_that_listens(script: &'static str, listen: Listen) -> World {
+    world_of(script, listen, types(), DeviceOptions::default())
+}
+
+pub(super) fn world_of(
+    script: &'static str,
+    listen: Listen,
+    types: Vec<InstanceType>,
+    devices: DeviceOptions,
+) -> World {
     let folder = tempfile::tempdir().unwrap();
-    let tasks = Arc::new(Tasks { running: Mutex::default(), script });
+    let tasks = Arc::new(Tasks { running: Mutex::default(), script, devices });
     let options = FleetOptions {
         name: "local".into(),
         rules: rules(10),
-        types: types(),
+        types,
         deadlines: deadlines(),
         folder: folder.path().join("sockets"),
         listen,
@@ -120,7 +132,7 @@ fn world_that_listens(script: &'static str, listen: Listen) -> World {
 /// Says a word that it was given, then what it is told, and something in its log.
 const ECHO: &str = "echo $WORD >&0; echo 'a line' >&2; exec /bin/cat <&0 >&0";
 
-async fn line(started: &mut Started) -> String {
+pub(super) async fn line(started: &mut Started) -> String {
     let mut line = Vec::new();
     loop {
         match timeout(SECOND * 10, started.from.read_u8()).await.unwrap() {
@@ -194,7 +206,7 @@ async fn strangers_do_not_join() {
     for (id, address) in [("i-1", "/a"), ("i-1", "i-1.sock")] {
         let mut stream = UnixStream::connect(&socket).await.unwrap();
         let address = Address::Unix(world.fleet.folder().join(address));
-        let join = Join { name: id.into(), token: "token".into(), pid: 1, is_limited: false, address };
+        let join = Join { name: id.into(), token: "token".into(), machine: Machine::default(), address };
         write(&mut stream, &FromAgent::Join(join)).await.unwrap();
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "nobody launched it");
     }
@@ -254,7 +266,7 @@ async fn over_tcp_a_token_gives_one_certificate_and_only_the_fleet_begins_enviro
     let address = Address::Tcp("127.0.0.1:1".into());
     let join = |name: &str| {
         let (name, token, address) = (name.to_owned(), "token".to_owned(), address.clone());
-        FromAgent::Join(Join { name, token, pid: 1, is_limited: false, address })
+        FromAgent::Join(Join { name, token, machine: Machine::default(), address })
     };
     let known = || identity(&id).connector().unwrap();
     assert!(say::<ToAgent>(&fleet, nobody(), tls::FLEET, &join(&id)).await.is_err());

@@ -1,12 +1,14 @@
 //! The roster under a clock of its own.
 
 mod agents;
+mod devices;
+mod gpus;
 mod random;
 
 pub(crate) use agents::specification;
 
 use crate::cost::{Costs, FunctionCost};
-use crate::protocol::Beat;
+use crate::protocol::{Beat, Machine};
 use crate::roster::{Action, Deadlines, Gone, Proof, Roster};
 use crate::{Address, Launched, Market, Missing, Offer, Outcome};
 use penstock_scaler::{Architecture, InstanceType, Needs, Rules, Shape, Why};
@@ -77,7 +79,7 @@ impl Clocked {
     }
 
     fn join_one(&mut self, name: &str, proof: Proof<'_>) -> Result<(String, Duration), &'static str> {
-        self.roster.join((name, proof), (1, false), Address::Unix("/a".into()), self.now)
+        self.roster.join((name, proof), Machine::default(), Address::Unix("/a".into()), self.now)
     }
 
     fn pass(&mut self, seconds: u32) {
@@ -360,8 +362,11 @@ fn an_order_names_what_would_do_and_its_outcome_is_kept() {
     assert_eq!((&*entry.instance_type, &*entry.zone, entry.usd_per_hour), ("old", "b", Some(0.5)));
     roster.expect(&first[0], "token".into());
     let place = Address::Unix("/a".into());
-    assert!(roster.join((&first[0], Proof::Token("token")), (1, false), place.clone(), now).is_err(), "its own name");
-    assert_eq!(roster.join(("i-0abc", Proof::Token("token")), (1, false), place, now).unwrap().0, first[0]);
+    assert!(
+        roster.join((&first[0], Proof::Token("token")), Machine::default(), place.clone(), now).is_err(),
+        "its own name"
+    );
+    assert_eq!(roster.join(("i-0abc", Proof::Token("token")), Machine::default(), place, now).unwrap().0, first[0]);
     let outcome = Outcome { launched: vec![], missing: missing.to_vec() };
     assert_eq!(roster.ordered(second, &outcome, now), [terminate(&second[0], vec![], Gone::Refused)]);
     let actions = roster.decide(now);

@@ -1,18 +1,23 @@
 //! Whatever happens to a roster, in whatever order: limits hold, room is given once, and it comes to rest.
 
+use super::devices::machine;
 use super::{SECOND, deadlines, needs, rules, types};
 use crate::Address;
-use crate::protocol::Beat;
-use crate::roster::{Action, Proof, Roster};
-use penstock_scaler::Stage;
+use crate::protocol::{Beat, DeviceBeat};
+use crate::roster::{Action, Leased, Proof, Roster};
+use penstock_scaler::{Needs, Stage};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// So many environments of a version want so many cores each.
-    Seek { version: u8, count: u8, vcpu: u8 },
+    /// So many environments of a version want so many cores each, and so much of a device.
+    Seek { version: u8, count: u8, vcpu: u8, device_mib: u8 },
+    /// One that has room turns out to take so much of its device.
+    Resize { which: u8, device_mib: u8 },
+    /// A device of one fails, or answers again.
+    Fail { which: u8, second: bool, is_bad: bool },
     /// One of those that have room, or wait, leaves.
     Leave(u8),
     /// Those that are launching join.
@@ -31,7 +36,11 @@ enum Event {
 
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0u8..3, 1u8..6, 1u8..5).prop_map(|(version, count, vcpu)| Event::Seek { version, count, vcpu }),
+        4 => (0u8..3, 1u8..6, 1u8..5, prop_oneof![Just(0u8), 1u8..12])
+            .prop_map(|(version, count, vcpu, device_mib)| Event::Seek { version, count, vcpu, device_mib }),
+        2 => (any::<u8>(), 0u8..12).prop_map(|(which, device_mib)| Event::Resize { which, device_mib }),
+        1 => (any::<u8>(), any::<bool>(), any::<bool>())
+            .prop_map(|(which, second, is_bad)| Event::Fail { which, second, is_bad }),
         3 => any::<u8>().prop_map(Event::Leave),
         4 => Just(Event::Join),
         3 => (0u16..90, prop::option::weighted(0.2, any::<u8>()))
@@ -91,9 +100,28 @@ impl World {
 
     fn happens(&mut self, event: Event) {
         match event {
-            Event::Seek { version, count, vcpu } => {
+            Event::Seek { version, count, vcpu, device_mib } => {
                 for _ in 0..count {
-                    self.waiting.insert(self.roster.seek(format!("f:{version}"), needs(vcpu.into())));
+                    let needs = Needs { device_memory_mib: device_mib.into(), ..needs(vcpu.into()) };
+                    self.waiting.insert(self.roster.seek(format!("f:{version}"), needs));
+                }
+            }
+            Event::Resize { which, device_mib } => {
+                let given: Vec<u64> = self.given.iter().copied().collect();
+                if let Some(lease) = given.get(usize::from(which) % given.len().max(1)) {
+                    // What does not fit is refused.
+                    let _ = self.roster.resize(*lease, device_mib.into());
+                }
+            }
+            Event::Fail { which, second, is_bad } => {
+                if let Some(id) = self.nth(which) {
+                    let entry = &self.roster.instances()[&id];
+                    let mut beat = entry.beat.clone();
+                    let uuid = format!("{id}-{}", u8::from(second));
+                    beat.devices.retain(|device| device.uuid != uuid);
+                    let fault = is_bad.then(|| "it has failed".to_owned());
+                    beat.devices.push(DeviceBeat { uuid, memory_used_mib: None, fault });
+                    self.roster.beat(&id, beat, self.now);
                 }
             }
             Event::Leave(which) => {
@@ -109,7 +137,7 @@ impl World {
                 let ids: Vec<String> = launching.map(|(id, _)| id.clone()).collect();
                 for id in ids {
                     let proof = (&*id, Proof::Token(&id));
-                    self.roster.join(proof, (1, false), Address::Unix("/a".into()), self.now).unwrap();
+                    self.roster.join(proof, machine(&id, &[10, 10]), Address::Unix("/a".into()), self.now).unwrap();
                 }
             }
             Event::Pass { seconds, silent } => {
@@ -143,7 +171,9 @@ impl World {
 proptest! {
     #[test]
     fn limits_hold_and_it_comes_to_rest(events in prop::collection::vec(any_event(), 1..60)) {
-        let roster = Roster::new(rules(20), types(), deadlines());
+        let mut types = types();
+        (types[0].shape.devices, types[0].shape.device_memory_mib) = (2, 10);
+        let roster = Roster::new(rules(20), types, deadlines());
         let now = tokio::time::Instant::now().into_std();
         let mut world = World { roster, now, limit: 20, waiting: BTreeSet::new(), given: BTreeSet::new() };
         for event in events {
@@ -160,8 +190,14 @@ proptest! {
             }
             let mut held = BTreeSet::new();
             for entry in world.roster.instances().values() {
-                let taken: u32 = entry.leases.values().map(|(_, needs)| needs.vcpu).sum();
+                let taken: u32 = entry.leases.values().map(|leased| leased.needs.vcpu).sum();
                 prop_assert!(taken <= entry.shape.for_environments().0, "{taken} vCPU on one");
+                for device in entry.devices() {
+                    let given = entry.given_mib(&device.uuid);
+                    prop_assert!(given <= device.memory_mib, "{given} MiB of one device");
+                }
+                let on_none = |leased: &Leased| leased.device.is_none() && leased.needs.device_memory_mib > 0;
+                prop_assert!(!entry.leases.values().any(on_none), "one has no device");
                 held.extend(entry.leases.keys().copied());
             }
             prop_assert_eq!(&held, &world.given);

@@ -137,6 +137,15 @@ impl List {
     }
 }
 
+/// The devices of an instance, each with its instance's name.
+fn devices(instance: &Value) -> Vec<Value> {
+    let mut devices = instance.get("Devices").and_then(Value::as_array).cloned().unwrap_or_default();
+    for device in devices.iter_mut().filter_map(Value::as_object_mut) {
+        device.insert("InstanceId".to_owned(), text(instance, "InstanceId").into());
+    }
+    devices
+}
+
 impl Instances {
     pub(super) async fn run(self, client: &Client) -> Result<(), ClientError> {
         let told = match self.replace {
@@ -159,6 +168,19 @@ impl Instances {
             let (id, of_type, state) = (told("InstanceId"), told("InstanceType"), told("State"));
             vec![id, of_type, state, told("VCpu"), memory, format!("{age:.0} s"), environments]
         });
+        let devices: Vec<Value> = list("Instances").iter().flat_map(devices).collect();
+        if !devices.is_empty() {
+            show::say("");
+            let heads = ["DEVICE", "INSTANCE", "NAME", "MEMORY", "GIVEN", "USED", "FAULT"];
+            print(false, devices, &heads, |device| {
+                let told = |name: &str| text(device, name);
+                let mib = |name: &str| {
+                    device.get(name).and_then(Value::as_u64).map_or(String::new(), |mib| format!("{mib} MiB"))
+                };
+                let (memory, given, used) = (mib("MemoryMiB"), mib("MemoryGivenMiB"), mib("MemoryUsedMiB"));
+                vec![told("DeviceId"), told("InstanceId"), told("Name"), memory, given, used, told("Fault")]
+            });
+        }
         let usd = |cost: &Value, name: &str| cost.get(name).and_then(Value::as_f64);
         let costs: Vec<Value> =
             list("Costs").into_iter().filter(|cost| usd(cost, "Usd").is_some_and(|usd| usd > 0.0)).collect();

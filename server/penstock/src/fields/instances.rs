@@ -28,6 +28,14 @@ pub(super) const FIELDS: &[Field] = &[
         meaning: "Memory of a local instance; one gibibyte of it is its agent's. 0: that of this machine, and one more.",
     },
     Field {
+        key: "instances.devices",
+        variable: "PENSTOCK_INSTANCE_DEVICES",
+        kind: Kind::Integer(0, 1 << 10),
+        default: "0",
+        unit: "devices",
+        meaning: "GPUs of this machine, or slices where they are cut, that one local instance has for itself, if an environment that it is launched for needs one. 0: instances have none, and this process gives them out to environments on whatever instance.",
+    },
+    Field {
         key: "instances.vcpu_max",
         variable: "PENSTOCK_INSTANCES_VCPU_MAX",
         kind: Kind::Integer(0, 1 << 20),

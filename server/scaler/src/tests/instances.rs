@@ -96,6 +96,7 @@ impl World {
                 stage: Stage::Launching,
                 since: now,
                 empty_since: None,
+                devices_left: None,
                 environments: launch.environments.clone(),
             });
             self.launched += 1;
@@ -126,6 +127,24 @@ impl World {
 
 fn bought(fleet: &Fleet) -> Vec<&str> {
     fleet.launch.iter().map(|launch| launch.instance_type.as_str()).collect()
+}
+
+#[test]
+fn what_is_left_of_each_device_counts_where_it_is_known() {
+    let rules = Rules { allowed: vec![TypePattern::new("g6.12xlarge")], ..rules(400) };
+    let wishes = [wish("f", 2, 1, 2, 20), wish("g", 1, 1, 2, 6)];
+    let mut world = World::new();
+    assert_eq!(bought(&world.step(&wishes, &rules)), ["g6.12xlarge"]);
+    world.ready();
+    assert!(world.plan(&wishes, &rules, &Unavailable::new()).is_at_rest());
+    // Whatever its environments are said to take.
+    world.instances[0].devices_left = Some(vec![0, 13 * GIB, GIB, 0]);
+    let another = |device_gib| {
+        let wishes = [&wishes[..], &[wish("h", 1, 1, 2, device_gib)]].concat();
+        let fleet = world.plan(&wishes, &rules, &Unavailable::new());
+        (fleet.place.len(), fleet.launch.len())
+    };
+    assert_eq!([13, 14].map(another), [(1, 0), (0, 1)]);
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! Devices of instances: what is left of each, and who has the rest.
+//!
+//! An environment has its part of one device, of which the agent has said how much there is. A device that has failed is left
+//! to those that are on it. These are books: nothing here keeps an environment from taking more than its part.
+
+use super::{Entry, Roster, Seat};
+use crate::protocol::Device;
+use penstock_scaler::{Needs, fullest_device};
+use std::collections::BTreeMap;
+
+impl Entry {
+    /// Its devices, as far as they are known.
+    pub(crate) fn devices(&self) -> &[Device] {
+        self.machine.as_ref().map_or(&[], |machine| &machine.devices)
+    }
+
+    /// Memory of a device that environments have, in MiB.
+    pub(crate) fn given_mib(&self, uuid: &str) -> u64 {
+        let there = self.leases.values().filter(|leased| leased.device.as_deref() == Some(uuid));
+        there.map(|leased| leased.needs.device_memory_mib).sum()
+    }
+
+    /// Memory of each device that is left, in MiB; `None` before it has joined.
+    pub(super) fn devices_left(&self) -> Option<Vec<u64>> {
+        let machine = self.machine.as_ref()?;
+        Some(machine.devices.iter().map(|device| self.left(device)).collect())
+    }
+
+    fn left(&self, device: &Device) -> u64 {
+        let has_failed = self.beat.devices.iter().any(|told| told.uuid == device.uuid && told.fault.is_some());
+        match has_failed {
+            true => 0,
+            false => device.for_environments_mib().saturating_sub(self.given_mib(&device.uuid)),
+        }
+    }
+}
+
+impl Roster {
+    /// Whether an instance that may be bought would have room for one that needs this.
+    pub(crate) fn may_hold(&self, needs: &Needs) -> bool {
+        self.types.iter().any(|one| self.rules.may_buy(&one.name) && one.shape.holds(needs) > 0)
+    }
+
+    /// An environment turned out to take another amount of its device. Errors: there is not so much left, and it keeps what it
+    /// had.
+    pub(crate) fn resize(&mut self, lease: u64, device_memory_mib: u64) -> Result<(), String> {
+        let Some(entry) = self.instances.values_mut().find(|entry| entry.leases.contains_key(&lease)) else {
+            return Ok(());
+        };
+        let has = entry.leases.get(&lease).and_then(|leased| Some((leased.device.clone()?, leased.needs)));
+        // On the CPU it takes none, whatever it says.
+        let Some((uuid, Needs { device_memory_mib: had, .. })) = has else { return Ok(()) };
+        let device = entry.devices().iter().find(|device| device.uuid == uuid);
+        let left = device.map_or(0, |device| entry.left(device));
+        if device_memory_mib > had.saturating_add(left) {
+            let name = device.map_or("device", |device| &device.name);
+            return Err(format!(
+                "it takes {device_memory_mib} MiB of {name} {uuid}, and has {had} MiB, with {left} MiB left there"
+            ));
+        }
+        if let Some(leased) = entry.leases.get_mut(&lease) {
+            leased.needs.device_memory_mib = device_memory_mib;
+        }
+        Ok(())
+    }
+
+    /// What instances of a type have is what is seen of them, if that is less than is said of the type: else others would be
+    /// launched for what does not fit on them either.
+    pub(super) fn learn(&mut self, instance_type: &str, devices: &[Device]) {
+        let Some(least) = devices.iter().map(Device::for_environments_mib).min() else { return };
+        for one in self.types.iter_mut().filter(|one| one.name == instance_type) {
+            one.shape.device_memory_mib = one.shape.device_memory_mib.min(least);
+        }
+    }
+
+    /// Gives those that have a place on an instance which has joined a device there, those that need most first; who finds
+    /// none has no place. What is left then of each instance's devices.
+    pub(super) fn settle(&mut self) -> BTreeMap<String, Vec<u64>> {
+        let joined = self.instances.iter().filter_map(|(id, entry)| Some((id.clone(), entry.devices_left()?)));
+        let mut left: BTreeMap<String, Vec<u64>> = joined.collect();
+        let mut unsettled = Vec::new();
+        for seeker in self.seekers.values_mut().filter(|seeker| seeker.needs.device_memory_mib > 0) {
+            let Some(Seat { id, device }) = &seeker.place else { continue };
+            let Some(left) = left.get_mut(id) else { continue };
+            match device.and_then(|device| left.get_mut(device)) {
+                Some(left) => *left = left.saturating_sub(seeker.needs.device_memory_mib),
+                None => unsettled.push(seeker),
+            }
+        }
+        unsettled.sort_by_key(|seeker| std::cmp::Reverse(seeker.needs.device_memory_mib));
+        for seeker in unsettled {
+            let Some(seat) = &mut seeker.place else { continue };
+            let Some(left) = left.get_mut(&seat.id) else { continue };
+            seat.device = fullest_device(left, seeker.needs.device_memory_mib);
+            match seat.device {
+                Some(device) => left[device] -= seeker.needs.device_memory_mib,
+                None => seeker.place = None,
+            }
+        }
+        left
+    }
+}
