@@ -5,23 +5,23 @@
 //! agent passes on what comes, because TLS ends with it. When the fleet is gone it ends, and with it its environments.
 
 mod door;
+mod machine;
+
+pub use machine::{Machine, Vitals, machine_memory_mib};
 
 use crate::contents::Shelf;
 use crate::protocol::{Beat, Begin, FromAgent, ToAgent, Told, write};
+use crate::transport::Link;
 use crate::transport::tls::Key;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use penstock_environment::Launcher;
+use penstock_environment::Life;
 use penstock_scaler::Shape;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -34,8 +34,6 @@ const WAITING_MAX: usize = 256;
 const PIECE_BYTES: usize = 8 * 1024;
 /// Connections that have not said yet what they are for.
 const GREETING_MAX: usize = 64;
-/// Of the disk that has to be free, in bytes.
-const DISK_LEAST: u64 = 64 << 20;
 
 /// What is free here.
 struct Room {
@@ -52,7 +50,8 @@ struct Held {
 
 /// Runs an agent until it is told to stop or its fleet is gone. `notice` ends when the machine is to be taken away, and says
 /// why: then the instance says so, and is drained. Errors: it may not join, or cannot listen.
-pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = String>) -> io::Result<()> {
+pub async fn run(told: Told, machine: impl Machine, notice: impl Future<Output = String>) -> io::Result<()> {
+    let machine: Arc<dyn Machine> = Arc::new(machine);
     let is_limited = match told.group.as_deref().map(crate::cgroup::enter) {
         Some(Ok(())) => true,
         Some(Err(error)) => {
@@ -61,15 +60,15 @@ pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = St
         }
         None => false,
     };
-    let door::Joined { listener, mut hear, mut to, shape, mut identity, renew_after } =
-        door::join(&told, is_limited).await?;
+    let door::Joined { mut listener, mut hear, mut to, shape, mut identity, renew_after } =
+        door::join(&told, is_limited, machine.wires()).await?;
     let shelf = match told.disk.clone() {
         Some(disk) => Some(Arc::new(spawn_blocking(move || Shelf::open(disk.join("contents"))).await??)),
         None => None,
     };
     let (say, mut said) = mpsc::channel(WAITING_MAX);
     let (greeted, mut begins) = mpsc::channel(GREETING_MAX);
-    let mut agent = Agent::new(launcher, told.token.clone(), shape, say);
+    let mut agent = Agent::new(machine, told.token.clone(), shape, say);
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut renewal = Renewal { key: None, at: renew_after.map(|after| Instant::now() + after) };
@@ -77,11 +76,11 @@ pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = St
     tokio::pin!(notice);
     loop {
         tokio::select! {
-            Some(message) = said.recv() => {
-                if let FromAgent::Ended { environment, .. } = &message {
-                    agent.forget(*environment);
-                }
-                write(&mut to, &message).await?;
+            biased;
+            // First, and what environments write last: a flood of it does not make an instance silent.
+            _ = beats.tick() => {
+                let beat = agent.beat(&told, taken_away.clone());
+                write(&mut to, &FromAgent::Beat(beat)).await?;
             }
             message = hear.recv() => match message {
                 Some(ToAgent::Welcome { .. } | ToAgent::Enrolled(_)) => {}
@@ -111,9 +110,11 @@ pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = St
             Some((begin, link)) = begins.recv() => agent.begin(begin, link).await,
             () = renewal.due() => write(&mut to, &FromAgent::Renew { public_key: renewal.begin()? }).await?,
             why = &mut notice, if taken_away.is_none() => taken_away = Some(why),
-            _ = beats.tick() => {
-                let beat = agent.beat(told.disk.as_deref(), taken_away.clone());
-                write(&mut to, &FromAgent::Beat(beat)).await?;
+            Some(message) = said.recv() => {
+                if let FromAgent::Ended { environment, .. } = &message {
+                    agent.forget(*environment);
+                }
+                write(&mut to, &message).await?;
             }
         }
     }
@@ -147,14 +148,8 @@ impl Renewal {
     }
 }
 
-/// Memory of this machine, in MiB.
-pub fn machine_memory_mib() -> u64 {
-    let system = rustix::system::sysinfo();
-    (system.totalram as u64).saturating_mul(u64::from(system.mem_unit).max(1)) >> 20
-}
-
 struct Agent {
-    launcher: Launcher,
+    machine: Arc<dyn Machine>,
     token: String,
     room: Room,
     held: BTreeMap<u64, Held>,
@@ -162,13 +157,13 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(launcher: Launcher, token: String, shape: Shape, say: mpsc::Sender<FromAgent>) -> Self {
+    fn new(machine: Arc<dyn Machine>, token: String, shape: Shape, say: mpsc::Sender<FromAgent>) -> Self {
         let (vcpu, memory_mib) = shape.for_environments();
-        Self { launcher, token, room: Room { vcpu, memory_mib }, held: BTreeMap::new(), say }
+        Self { machine, token, room: Room { vcpu, memory_mib }, held: BTreeMap::new(), say }
     }
 
     /// Starts an environment on a connection, if there is room for it.
-    async fn begin(&mut self, begin: Begin, link: OwnedFd) {
+    async fn begin(&mut self, begin: Begin, link: Link) {
         let Begin { token, environment, variables, accelerated, vcpu, memory_mib } = begin;
         if token != self.token || self.held.contains_key(&environment) {
             tracing::warn!(environment, "somebody else wants to begin an environment");
@@ -181,8 +176,8 @@ impl Agent {
             let _ = self.say.try_send(refused(text));
             return;
         }
-        let mut child = match self.launcher.launch_on(link, &variables, accelerated) {
-            Ok(child) => child,
+        let (life, log) = match self.machine.start(link, &variables, accelerated) {
+            Ok(started) => started,
             Err(error) => {
                 let _ = self.say.try_send(refused(format!("it could not be started: {error}")));
                 return;
@@ -192,8 +187,7 @@ impl Agent {
         self.room.vcpu -= vcpu;
         self.room.memory_mib -= memory_mib;
         self.held.insert(environment, Held { end, vcpu, memory_mib });
-        let log = child.stderr.take();
-        tokio::spawn(live(environment, child, log, ends, self.say.clone()));
+        tokio::spawn(live(environment, life, log, ends, self.say.clone()));
     }
 
     async fn end(&self, environment: u64, patience: Duration) {
@@ -213,22 +207,13 @@ impl Agent {
         }
     }
 
-    fn beat(&self, disk: Option<&Path>, taken_away: Option<String>) -> Beat {
-        let system = rustix::system::sysinfo();
-        let unit = u64::from(system.mem_unit).max(1);
-        let unhealthy = disk.and_then(|disk| match rustix::fs::statvfs(disk) {
-            Ok(found) if found.f_bavail.saturating_mul(found.f_frsize) < DISK_LEAST => {
-                Some(format!("its disk is full ({})", disk.display()))
-            }
-            Ok(_) => None,
-            Err(error) => Some(format!("its disk cannot be used ({}): {error}", disk.display())),
-        });
+    fn beat(&self, told: &Told, taken_away: Option<String>) -> Beat {
+        let Vitals { memory_free_mib, load, complaint } = self.machine.vitals(told.disk.as_deref());
         Beat {
             environments: u32::try_from(self.held.len()).unwrap_or(u32::MAX),
-            memory_free_mib: (system.freeram as u64).saturating_mul(unit) >> 20,
-            // Linux counts in parts of 65536.
-            load: system.loads[0] as f64 / 65536.0,
-            unhealthy: taken_away.or(unhealthy),
+            memory_free_mib,
+            load,
+            unhealthy: taken_away.or(complaint),
         }
     }
 }
@@ -236,31 +221,22 @@ impl Agent {
 /// Passes on what an environment writes, and how it ends.
 async fn live(
     environment: u64,
-    mut child: Child,
+    mut life: Life,
     log: Option<impl AsyncRead + Unpin + Send + 'static>,
     mut ends: mpsc::Receiver<Duration>,
     say: mpsc::Sender<FromAgent>,
 ) {
     let listening = log.map(|log| tokio::spawn(pass_on(environment, log, say.clone())));
     let status = tokio::select! {
-        status = child.wait() => said_of(status),
-        Some(patience) = ends.recv() => match timeout(patience, child.wait()).await {
-            Ok(status) => said_of(status),
-            Err(_) => match child.kill().await {
-                Ok(()) => "killed".to_owned(),
-                Err(error) => format!("could not be killed: {error}"),
-            },
-        },
+        biased;
+        status = life.ended() => status,
+        Some(patience) = ends.recv() => life.end(patience).await,
     };
     if let Some(listening) = listening {
         // Unless a child of its own holds the pipe open.
         let _ = timeout(Duration::from_millis(200), listening).await;
     }
     let _ = say.send(FromAgent::Ended { environment, status }).await;
-}
-
-fn said_of(status: io::Result<ExitStatus>) -> String {
-    status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
 async fn pass_on(environment: u64, mut log: impl AsyncRead + Unpin, say: mpsc::Sender<FromAgent>) {
