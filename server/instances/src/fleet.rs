@@ -340,6 +340,10 @@ impl Fleet {
                 // If it cannot be told, its deadline ends it.
                 let _ = agent.map(|agent| agent.try_send(ToAgent::Stop));
             }
+            Action::Forget { id } => {
+                tracing::warn!(instance = id, "an instance does not come");
+                instance_event(Gone::Refused.name());
+            }
             Action::Terminate { id, name, leases, why } => self.terminate(id, name, leases, why),
         }
     }

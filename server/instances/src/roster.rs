@@ -182,9 +182,14 @@ impl Roster {
             name = entry.name.unwrap_or(name);
             leases.extend(entry.leases.into_keys());
         }
+        self.unseat(id);
+        Action::Terminate { id: id.to_owned(), name, leases, why }
+    }
+
+    /// Those that were to go there have no place any more.
+    fn unseat(&mut self, id: &str) {
         let there = self.seekers.values_mut().filter(|seeker| seeker.place.as_deref() == Some(id));
         there.for_each(|seeker| seeker.place = None);
-        Action::Terminate { id: id.to_owned(), name, leases, why }
     }
 
     /// What is to be done now.

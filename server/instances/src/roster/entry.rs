@@ -64,6 +64,8 @@ pub(crate) enum Action {
     Leave { lease: u64 },
     /// Tell the agent to stop.
     Stop { id: String },
+    /// One that was ordered does not come: there is nothing to end.
+    Forget { id: String },
     /// End it by force.
     Terminate { id: String, name: String, leases: Vec<u64>, why: Gone },
 }

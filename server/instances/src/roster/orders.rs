@@ -46,7 +46,7 @@ impl Roster {
         missing.into_iter().for_each(|offer| self.leave_alone(&offer.instance_type, &offer.zone, now));
         let comes = |id: &String| outcome.launched.iter().any(|launched| launched.id == *id);
         let given_up: Vec<&String> = ids.iter().filter(|id| !comes(id)).collect();
-        given_up.into_iter().filter_map(|id| self.refuse(id)).collect()
+        given_up.into_iter().filter_map(|id| self.forget(id)).collect()
     }
 
     /// The provider could not be asked: nothing is launched for a while.
@@ -56,12 +56,18 @@ impl Roster {
         if self.held.is_none_or(|(until, _)| until <= now) {
             self.held = Some((now + (HELD.0 * 2u32.pow(times.min(6))).min(HELD.1), times + 1));
         }
-        ids.iter().filter_map(|id| self.refuse(id)).collect()
+        ids.iter().filter_map(|id| self.forget(id)).collect()
     }
 
     /// One that was ordered does not come.
-    fn refuse(&mut self, id: &str) -> Option<Action> {
-        self.instances.contains_key(id).then(|| self.remove(id, Gone::Refused))
+    fn forget(&mut self, id: &str) -> Option<Action> {
+        if self.instances.get(id)?.has_joined {
+            // It came all the same.
+            return Some(self.remove(id, Gone::Refused));
+        }
+        self.instances.remove(id);
+        self.unseat(id);
+        Some(Action::Forget { id: id.to_owned() })
     }
 
     pub(super) fn leave_alone(&mut self, instance_type: &str, zone: &str, now: Instant) {

@@ -363,7 +363,7 @@ fn an_order_names_what_would_do_and_its_outcome_is_kept() {
     assert!(roster.join((&first[0], Proof::Token("token")), (1, false), place.clone(), now).is_err(), "its own name");
     assert_eq!(roster.join(("i-0abc", Proof::Token("token")), (1, false), place, now).unwrap().0, first[0]);
     let outcome = Outcome { launched: vec![], missing: missing.to_vec() };
-    assert_eq!(roster.ordered(second, &outcome, now), [terminate(&second[0], vec![], Gone::Refused)]);
+    assert_eq!(roster.ordered(second, &outcome, now), [Action::Forget { id: second[0].clone() }]);
     let actions = roster.decide(now);
     assert_eq!(given(&actions).len(), 1);
     let again = orders(actions);
@@ -378,7 +378,7 @@ fn when_the_provider_cannot_be_asked_nothing_is_launched_for_a_while() {
         let actions = all.decide();
         let ids: Vec<String> = actions.iter().flat_map(ids_of).cloned().collect();
         assert_eq!(ids.len(), 1);
-        assert_eq!(all.roster.not_ordered(&ids, all.now), [terminate(&ids[0], vec![], Gone::Refused)]);
+        assert_eq!(all.roster.not_ordered(&ids, all.now), [Action::Forget { id: ids[0].clone() }]);
         assert_eq!(all.decide(), [Action::Refuse { seeker, why: Why::Unavailable }]);
         all.pass(pause - 1);
         let seeker = all.seek(1)[0];
