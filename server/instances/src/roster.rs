@@ -207,7 +207,7 @@ impl Roster {
         let start = self.rules.start_timeout;
         let past = |at: Instant, limit| now.saturating_duration_since(at) > limit;
         let overdue = |entry: &Entry| match entry.stage {
-            Stage::Launching if past(entry.since, start) => Some(Gone::GivenUp),
+            Stage::Launching if entry.is_answered && past(entry.since, start) => Some(Gone::GivenUp),
             Stage::Launching => None,
             _ if past(entry.heard, beat) => Some(Gone::Lost),
             Stage::Ready => None,
@@ -288,7 +288,7 @@ impl Roster {
         let there = self.seekers.values_mut().filter(|one| one.place.as_ref().is_some_and(|id| closed.contains(id)));
         there.for_each(|seeker| seeker.place = None);
         let unavailable = self.unavailable(now);
-        let (wishes, instances) = (self.wishes(&closed), self.as_planned(&closed));
+        let (wishes, instances) = (self.wishes(&closed), self.as_planned(&closed, now));
         let fleet = plan_instances(&wishes, &instances, &self.types, &self.rules, &unavailable, now);
         for (id, version, count) in &fleet.place {
             self.seat(id, version, *count);
@@ -328,7 +328,7 @@ impl Roster {
         wishes.into_values().collect()
     }
 
-    fn as_planned(&self, closed: &BTreeSet<String>) -> Vec<Instance> {
+    fn as_planned(&self, closed: &BTreeSet<String>, now: Instant) -> Vec<Instance> {
         let mut instances: BTreeMap<&str, Instance> = BTreeMap::new();
         for (id, entry) in &self.instances {
             let mut instance = Instance {
@@ -336,7 +336,8 @@ impl Roster {
                 shape: entry.shape,
                 zone: entry.zone.clone(),
                 stage: if closed.contains(id) { Stage::Draining } else { entry.stage },
-                since: entry.since,
+                // What was not answered is not given up.
+                since: if entry.stage == Stage::Launching && !entry.is_answered { now } else { entry.since },
                 empty_since: entry.empty_since.filter(|_| entry.leases.is_empty()),
                 environments: BTreeMap::new(),
             };

@@ -107,6 +107,8 @@ pub(crate) struct Entry {
     /// Its environments together have no more memory than it.
     pub(crate) is_limited: bool,
     pub(crate) leases: BTreeMap<u64, (String, Needs)>,
+    /// Its order was answered. Until then it may come, and has its cores, whatever time it takes.
+    pub(super) is_answered: bool,
     pub(super) token: Option<String>,
     /// Its token was used.
     pub(super) is_known: bool,

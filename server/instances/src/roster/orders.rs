@@ -38,6 +38,11 @@ impl Roster {
             let shape = self.types.iter().find(|one| one.name == launched.offer.instance_type).map(|one| one.shape);
             let Some(entry) = self.instances.get_mut(&launched.id) else { continue };
             entry.name = Some(launched.name.clone());
+            entry.is_answered = true;
+            if entry.stage == Stage::Launching {
+                // From now on it has to be ready in time.
+                entry.since = now;
+            }
             (entry.market, entry.usd_per_hour) = (launched.market, launched.usd_per_hour);
             (entry.instance_type, entry.zone) = (launched.offer.instance_type.clone(), launched.offer.zone.clone());
             entry.shape = shape.unwrap_or(entry.shape);
@@ -139,6 +144,7 @@ impl Roster {
             pid: None,
             is_limited: false,
             leases: BTreeMap::new(),
+            is_answered: false,
             token: None,
             is_known: false,
             has_joined: false,

@@ -76,6 +76,15 @@ impl Clocked {
         joined
     }
 
+    /// All that was ordered comes.
+    fn answer(&mut self, actions: &[Action]) {
+        for id in actions.iter().flat_map(ids_of) {
+            let offer = Offer { instance_type: "local".into(), zone: "here".into() };
+            let outcome = Outcome { launched: vec![Launched::by_list(id, &offer)], missing: vec![] };
+            assert_eq!(self.roster.ordered(std::slice::from_ref(id), &outcome, self.now), []);
+        }
+    }
+
     fn join_one(&mut self, name: &str, proof: Proof<'_>) -> Result<(String, Duration), &'static str> {
         self.roster.join((name, proof), (1, false), Address::Unix("/a".into()), self.now)
     }
@@ -141,8 +150,14 @@ fn those_that_seek_get_room_on_as_few_instances_as_there_may_be() {
 fn one_that_is_not_ready_in_time_is_given_up_and_its_type_left_alone_for_a_while() {
     let mut all = Clocked::new(15);
     let seekers = all.seek(1);
-    assert_eq!(launched(&all.decide()), 1);
+    let actions = all.decide();
+    assert_eq!(launched(&actions), 1);
     all.pass(11);
+    assert_eq!(all.decide(), [], "while its order is not answered it may come");
+    all.answer(&actions);
+    all.pass(10);
+    assert_eq!(all.decide(), []);
+    all.pass(1);
     let actions = all.decide();
     assert_eq!((ended(&actions), launched(&actions)), (vec![Gone::GivenUp], 0));
     assert!(actions.contains(&Action::Refuse { seeker: seekers[0], why: Why::Unavailable }));
@@ -258,6 +273,7 @@ fn those_that_fail_together_count_once_and_a_pause_of_ones_own_is_nobodys_silenc
     all.seek(6);
     let actions = all.decide();
     assert_eq!(launched(&actions), 3);
+    all.answer(&actions);
     all.now += SECOND * 11;
     assert_eq!(ended(&all.decide()), [Gone::GivenUp; 3]);
     all.now += SECOND * 5;
