@@ -102,6 +102,7 @@ impl Life {
                 Ok(_) => "ended".into(),
                 Err(_) => {
                     task.abort();
+                    let _ = task.await;
                     "aborted".into()
                 }
             },
