@@ -200,8 +200,10 @@ impl Agent {
         }
     }
 
+    /// One has ended, is said. Of one that runs that was said before it was begun: it was to end when it was not here yet.
     fn forget(&mut self, environment: u64) {
-        if let Some(held) = self.held.remove(&environment) {
+        let is_over = self.held.get(&environment).is_some_and(|held| held.end.is_closed());
+        if let Some(held) = is_over.then(|| self.held.remove(&environment)).flatten() {
             self.room.vcpu += held.vcpu;
             self.room.memory_mib += held.memory_mib;
         }
@@ -232,6 +234,8 @@ async fn live(
         status = life.ended() => status,
         Some(patience) = ends.recv() => life.end(patience).await,
     };
+    // It takes no room any more.
+    drop(ends);
     if let Some(listening) = listening {
         // Unless a child of its own holds the pipe open.
         let _ = timeout(Duration::from_millis(200), listening).await;
@@ -245,6 +249,53 @@ async fn pass_on(environment: u64, mut log: impl AsyncRead + Unpin, say: mpsc::S
         let piece = STANDARD.encode(&buffer[..bytes]);
         if say.send(FromAgent::Log { environment, piece }).await.is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Reader;
+    use penstock_domain::Variables;
+    use penstock_scaler::Architecture;
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    /// Its environments are there until they are ended.
+    struct Patient;
+
+    impl Machine for Patient {
+        fn start(&self, link: Link, _: &Variables, _: bool) -> io::Result<(Life, Option<Reader>)> {
+            let task = tokio::spawn(async move {
+                std::future::pending::<()>().await;
+                drop(link);
+            });
+            Ok((Life::Task(task), None))
+        }
+
+        fn vitals(&self, _: Option<&Path>) -> Vitals {
+            Vitals::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_was_to_end_before_it_began_has_its_room_until_it_has_ended() {
+        let shape =
+            Shape { vcpu: 3, memory_mib: 4096, devices: 0, device_memory_mib: 0, architecture: Architecture::OWN };
+        let (say, mut said) = mpsc::channel(8);
+        let mut agent = Agent::new(Arc::new(Patient), "token".into(), shape, say);
+        agent.end(7, Duration::ZERO).await;
+        let link = Link::Socket(UnixStream::pair().unwrap().0.into());
+        let variables = Variables::default();
+        let begin =
+            Begin { token: "token".into(), environment: 7, variables, accelerated: false, vcpu: 2, memory_mib: 1 };
+        agent.begin(begin, link).await;
+        for (status, free) in [("not here", 0), ("aborted", 2)] {
+            let Some(FromAgent::Ended { environment: 7, status: told }) = said.recv().await else { panic!("{status}") };
+            agent.forget(7);
+            assert_eq!((&*told, agent.room.vcpu), (status, free));
+            agent.end(7, Duration::ZERO).await;
         }
     }
 }
