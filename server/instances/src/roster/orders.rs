@@ -3,7 +3,7 @@
 use super::{Action, Entry, Gone, Roster};
 use crate::protocol::Beat;
 use crate::provider::{Market, Offer, Outcome};
-use penstock_scaler::{InstanceType, Launch, Shape, Stage, Unavailable};
+use penstock_scaler::{InstanceType, Launch, Needs, Shape, Stage, Unavailable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -46,12 +46,26 @@ impl Roster {
             (entry.market, entry.usd_per_hour) = (launched.market, launched.usd_per_hour);
             (entry.instance_type, entry.zone) = (launched.offer.instance_type.clone(), launched.offer.zone.clone());
             entry.shape = shape.unwrap_or(entry.shape);
+            self.fit(&launched.id);
         }
         let missing = outcome.missing.iter().map(|missing| &missing.offer).collect::<BTreeSet<_>>();
         missing.into_iter().for_each(|offer| self.leave_alone(&offer.instance_type, &offer.zone, now));
         let comes = |id: &String| outcome.launched.iter().any(|launched| launched.id == *id);
         let given_up: Vec<&String> = ids.iter().filter(|id| !comes(id)).collect();
         given_up.into_iter().filter_map(|id| self.forget(id)).collect()
+    }
+
+    /// It may come as something smaller than others found a place on meanwhile: those that do not fit there have none any more.
+    fn fit(&mut self, id: &str) {
+        let Some(entry) = self.instances.get(id) else { return };
+        let mut there: Vec<(&Needs, u32)> = entry.leases.values().map(|(_, needs)| (needs, 1)).collect();
+        for seeker in self.seekers.values_mut().filter(|seeker| seeker.place.as_deref() == Some(id)) {
+            there.push((&seeker.needs, 1));
+            if !entry.shape.holds_all(there.iter().copied()) {
+                there.pop();
+                seeker.place = None;
+            }
+        }
     }
 
     /// The provider could not be asked: nothing is launched for a while.

@@ -387,6 +387,37 @@ fn an_order_names_what_would_do_and_its_outcome_is_kept() {
 }
 
 #[test]
+fn one_that_comes_smaller_than_it_was_to_be_is_not_given_more_than_it_has() {
+    let of = |name: &str, vcpu, usd_per_hour| InstanceType {
+        name: name.into(),
+        shape: Shape { vcpu, ..shape() },
+        usd_per_hour,
+        zones: vec!["here".into()],
+    };
+    let mut roster = Roster::new(rules(30), vec![of("large", 9, 1.0), of("small", 3, 2.0)], deadlines());
+    let now = tokio::time::Instant::now().into_std();
+    let first = roster.seek("f:1".into(), needs(2));
+    let actions = roster.decide(now);
+    let ids: Vec<String> = actions.iter().flat_map(ids_of).cloned().collect();
+    assert_eq!(ids.len(), 1);
+    // What comes meanwhile is to go there, too.
+    let others = [roster.seek("f:1".into(), needs(2)), roster.seek("f:2".into(), needs(1))];
+    assert_eq!(roster.decide(now), []);
+    let small = Offer { instance_type: "small".into(), zone: "here".into() };
+    let outcome = Outcome { launched: vec![Launched::by_list(&ids[0], &small)], missing: vec![] };
+    assert_eq!(roster.ordered(&ids, &outcome, now), []);
+    let again = roster.decide(now);
+    assert_eq!(launched(&again), 1, "for those that have no room there");
+    for id in ids.iter().chain(again.iter().flat_map(ids_of)) {
+        roster.expect(id, "token".into());
+        roster.join((id, Proof::Token("token")), (1, false), Address::Unix("/a".into()), now).unwrap();
+    }
+    assert_eq!(given(&roster.decide(now)), [first, others[0], others[1]]);
+    let on_first: Vec<u64> = roster.instances()[&ids[0]].leases.keys().copied().collect();
+    assert_eq!(on_first, [first]);
+}
+
+#[test]
 fn when_the_provider_cannot_be_asked_nothing_is_launched_for_a_while() {
     let mut all = Clocked::new(15);
     for pause in [1, 2, 4] {
