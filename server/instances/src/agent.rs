@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_environment::Life;
 use penstock_scaler::Shape;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub const BEAT: Duration = Duration::from_secs(1);
 const WAITING_MAX: usize = 256;
 /// Read of an environment's log at once.
 const PIECE_BYTES: usize = 8 * 1024;
+/// Environments that were to end before they began.
+const UNWANTED_MAX: usize = 256;
 /// Connections that have not said yet what they are for.
 const GREETING_MAX: usize = 64;
 
@@ -85,7 +87,7 @@ pub async fn run(told: Told, machine: impl Machine, notice: impl Future<Output =
             message = hear.recv() => match message {
                 Some(ToAgent::Welcome { .. } | ToAgent::Enrolled(_)) => {}
                 Some(ToAgent::End { environment, patience_ms }) => {
-                    agent.end(environment, Duration::from_millis(patience_ms)).await;
+                    agent.end(environment, Duration::from_millis(patience_ms));
                 }
                 Some(ToAgent::Renew) => renewal.at = Some(Instant::now()),
                 Some(ToAgent::Renewed(issued)) => if let Some(key) = renewal.key.take() {
@@ -153,13 +155,15 @@ struct Agent {
     token: String,
     room: Room,
     held: BTreeMap<u64, Held>,
+    /// Those that were to end and were not here: some may not have begun yet.
+    unwanted: BTreeSet<u64>,
     say: mpsc::Sender<FromAgent>,
 }
 
 impl Agent {
     fn new(machine: Arc<dyn Machine>, token: String, shape: Shape, say: mpsc::Sender<FromAgent>) -> Self {
         let (vcpu, memory_mib) = shape.for_environments();
-        Self { machine, token, room: Room { vcpu, memory_mib }, held: BTreeMap::new(), say }
+        Self { machine, token, room: Room { vcpu, memory_mib }, held: BTreeMap::new(), unwanted: BTreeSet::new(), say }
     }
 
     /// Starts an environment on a connection, if there is room for it.
@@ -167,6 +171,10 @@ impl Agent {
         let Begin { token, environment, variables, accelerated, vcpu, memory_mib } = begin;
         if token != self.token || self.held.contains_key(&environment) {
             tracing::warn!(environment, "somebody else wants to begin an environment");
+            return;
+        }
+        if self.unwanted.remove(&environment) {
+            // That it has ended is said.
             return;
         }
         let refused = |status: String| FromAgent::Ended { environment, status };
@@ -190,20 +198,23 @@ impl Agent {
         tokio::spawn(live(environment, life, log, ends, self.say.clone()));
     }
 
-    async fn end(&self, environment: u64, patience: Duration) {
+    fn end(&mut self, environment: u64, patience: Duration) {
         match self.held.get(&environment) {
             // One that has been told often enough needs no more telling.
             Some(held) => drop(held.end.try_send(patience)),
             None => {
+                self.unwanted.insert(environment);
+                if self.unwanted.len() > UNWANTED_MAX {
+                    // Numbers ascend.
+                    self.unwanted.pop_first();
+                }
                 let _ = self.say.try_send(FromAgent::Ended { environment, status: "not here".into() });
             }
         }
     }
 
-    /// One has ended, is said. Of one that runs that was said before it was begun: it was to end when it was not here yet.
     fn forget(&mut self, environment: u64) {
-        let is_over = self.held.get(&environment).is_some_and(|held| held.end.is_closed());
-        if let Some(held) = is_over.then(|| self.held.remove(&environment)).flatten() {
+        if let Some(held) = self.held.remove(&environment) {
             self.room.vcpu += held.vcpu;
             self.room.memory_mib += held.memory_mib;
         }
@@ -234,8 +245,6 @@ async fn live(
         status = life.ended() => status,
         Some(patience) = ends.recv() => life.end(patience).await,
     };
-    // It takes no room any more.
-    drop(ends);
     if let Some(listening) = listening {
         // Unless a child of its own holds the pipe open.
         let _ = timeout(Duration::from_millis(200), listening).await;
@@ -280,22 +289,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_was_to_end_before_it_began_has_its_room_until_it_has_ended() {
+    async fn one_that_was_to_end_before_it_began_is_not_begun() {
         let shape =
             Shape { vcpu: 3, memory_mib: 4096, devices: 0, device_memory_mib: 0, architecture: Architecture::OWN };
         let (say, mut said) = mpsc::channel(8);
         let mut agent = Agent::new(Arc::new(Patient), "token".into(), shape, say);
-        agent.end(7, Duration::ZERO).await;
-        let link = Link::Socket(UnixStream::pair().unwrap().0.into());
-        let variables = Variables::default();
-        let begin =
-            Begin { token: "token".into(), environment: 7, variables, accelerated: false, vcpu: 2, memory_mib: 1 };
-        agent.begin(begin, link).await;
-        for (status, free) in [("not here", 0), ("aborted", 2)] {
-            let Some(FromAgent::Ended { environment: 7, status: told }) = said.recv().await else { panic!("{status}") };
-            agent.forget(7);
-            assert_eq!((&*told, agent.room.vcpu), (status, free));
-            agent.end(7, Duration::ZERO).await;
+        let begin = |environment| Begin {
+            token: "token".into(),
+            environment,
+            variables: Variables::default(),
+            accelerated: false,
+            vcpu: 2,
+            memory_mib: 1,
+        };
+        let link = || Link::Socket(UnixStream::pair().unwrap().0.into());
+        agent.end(7, Duration::ZERO);
+        agent.begin(begin(7), link()).await;
+        agent.begin(begin(8), link()).await;
+        agent.end(8, Duration::ZERO);
+        for (number, ending, free) in [(7, "not here", 0), (8, "aborted", 2)] {
+            let Some(FromAgent::Ended { environment, status }) = said.recv().await else { panic!("{number}") };
+            agent.forget(environment);
+            assert_eq!((environment, &*status, agent.room.vcpu), (number, ending, free));
         }
     }
 }
