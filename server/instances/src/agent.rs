@@ -226,6 +226,7 @@ impl Agent {
             environments: u32::try_from(self.held.len()).unwrap_or(u32::MAX),
             memory_free_mib,
             load,
+            is_taken_away: taken_away.is_some(),
             unhealthy: taken_away.or(complaint),
         }
     }

@@ -357,7 +357,9 @@ impl Fleet {
     fn terminate(self: &Arc<Self>, id: String, name: String, leases: Vec<u64>, why: Gone) {
         let (reason, environments) = (why.name(), leases.len());
         match why {
-            Gone::Empty | Gone::Aged => tracing::info!(instance = name, reason, "an instance is gone"),
+            Gone::Empty | Gone::Aged | Gone::TakenAway => {
+                tracing::info!(instance = name, reason, "an instance is gone")
+            }
             _ => tracing::warn!(instance = name, reason, environments, "an instance is gone"),
         }
         instance_event(reason);

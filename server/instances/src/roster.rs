@@ -225,8 +225,8 @@ impl Roster {
         found.into_iter().map(|(id, why)| self.terminate(&id, why, now)).collect()
     }
 
-    /// Those that are to be replaced: one after the other by age, at once if they say that something is wrong. And those that
-    /// have drained stop.
+    /// Those that are to be replaced: at once where they will be taken away, else one after the other. And those that have
+    /// drained stop.
     fn begin_drains(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         let old = self.old(now);
@@ -234,6 +234,8 @@ impl Roster {
         let mut vcpu: u32 = self.instances.values().map(|entry| entry.shape.vcpu).sum();
         for (id, entry) in &mut self.instances {
             let why = match entry.stage {
+                // There is no time to wait for others.
+                Stage::Ready if entry.beat.is_taken_away => Gone::TakenAway,
                 // One after the other: what is wrong with all of them is not mended by others.
                 Stage::Ready if entry.beat.unhealthy.is_some() && draining == 0 => Gone::Unhealthy,
                 // A new one has to fit beside it.

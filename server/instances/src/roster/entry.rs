@@ -35,6 +35,8 @@ pub enum Gone {
     Aged,
     /// It said itself that it should not be used.
     Unhealthy,
+    /// It was told that it would be taken away.
+    TakenAway,
 }
 
 impl Gone {
@@ -47,6 +49,7 @@ impl Gone {
             Gone::Empty => "empty",
             Gone::Aged => "aged",
             Gone::Unhealthy => "unhealthy",
+            Gone::TakenAway => "taken_away",
         }
     }
 }

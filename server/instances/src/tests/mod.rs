@@ -268,6 +268,26 @@ fn one_that_says_it_is_unhealthy_is_replaced_and_goes_on_if_there_is_no_room() {
 }
 
 #[test]
+fn those_that_will_be_taken_away_drain_at_once_and_together() {
+    let mut all = Clocked::new(15);
+    let seekers = all.seek(6);
+    let actions = all.decide();
+    let ids = all.join(&actions);
+    all.decide();
+    let bad = || Some("it will be taken away".to_owned());
+    all.roster.beat(&ids[0], Beat { unhealthy: bad(), ..Beat::default() }, all.now);
+    assert_eq!(all.decide().len(), 2, "one drains");
+    let away = Beat { unhealthy: bad(), is_taken_away: true, ..Beat::default() };
+    ids[1..].iter().for_each(|id| all.roster.beat(id, away.clone(), all.now));
+    let leave: Vec<Action> = seekers[2..].iter().map(|lease| Action::Leave { lease: *lease }).collect();
+    assert_eq!(all.decide(), leave, "the others do not wait for it");
+    seekers.iter().for_each(|lease| all.roster.release(*lease, all.now));
+    assert_eq!(all.decide().len(), 3, "all stop");
+    let gone = all.roster.gone(&ids[2], all.now);
+    assert!(matches!(gone, Some(Action::Terminate { why: Gone::TakenAway, .. })), "{gone:?}");
+}
+
+#[test]
 fn those_that_fail_together_count_once_and_a_pause_of_ones_own_is_nobodys_silence() {
     let mut all = Clocked::new(15);
     all.seek(6);
