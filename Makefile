@@ -143,9 +143,10 @@ demo-scaling: fetch $(VENV)/ok ## A load step, a killed instance, a quiet spell,
 	@$(VENV)/bin/python loadtest/demo_scaling.py
 
 SEEDS ?= 20000
-sim: ## Many seeds of the simulation (SEEDS=20000), and the goodput curve
+sim: ## Many seeds of the simulation (SEEDS=20000), without instances and on them, and the goodput curve
 	@cargo build --release --bin penstock-sim
 	@target/release/penstock-sim seeds --count $(SEEDS)
+	@target/release/penstock-sim seeds --fleet --count $(SEEDS)
 	@target/release/penstock-sim curve --out loadtest/reports
 
 clean: ## Remove what was built here (not the cache)

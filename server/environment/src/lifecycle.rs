@@ -84,6 +84,20 @@ impl Life {
         }
     }
 
+    /// Waits until it ends by itself, and says how; one of an instance is not waited for here. May be dropped and called again.
+    pub async fn ended(&mut self) -> String {
+        match self {
+            Life::Process(child) => {
+                child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string())
+            }
+            Life::Task(task) => {
+                let _ = task.await;
+                "ended".into()
+            }
+            Life::Elsewhere(_) => std::future::pending().await,
+        }
+    }
+
     /// Waits for it to end, ends it if it does not, and says how it ended.
     pub async fn end(&mut self, patience: Duration) -> String {
         match self {
@@ -100,6 +114,7 @@ impl Life {
                 Ok(_) => "ended".into(),
                 Err(_) => {
                     task.abort();
+                    let _ = task.await;
                     "aborted".into()
                 }
             },

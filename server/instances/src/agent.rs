@@ -6,26 +6,26 @@
 
 mod devices;
 mod door;
+mod host;
+
+pub use host::{Host, Vitals, machine_memory_mib};
 
 pub use devices::DeviceOptions;
 
 use crate::contents::Shelf;
 use crate::protocol::{Beat, Begin, DeviceBeat, FromAgent, ToAgent, Told, write};
+use crate::transport::Link;
 use crate::transport::tls::Key;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use devices::Devices;
-use penstock_environment::Launcher;
+use penstock_environment::Life;
 use penstock_scaler::Shape;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -36,10 +36,10 @@ pub const BEAT: Duration = Duration::from_secs(1);
 const WAITING_MAX: usize = 256;
 /// Read of an environment's log at once.
 const PIECE_BYTES: usize = 8 * 1024;
+/// Environments that were to end before they began.
+const UNWANTED_MAX: usize = 256;
 /// Connections that have not said yet what they are for.
 const GREETING_MAX: usize = 64;
-/// Of the disk that has to be free, in bytes.
-const DISK_LEAST: u64 = 64 << 20;
 
 /// What is free here.
 struct Room {
@@ -58,10 +58,11 @@ struct Held {
 /// why: then the instance says so, and is drained. Errors: it may not join, or cannot listen.
 pub async fn run(
     told: Told,
-    launcher: Launcher,
+    host: impl Host,
     devices: DeviceOptions,
     notice: impl Future<Output = String>,
 ) -> io::Result<()> {
+    let host: Arc<dyn Host> = Arc::new(host);
     let is_limited = match told.group.as_deref().map(crate::cgroup::enter) {
         Some(Ok(())) => true,
         Some(Err(error)) => {
@@ -71,15 +72,15 @@ pub async fn run(
         None => false,
     };
     let devices = Devices::find(devices).await?;
-    let door::Joined { listener, mut hear, mut to, shape, mut identity, renew_after } =
-        door::join(&told, devices.machine(is_limited)).await?;
+    let door::Joined { mut listener, mut hear, mut to, shape, mut identity, renew_after } =
+        door::join(&told, devices.machine(is_limited), host.wires()).await?;
     let shelf = match told.disk.clone() {
         Some(disk) => Some(Arc::new(spawn_blocking(move || Shelf::open(disk.join("contents"))).await??)),
         None => None,
     };
     let (say, mut said) = mpsc::channel(WAITING_MAX);
     let (greeted, mut begins) = mpsc::channel(GREETING_MAX);
-    let mut agent = Agent::new(launcher, told.token.clone(), shape, say);
+    let mut agent = Agent::new(host, told.token.clone(), shape, say);
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut renewal = Renewal { key: None, at: renew_after.map(|after| Instant::now() + after) };
@@ -87,16 +88,16 @@ pub async fn run(
     tokio::pin!(notice);
     loop {
         tokio::select! {
-            Some(message) = said.recv() => {
-                if let FromAgent::Ended { environment, .. } = &message {
-                    agent.forget(*environment);
-                }
-                write(&mut to, &message).await?;
+            biased;
+            // First, and what environments write last: a flood of it does not make an instance silent.
+            _ = beats.tick() => {
+                let beat = agent.beat(&told, devices.beats(), taken_away.clone());
+                write(&mut to, &FromAgent::Beat(beat)).await?;
             }
             message = hear.recv() => match message {
                 Some(ToAgent::Welcome { .. } | ToAgent::Enrolled(_)) => {}
                 Some(ToAgent::End { environment, patience_ms }) => {
-                    agent.end(environment, Duration::from_millis(patience_ms)).await;
+                    agent.end(environment, Duration::from_millis(patience_ms));
                 }
                 Some(ToAgent::Renew) => renewal.at = Some(Instant::now()),
                 Some(ToAgent::Renewed(issued)) => if let Some(key) = renewal.key.take() {
@@ -121,9 +122,11 @@ pub async fn run(
             Some((begin, link)) = begins.recv() => agent.begin(begin, link).await,
             () = renewal.due() => write(&mut to, &FromAgent::Renew { public_key: renewal.begin()? }).await?,
             why = &mut notice, if taken_away.is_none() => taken_away = Some(why),
-            _ = beats.tick() => {
-                let beat = agent.beat(told.disk.as_deref(), devices.beats(), taken_away.clone());
-                write(&mut to, &FromAgent::Beat(beat)).await?;
+            Some(message) = said.recv() => {
+                if let FromAgent::Ended { environment, .. } = &message {
+                    agent.forget(*environment);
+                }
+                write(&mut to, &message).await?;
             }
         }
     }
@@ -157,31 +160,31 @@ impl Renewal {
     }
 }
 
-/// Memory of this machine, in MiB.
-pub fn machine_memory_mib() -> u64 {
-    let system = rustix::system::sysinfo();
-    (system.totalram as u64).saturating_mul(u64::from(system.mem_unit).max(1)) >> 20
-}
-
 struct Agent {
-    launcher: Launcher,
+    host: Arc<dyn Host>,
     token: String,
     room: Room,
     held: BTreeMap<u64, Held>,
+    /// Those that were to end and were not here: some may not have begun yet.
+    unwanted: BTreeSet<u64>,
     say: mpsc::Sender<FromAgent>,
 }
 
 impl Agent {
-    fn new(launcher: Launcher, token: String, shape: Shape, say: mpsc::Sender<FromAgent>) -> Self {
+    fn new(host: Arc<dyn Host>, token: String, shape: Shape, say: mpsc::Sender<FromAgent>) -> Self {
         let (vcpu, memory_mib) = shape.for_environments();
-        Self { launcher, token, room: Room { vcpu, memory_mib }, held: BTreeMap::new(), say }
+        Self { host, token, room: Room { vcpu, memory_mib }, held: BTreeMap::new(), unwanted: BTreeSet::new(), say }
     }
 
     /// Starts an environment on a connection, if there is room for it.
-    async fn begin(&mut self, begin: Begin, link: OwnedFd) {
+    async fn begin(&mut self, begin: Begin, link: Link) {
         let Begin { token, environment, variables, accelerated, vcpu, memory_mib } = begin;
         if token != self.token || self.held.contains_key(&environment) {
             tracing::warn!(environment, "somebody else wants to begin an environment");
+            return;
+        }
+        if self.unwanted.remove(&environment) {
+            // That it has ended is said.
             return;
         }
         let refused = |status: String| FromAgent::Ended { environment, status };
@@ -191,8 +194,8 @@ impl Agent {
             let _ = self.say.try_send(refused(text));
             return;
         }
-        let mut child = match self.launcher.launch_on(link, &variables, accelerated) {
-            Ok(child) => child,
+        let (life, log) = match self.host.start(link, &variables, accelerated) {
+            Ok(started) => started,
             Err(error) => {
                 let _ = self.say.try_send(refused(format!("it could not be started: {error}")));
                 return;
@@ -202,15 +205,19 @@ impl Agent {
         self.room.vcpu -= vcpu;
         self.room.memory_mib -= memory_mib;
         self.held.insert(environment, Held { end, vcpu, memory_mib });
-        let log = child.stderr.take();
-        tokio::spawn(live(environment, child, log, ends, self.say.clone()));
+        tokio::spawn(live(environment, life, log, ends, self.say.clone()));
     }
 
-    async fn end(&self, environment: u64, patience: Duration) {
+    fn end(&mut self, environment: u64, patience: Duration) {
         match self.held.get(&environment) {
             // One that has been told often enough needs no more telling.
             Some(held) => drop(held.end.try_send(patience)),
             None => {
+                self.unwanted.insert(environment);
+                if self.unwanted.len() > UNWANTED_MAX {
+                    // Numbers ascend.
+                    self.unwanted.pop_first();
+                }
                 let _ = self.say.try_send(FromAgent::Ended { environment, status: "not here".into() });
             }
         }
@@ -223,23 +230,15 @@ impl Agent {
         }
     }
 
-    fn beat(&self, disk: Option<&Path>, devices: Vec<DeviceBeat>, taken_away: Option<String>) -> Beat {
-        let system = rustix::system::sysinfo();
-        let unit = u64::from(system.mem_unit).max(1);
+    fn beat(&self, told: &Told, devices: Vec<DeviceBeat>, taken_away: Option<String>) -> Beat {
+        let Vitals { memory_free_mib, load, complaint } = self.host.vitals(told.disk.as_deref());
         let faults = devices.iter().filter_map(|device| device.fault.clone());
-        let disk = disk.and_then(|disk| match rustix::fs::statvfs(disk) {
-            Ok(found) if found.f_bavail.saturating_mul(found.f_frsize) < DISK_LEAST => {
-                Some(format!("its disk is full ({})", disk.display()))
-            }
-            Ok(_) => None,
-            Err(error) => Some(format!("its disk cannot be used ({}): {error}", disk.display())),
-        });
         Beat {
             environments: u32::try_from(self.held.len()).unwrap_or(u32::MAX),
-            memory_free_mib: (system.freeram as u64).saturating_mul(unit) >> 20,
-            // Linux counts in parts of 65536.
-            load: system.loads[0] as f64 / 65536.0,
-            unhealthy: taken_away.into_iter().chain(disk).chain(faults).next(),
+            memory_free_mib,
+            load,
+            is_taken_away: taken_away.is_some(),
+            unhealthy: taken_away.into_iter().chain(complaint).chain(faults).next(),
             devices,
         }
     }
@@ -248,21 +247,16 @@ impl Agent {
 /// Passes on what an environment writes, and how it ends.
 async fn live(
     environment: u64,
-    mut child: Child,
+    mut life: Life,
     log: Option<impl AsyncRead + Unpin + Send + 'static>,
     mut ends: mpsc::Receiver<Duration>,
     say: mpsc::Sender<FromAgent>,
 ) {
     let listening = log.map(|log| tokio::spawn(pass_on(environment, log, say.clone())));
     let status = tokio::select! {
-        status = child.wait() => said_of(status),
-        Some(patience) = ends.recv() => match timeout(patience, child.wait()).await {
-            Ok(status) => said_of(status),
-            Err(_) => match child.kill().await {
-                Ok(()) => "killed".to_owned(),
-                Err(error) => format!("could not be killed: {error}"),
-            },
-        },
+        biased;
+        status = life.ended() => status,
+        Some(patience) = ends.recv() => life.end(patience).await,
     };
     if let Some(listening) = listening {
         // Unless a child of its own holds the pipe open.
@@ -271,16 +265,65 @@ async fn live(
     let _ = say.send(FromAgent::Ended { environment, status }).await;
 }
 
-fn said_of(status: io::Result<ExitStatus>) -> String {
-    status.map_or_else(|error| error.to_string(), |status| status.to_string())
-}
-
 async fn pass_on(environment: u64, mut log: impl AsyncRead + Unpin, say: mpsc::Sender<FromAgent>) {
     let mut buffer = vec![0; PIECE_BYTES];
     while let Ok(bytes @ 1..) = log.read(&mut buffer).await {
         let piece = STANDARD.encode(&buffer[..bytes]);
         if say.send(FromAgent::Log { environment, piece }).await.is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Reader;
+    use penstock_domain::Variables;
+    use penstock_scaler::Architecture;
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    /// Its environments are there until they are ended.
+    struct Patient;
+
+    impl Host for Patient {
+        fn start(&self, link: Link, _: &Variables, _: bool) -> io::Result<(Life, Option<Reader>)> {
+            let task = tokio::spawn(async move {
+                std::future::pending::<()>().await;
+                drop(link);
+            });
+            Ok((Life::Task(task), None))
+        }
+
+        fn vitals(&self, _: Option<&Path>) -> Vitals {
+            Vitals::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_was_to_end_before_it_began_is_not_begun() {
+        let shape =
+            Shape { vcpu: 3, memory_mib: 4096, devices: 0, device_memory_mib: 0, architecture: Architecture::OWN };
+        let (say, mut said) = mpsc::channel(8);
+        let mut agent = Agent::new(Arc::new(Patient), "token".into(), shape, say);
+        let begin = |environment| Begin {
+            token: "token".into(),
+            environment,
+            variables: Variables::default(),
+            accelerated: false,
+            vcpu: 2,
+            memory_mib: 1,
+        };
+        let link = || Link::Socket(UnixStream::pair().unwrap().0.into());
+        agent.end(7, Duration::ZERO);
+        agent.begin(begin(7), link()).await;
+        agent.begin(begin(8), link()).await;
+        agent.end(8, Duration::ZERO);
+        for (number, ending, free) in [(7, "not here", 0), (8, "aborted", 2)] {
+            let Some(FromAgent::Ended { environment, status }) = said.recv().await else { panic!("{number}") };
+            agent.forget(environment);
+            assert_eq!((environment, &*status, agent.room.vcpu), (number, ending, free));
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::hub::Hub;
 use crate::protocol::ToAgent;
 use crate::provider::Provider;
 use crate::roster::{Action, Deadlines, Entry, Gone, Place, Roster};
-use crate::transport::{self, Address, Connection, Cut, Listener, tls, tls::Authority};
+use crate::transport::{self, Address, Connection, Cut, Listener, Wires, tls, tls::Authority};
 use crate::view::InstanceView;
 use parking_lot::Mutex;
 use penstock_scaler::{InstanceType, Needs, Rules, Stage, Why};
@@ -34,6 +34,8 @@ mod orders;
 const TICK: Duration = Duration::from_millis(500);
 /// Between two looks, from which this process is known to have stood still.
 const STALL: Duration = Duration::from_secs(2);
+/// The name under which a fleet listens at the end of wires.
+pub const WIRED: &str = "fleet";
 /// Most bytes of a socket's path, by `sockaddr_un`, its end included.
 const SOCKET_PATH_MAX: usize = 108;
 
@@ -63,6 +65,8 @@ pub enum Listen {
     Folder,
     /// Where all agents of other machines come.
     Tcp(Arc<Hub>),
+    /// At the end of wires, under the name [`WIRED`]. It needs no folder.
+    Wires(Arc<dyn Wires>),
 }
 
 /// Instances, and environments on them.
@@ -82,7 +86,7 @@ pub struct Fleet {
     wake: Notify,
     stop: CancellationToken,
     /// One server has these instances.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// An environment that was begun, as the fleet knows it.
@@ -109,17 +113,15 @@ impl Begun {
 impl Fleet {
     /// Opens a fleet that has no instances yet. Errors: its folder cannot be made, or nobody can listen there or at its address.
     pub fn open(options: FleetOptions, provider: Arc<dyn Provider>, stop: CancellationToken) -> io::Result<Arc<Self>> {
-        let lock = lock(&options.folder)?;
-        match std::fs::remove_dir_all(&options.folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        std::fs::create_dir_all(&options.folder)?;
-        // Who may connect here may have environments started.
-        std::fs::set_permissions(&options.folder, std::fs::Permissions::from_mode(0o700))?;
+        let lock = match &options.listen {
+            Listen::Wires(_) => None,
+            Listen::Folder | Listen::Tcp(_) => Some(take_over(&options.folder)?),
+        };
         let addresses = match &options.listen {
             Listen::Folder => (Address::Unix(options.folder.join("fleet.sock")), Address::Unix(options.folder.clone())),
             Listen::Tcp(hub) => hub.addresses(),
+            // Each instance under its own name.
+            Listen::Wires(_) => (Address::Wire(WIRED.into()), Address::Wire(String::new())),
         };
         let roster = Roster::new(options.rules.clone(), options.types.clone(), options.deadlines);
         let catalog = options.disk.is_some().then(Arc::default);
@@ -138,12 +140,17 @@ impl Fleet {
             _lock: lock,
         });
         tokio::spawn(fleet.clone().notice());
-        match (&fleet.options.listen, &fleet.addresses.0) {
-            (Listen::Tcp(hub), _) => hub.add(&fleet),
-            (Listen::Folder, Address::Unix(socket)) => {
-                tokio::spawn(fleet.clone().listen(Listener::Unix(UnixListener::bind(socket)?)));
+        let listener = match (&fleet.options.listen, &fleet.addresses.0) {
+            (Listen::Tcp(hub), _) => {
+                hub.add(&fleet);
+                None
             }
-            (Listen::Folder, Address::Tcp(_)) => {}
+            (Listen::Wires(wires), _) => Some(Listener::Wires(wires.listen(WIRED)?)),
+            (Listen::Folder, Address::Unix(socket)) => Some(Listener::Unix(UnixListener::bind(socket)?)),
+            (Listen::Folder, _) => None,
+        };
+        if let Some(listener) = listener {
+            tokio::spawn(fleet.clone().listen(listener));
         }
         tokio::spawn(fleet.clone().follow());
         Ok(fleet)
@@ -249,7 +256,14 @@ impl Fleet {
     /// A connection to the agent of an instance, which is shown to be that one's. Errors: it does not answer, or is another's.
     pub(crate) async fn connect(&self, place: &Place) -> io::Result<Connection> {
         let identity = self.authority().map(|authority| authority.fleet());
-        transport::connect(&place.address, identity.as_deref(), &tls::instance_name(&place.name)).await
+        transport::connect(&place.address, identity.as_deref(), &tls::instance_name(&place.name), self.wires()).await
+    }
+
+    fn wires(&self) -> Option<&dyn Wires> {
+        match &self.options.listen {
+            Listen::Wires(wires) => Some(wires.as_ref()),
+            Listen::Folder | Listen::Tcp(_) => None,
+        }
     }
 
     /// What is sent to instances; `None` where they share the server's disk.
@@ -259,7 +273,7 @@ impl Fleet {
 
     fn authority(&self) -> Option<&Arc<Authority>> {
         match &self.options.listen {
-            Listen::Folder => None,
+            Listen::Folder | Listen::Wires(_) => None,
             Listen::Tcp(hub) => Some(hub.authority()),
         }
     }
@@ -338,6 +352,10 @@ impl Fleet {
                 // If it cannot be told, its deadline ends it.
                 let _ = agent.map(|agent| agent.try_send(ToAgent::Stop));
             }
+            Action::Forget { id } => {
+                tracing::warn!(instance = id, "an instance does not come");
+                instance_event(Gone::Refused.name());
+            }
             Action::Terminate { id, name, leases, why } => self.terminate(id, name, leases, why),
         }
     }
@@ -351,7 +369,9 @@ impl Fleet {
     fn terminate(self: &Arc<Self>, id: String, name: String, leases: Vec<u64>, why: Gone) {
         let (reason, environments) = (why.name(), leases.len());
         match why {
-            Gone::Empty | Gone::Aged => tracing::info!(instance = name, reason, "an instance is gone"),
+            Gone::Empty | Gone::Aged | Gone::TakenAway => {
+                tracing::info!(instance = name, reason, "an instance is gone")
+            }
             _ => tracing::warn!(instance = name, reason, environments, "an instance is gone"),
         }
         instance_event(reason);
@@ -363,7 +383,9 @@ impl Fleet {
             begun.link.iter().for_each(Cut::now);
             begun.end(format!("its instance {name} is gone: {reason}"));
         }
-        let _ = std::fs::remove_file(self.options.folder.join(format!("{id}.sock")));
+        if matches!(self.options.listen, Listen::Folder) {
+            let _ = std::fs::remove_file(self.options.folder.join(format!("{id}.sock")));
+        }
         let fleet = self.clone();
         tokio::spawn(async move { fleet.provider.terminate(&name).await });
     }
@@ -400,6 +422,19 @@ impl Fleet {
     pub fn folder(&self) -> &Path {
         &self.options.folder
     }
+}
+
+/// A folder for sockets, empty, and for nobody else.
+fn take_over(folder: &Path) -> io::Result<File> {
+    let lock = lock(folder)?;
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::create_dir_all(folder)?;
+    // Who may connect here may have environments started.
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    Ok(lock)
 }
 
 /// Makes sure that no other server has these instances, and that their sockets can be named.

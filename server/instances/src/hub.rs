@@ -84,7 +84,7 @@ impl Hub {
         self.all().into_iter().find(|fleet| fleet.knows(name))
     }
 
-    async fn listen(self: Arc<Self>, listener: Listener) {
+    async fn listen(self: Arc<Self>, mut listener: Listener) {
         let greeting = Arc::new(Semaphore::new(GREETING_MAX));
         loop {
             tokio::select! {

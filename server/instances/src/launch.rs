@@ -44,7 +44,7 @@ impl Launch for OnInstances {
         };
         // Known before it is begun: what becomes of its instance meanwhile is heard.
         let number = lease.keep();
-        let elsewhere = Elsewhere { fleet: self.0.clone(), number, ended };
+        let elsewhere = Elsewhere { fleet: self.0.clone(), number, ended: Some(ended) };
         self.0.begun(number, begun);
         let Connection { mut from, mut to, cut, local: _ } = self.0.connect(&place).await?;
         let mut there = match self.0.catalog() {
@@ -147,29 +147,21 @@ async fn pass_on(mut from: mpsc::Receiver<Vec<u8>>, mut to: WriteHalf<SimplexStr
     let _ = to.shutdown().await;
 }
 
-/// The process of an environment on an instance. Its room is given back when this is dropped.
+/// The process of an environment on an instance. When this is dropped, it ends, and then its room is given back.
 struct Elsewhere {
     fleet: Arc<Fleet>,
     number: u64,
-    ended: oneshot::Receiver<String>,
+    /// `None` once that was told, or is not waited for any more.
+    ended: Option<oneshot::Receiver<String>>,
 }
 
 #[async_trait]
 impl Ending for Elsewhere {
     async fn end(&mut self, patience: Duration) -> String {
-        if let Ok(status) = self.ended.try_recv() {
-            return status;
-        }
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let message = ToAgent::End { environment: self.number, patience_ms };
-        let asked = timeout(ANSWER_TIMEOUT, self.fleet.tell_about(self.number, message)).await;
-        if !matches!(asked, Ok(true)) {
-            return self.ended.try_recv().unwrap_or_else(|_| "its instance does not answer".into());
-        }
-        match timeout(patience + ANSWER_TIMEOUT, &mut self.ended).await {
-            Ok(Ok(status)) => status,
-            _ => "its instance does not say how".into(),
-        }
+        let Some(ended) = self.ended.as_mut() else { return "it has ended".into() };
+        let status = end(&self.fleet, self.number, ended, patience).await;
+        self.ended = None;
+        status
     }
 
     fn resize(&self, device_memory_bytes: u64) -> Result<(), String> {
@@ -177,8 +169,32 @@ impl Ending for Elsewhere {
     }
 }
 
+async fn end(fleet: &Fleet, number: u64, ended: &mut oneshot::Receiver<String>, patience: Duration) -> String {
+    if let Ok(status) = ended.try_recv() {
+        return status;
+    }
+    let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+    let message = ToAgent::End { environment: number, patience_ms };
+    let asked = timeout(ANSWER_TIMEOUT, fleet.tell_about(number, message)).await;
+    if !matches!(asked, Ok(true)) {
+        return ended.try_recv().unwrap_or_else(|_| "its instance does not answer".into());
+    }
+    match timeout(patience + ANSWER_TIMEOUT, ended).await {
+        Ok(Ok(status)) => status,
+        _ => "its instance does not say how".into(),
+    }
+}
+
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        self.fleet.release(self.number);
+        let (fleet, number) = (self.fleet.clone(), self.number);
+        match (self.ended.take(), tokio::runtime::Handle::try_current()) {
+            // Until then somebody else would find less room than was given.
+            (Some(mut ended), Ok(runtime)) => drop(runtime.spawn(async move {
+                end(&fleet, number, &mut ended, Duration::ZERO).await;
+                fleet.release(number);
+            })),
+            _ => fleet.release(number),
+        }
     }
 }

@@ -27,7 +27,7 @@ mod transport;
 mod view;
 
 pub use cost::FunctionCost;
-pub use fleet::{Fleet, FleetOptions, Listen};
+pub use fleet::{Fleet, FleetOptions, Listen, WIRED};
 pub use fleets::{ByProvider, Fleets, OpenFleet, Standing};
 pub use hub::Hub;
 pub use launch::OnInstances;
@@ -35,8 +35,8 @@ pub use local::LocalProvider;
 pub use protocol::{DeviceAccess, Told};
 pub use provider::{Launched, Market, Missing, Offer, Order, Outcome, Provider};
 pub use roster::{Deadlines, Gone};
-pub use transport::Address;
 pub use transport::tls::Authority;
+pub use transport::{Address, Link, Reader, Wire, Wires, Writer};
 pub use view::{DeviceView, InstanceView};
 
 #[cfg(test)]

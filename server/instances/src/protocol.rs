@@ -131,6 +131,9 @@ pub(crate) struct Beat {
     pub load: f64,
     /// Why it should not be used any more.
     pub unhealthy: Option<String>,
+    /// It will be taken away: what it has is to be elsewhere before that.
+    #[serde(default)]
+    pub is_taken_away: bool,
     /// How its devices are.
     #[serde(default)]
     pub devices: Vec<DeviceBeat>,

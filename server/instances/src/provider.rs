@@ -85,7 +85,8 @@ pub struct Outcome {
 #[async_trait]
 pub trait Provider: Send + Sync {
     /// Launches what is ordered, whose agents are to do what they are told. Answers when it has been asked for; that they are
-    /// there is said by their agents. Errors: nothing of it comes, for no reason that lies with a type or a zone.
+    /// there is said by their agents. Until it answers, all that was ordered counts as coming: it has to, in bounded time. Errors:
+    /// nothing of it comes, for no reason that lies with a type or a zone; what comes all the same is ended by the provider.
     async fn launch(&self, order: &Order) -> io::Result<Outcome>;
 
     /// Ends the instance of this name by force, if it is still there.

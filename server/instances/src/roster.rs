@@ -202,9 +202,14 @@ impl Roster {
             name = entry.name.unwrap_or(name);
             leases.extend(entry.leases.into_keys());
         }
+        self.unseat(id);
+        Action::Terminate { id: id.to_owned(), name, leases, why }
+    }
+
+    /// Those that were to go there have no place any more.
+    fn unseat(&mut self, id: &str) {
         let there = self.seekers.values_mut().filter(|seeker| seeker.is_for(id));
         there.for_each(|seeker| seeker.place = None);
-        Action::Terminate { id: id.to_owned(), name, leases, why }
     }
 
     /// What is to be done now.
@@ -222,7 +227,7 @@ impl Roster {
         let start = self.rules.start_timeout;
         let past = |at: Instant, limit| now.saturating_duration_since(at) > limit;
         let overdue = |entry: &Entry| match entry.stage {
-            Stage::Launching if past(entry.since, start) => Some(Gone::GivenUp),
+            Stage::Launching if entry.is_answered && past(entry.since, start) => Some(Gone::GivenUp),
             Stage::Launching => None,
             _ if past(entry.heard, beat) => Some(Gone::Lost),
             Stage::Ready => None,
@@ -240,8 +245,8 @@ impl Roster {
         found.into_iter().map(|(id, why)| self.terminate(&id, why, now)).collect()
     }
 
-    /// Those that are to be replaced: one after the other by age, at once if they say that something is wrong. And those that
-    /// have drained stop.
+    /// Those that are to be replaced: at once where they will be taken away, else one after the other. And those that have
+    /// drained stop.
     fn begin_drains(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         let old = self.old(now);
@@ -249,6 +254,8 @@ impl Roster {
         let mut vcpu: u32 = self.instances.values().map(|entry| entry.shape.vcpu).sum();
         for (id, entry) in &mut self.instances {
             let why = match entry.stage {
+                // There is no time to wait for others.
+                Stage::Ready if entry.beat.is_taken_away => Gone::TakenAway,
                 // One after the other: what is wrong with all of them is not mended by others.
                 Stage::Ready if entry.beat.unhealthy.is_some() && draining == 0 => Gone::Unhealthy,
                 // A new one has to fit beside it.
@@ -305,7 +312,7 @@ impl Roster {
         there.for_each(|seeker| seeker.place = None);
         let devices_left = self.settle();
         let unavailable = self.unavailable(now);
-        let (wishes, instances) = (self.wishes(&closed), self.as_planned(&closed, devices_left));
+        let (wishes, instances) = (self.wishes(&closed), self.as_planned(&closed, devices_left, now));
         let fleet = plan_instances(&wishes, &instances, &self.types, &self.rules, &unavailable, now);
         for (id, version, count) in &fleet.place {
             self.seat(id, version, *count);
@@ -346,7 +353,12 @@ impl Roster {
         wishes.into_values().collect()
     }
 
-    fn as_planned(&self, closed: &BTreeSet<String>, mut devices_left: BTreeMap<String, Vec<u64>>) -> Vec<Instance> {
+    fn as_planned(
+        &self,
+        closed: &BTreeSet<String>,
+        mut devices_left: BTreeMap<String, Vec<u64>>,
+        now: Instant,
+    ) -> Vec<Instance> {
         let mut instances: BTreeMap<&str, Instance> = BTreeMap::new();
         for (id, entry) in &self.instances {
             let mut instance = Instance {
@@ -354,7 +366,8 @@ impl Roster {
                 shape: entry.shape,
                 zone: entry.zone.clone(),
                 stage: if closed.contains(id) { Stage::Draining } else { entry.stage },
-                since: entry.since,
+                // What was not answered is not given up.
+                since: if entry.stage == Stage::Launching && !entry.is_answered { now } else { entry.since },
                 empty_since: entry.empty_since.filter(|_| entry.leases.is_empty()),
                 environments: BTreeMap::new(),
                 devices_left: devices_left.remove(id),

@@ -1,4 +1,5 @@
-//! How a fleet and its agents reach each other: Unix sockets on one machine, TCP with TLS between machines.
+//! How a fleet and its agents reach each other: Unix sockets on one machine, TCP with TLS between machines. A simulation brings
+//! [`Wires`] of its own.
 //!
 //! Called by the fleet and by the agent. Who the other side is, is known when a connection is made: on one machine by the
 //! folder, which is open to one user alone, else by its certificate (see `tls`).
@@ -6,6 +7,7 @@
 pub(crate) mod tls;
 
 use crate::transport::tls::Identity;
+use async_trait::async_trait;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -16,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -31,21 +34,51 @@ pub enum Address {
     Unix(PathBuf),
     /// A host and a port.
     Tcp(String),
+    /// A name that [`Wires`] know.
+    Wire(String),
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "{}", path.display()),
-            Self::Tcp(address) => f.write_str(address),
+            Self::Tcp(address) | Self::Wire(address) => f.write_str(address),
         }
     }
 }
 
 /// One half of a connection.
-pub(crate) type Reader = Box<dyn AsyncRead + Send + Unpin>;
+pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
 /// The other.
-pub(crate) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A way between a fleet and its agents that is neither a folder nor TCP. It knows who is who: whoever gets a wire may speak.
+#[async_trait]
+pub trait Wires: Send + Sync {
+    /// The wires that are laid to a name from now on, this side of each. Errors: somebody listens there already.
+    fn listen(&self, name: &str) -> io::Result<mpsc::Receiver<Wire>>;
+
+    /// Lays a wire to whoever listens at a name. Errors: nobody does.
+    async fn connect(&self, name: &str) -> io::Result<Wire>;
+}
+
+/// One side of a wire.
+pub struct Wire {
+    /// What comes.
+    pub from: Reader,
+    /// What goes.
+    pub to: Writer,
+    /// Ends both, whoever has them.
+    pub cut: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What becomes the link of an environment.
+pub enum Link {
+    /// A socket that blocks: its process's end.
+    Socket(OwnedFd),
+    /// A wire.
+    Wire(Wire),
+}
 
 /// A connection to a process that has shown who it is.
 pub(crate) struct Connection {
@@ -58,12 +91,18 @@ pub(crate) struct Connection {
 }
 
 /// Ends a connection.
-pub(crate) struct Cut(OwnedFd);
+pub(crate) enum Cut {
+    Socket(OwnedFd),
+    Wire(Box<dyn Fn() + Send + Sync>),
+}
 
 impl Cut {
     pub(crate) fn now(&self) {
-        // One that has ended by itself needs no ending.
-        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+        match self {
+            // One that has ended by itself needs no ending.
+            Self::Socket(socket) => drop(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)),
+            Self::Wire(cut) => cut(),
+        }
     }
 }
 
@@ -71,16 +110,18 @@ impl Cut {
 pub(crate) enum Listener {
     Unix(UnixListener),
     Tcp(TcpListener),
+    Wires(mpsc::Receiver<Wire>),
 }
 
 /// A connection of which nothing is known yet.
 pub(crate) enum Raw {
     Unix(UnixStream),
     Tcp(TcpStream, SocketAddr),
+    Wire(Wire),
 }
 
 impl Listener {
-    pub(crate) async fn accept(&self) -> io::Result<Raw> {
+    pub(crate) async fn accept(&mut self) -> io::Result<Raw> {
         match self {
             Self::Unix(listener) => Ok(Raw::Unix(listener.accept().await?.0)),
             Self::Tcp(listener) => {
@@ -88,13 +129,17 @@ impl Listener {
                 prepare(&stream)?;
                 Ok(Raw::Tcp(stream, peer))
             }
+            Self::Wires(wires) => match wires.recv().await {
+                Some(wire) => Ok(Raw::Wire(wire)),
+                None => std::future::pending().await,
+            },
         }
     }
 
     /// The address that it has; of TCP with the port that was free.
     pub(crate) fn tcp_address(&self) -> io::Result<Option<SocketAddr>> {
         match self {
-            Self::Unix(_) => Ok(None),
+            Self::Unix(_) | Self::Wires(_) => Ok(None),
             Self::Tcp(listener) => listener.local_addr().map(Some),
         }
     }
@@ -111,11 +156,16 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 /// Connects to an address within [`CONNECT_TIMEOUT`]; over TCP to the one with that name in its certificate, as the one that
 /// `identity` is. Errors: nobody is there, or somebody else.
-pub(crate) async fn connect(address: &Address, identity: Option<&Identity>, name: &str) -> io::Result<Connection> {
+pub(crate) async fn connect(
+    address: &Address,
+    identity: Option<&Identity>,
+    name: &str,
+    wires: Option<&dyn Wires>,
+) -> io::Result<Connection> {
     match address {
         Address::Unix(path) => {
             let stream = timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await??;
-            let cut = Cut(stream.as_fd().try_clone_to_owned()?);
+            let cut = Cut::Socket(stream.as_fd().try_clone_to_owned()?);
             let (from, to) = stream.into_split();
             Ok(Connection { from: Box::new(from), to: Box::new(to), cut, local: None })
         }
@@ -123,7 +173,16 @@ pub(crate) async fn connect(address: &Address, identity: Option<&Identity>, name
             let identity = identity.ok_or_else(|| io::Error::other("there is no certificate for TCP"))?;
             connect_tcp(address, identity.connector()?, name).await
         }
+        Address::Wire(other) => {
+            let wires = wires.ok_or_else(no_wires)?;
+            let Wire { from, to, cut } = timeout(CONNECT_TIMEOUT, wires.connect(other)).await??;
+            Ok(Connection { from, to, cut: Cut::Wire(cut), local: None })
+        }
     }
+}
+
+fn no_wires() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "there are no wires here")
 }
 
 /// Connects over TCP and TLS to the one with that name.
@@ -132,7 +191,7 @@ pub(crate) async fn connect_tcp(address: &str, connector: TlsConnector, name: &s
     let shake = async {
         let stream = TcpStream::connect(address).await?;
         prepare(&stream)?;
-        let cut = Cut(stream.as_fd().try_clone_to_owned()?);
+        let cut = Cut::Socket(stream.as_fd().try_clone_to_owned()?);
         let local = stream.local_addr().ok();
         let (from, to) = tokio::io::split(connector.connect(name, stream).await?);
         Ok(Connection { from: Box::new(from), to: Box::new(to), cut, local })
@@ -141,10 +200,11 @@ pub(crate) async fn connect_tcp(address: &str, connector: TlsConnector, name: &s
 }
 
 /// Listens at an address; a folder's socket is named by `file`.
-pub(crate) async fn listen(address: &Address, file: &str) -> io::Result<Listener> {
+pub(crate) async fn listen(address: &Address, file: &str, wires: Option<&dyn Wires>) -> io::Result<Listener> {
     match address {
         Address::Unix(folder) => Ok(Listener::Unix(UnixListener::bind(folder.join(file))?)),
         Address::Tcp(address) => Ok(Listener::Tcp(TcpListener::bind(address).await?)),
+        Address::Wire(name) => Ok(Listener::Wires(wires.ok_or_else(no_wires)?.listen(name)?)),
     }
 }
 

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use penstock_sim::arrivals::{Arrivals, recorded};
 use penstock_sim::checkers::check;
 use penstock_sim::curve;
+use penstock_sim::fleet;
 use penstock_sim::script::Script;
 use penstock_sim::world::run;
 use std::path::PathBuf;
@@ -32,11 +33,17 @@ enum Command {
         /// How many.
         #[arg(long, default_value_t = 2000)]
         count: u64,
+        /// Of a house on instances.
+        #[arg(long)]
+        fleet: bool,
     },
     /// Prints the script of one seed, what came of it, and what does not hold.
     Show {
         /// The seed.
         seed: u64,
+        /// Of a house on instances.
+        #[arg(long)]
+        fleet: bool,
     },
     /// Goodput over load: curve.csv and curve.svg.
     Curve {
@@ -69,8 +76,16 @@ fn main() -> ExitCode {
 fn act(cli: Cli) -> Result<bool, Box<dyn std::error::Error>> {
     let trace = cli.trace.map(std::fs::read_to_string).transpose()?.map(|text| recorded(&text));
     match cli.command {
-        Command::Seeds { from, count } => Ok(seeds(from, count, trace.as_ref())),
-        Command::Show { seed } => Ok(show(seed, trace.as_ref())),
+        Command::Seeds { from, count, fleet: false } => Ok(seeds(from, count, |seed| {
+            let script = Script::draw(seed, trace.as_ref());
+            check(&script, &run(&script, None))
+        })),
+        Command::Seeds { from, count, fleet: true } => Ok(seeds(from, count, |seed| {
+            let script = fleet::script::Script::draw(seed);
+            fleet::checkers::check(&script, &fleet::world::run(&script, None))
+        })),
+        Command::Show { seed, fleet: false } => Ok(show(seed, trace.as_ref())),
+        Command::Show { seed, fleet: true } => Ok(show_fleet(seed)),
         Command::Curve { out, seconds, seed, timeout_ms } => {
             let (arrivals, timeout) = (trace.unwrap_or(Arrivals::Poisson), Duration::from_millis(timeout_ms));
             let points = curve::points(&curve::Question { seed, seconds, arrivals, timeout });
@@ -83,7 +98,7 @@ fn act(cli: Cli) -> Result<bool, Box<dyn std::error::Error>> {
     }
 }
 
-fn seeds(from: u64, count: u64, trace: Option<&Arrivals>) -> bool {
+fn seeds(from: u64, count: u64, broken_by: impl Fn(u64) -> Vec<String> + Sync) -> bool {
     let (next, failed) = (AtomicU64::new(from), AtomicU64::new(0));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -94,8 +109,7 @@ fn seeds(from: u64, count: u64, trace: Option<&Arrivals>) -> bool {
                     if seed >= from + count {
                         return;
                     }
-                    let script = Script::draw(seed, trace);
-                    let broken = check(&script, &run(&script, None));
+                    let broken = broken_by(seed);
                     if !broken.is_empty() {
                         failed.fetch_add(1, Ordering::Relaxed);
                         println!("seed {seed}: {}", broken.join("\n    "));
@@ -122,6 +136,21 @@ fn show(seed: u64, trace: Option<&Arrivals>) -> bool {
     }
     println!("starts: {:?}\nbooks: {:?}", happened.starts, happened.balance);
     let broken = check(&script, &happened);
+    println!("{}", if broken.is_empty() { "all holds".to_owned() } else { broken.join("\n") });
+    broken.is_empty()
+}
+
+fn show_fleet(seed: u64) -> bool {
+    let script = fleet::script::Script::draw(seed);
+    println!("{script:#?}");
+    let happened = fleet::world::run(&script, None);
+    for end in &happened.ends {
+        println!("{:?} to {:?}: request {}: {:?}", end.came, end.ended, end.number, end.how);
+    }
+    let fleet::world::Run { losses, machines, most_vcpu, rested, balances, .. } = &happened;
+    println!("losses: {losses:?}\nbooks: {balances:?}");
+    println!("{machines} machines, at most {most_vcpu} vCPU; at rest {rested:?} after the faults");
+    let broken = fleet::checkers::check(&script, &happened);
     println!("{}", if broken.is_empty() { "all holds".to_owned() } else { broken.join("\n") });
     broken.is_empty()
 }

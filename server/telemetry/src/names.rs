@@ -141,7 +141,7 @@ declare! {
     // Labels: event.
     INSTANCE_EVENTS = counter("penstock_instance_events_total", Unit::Count,
         "What happened to instances: launched, ready, not_joined, and why those that are gone are (given_up, refused, lost, \
-         empty, aged, unhealthy).");
+         empty, aged, unhealthy, taken_away).");
     // Labels: provider, function.
     COST = gauge("penstock_cost_usd_per_hour", Unit::Count,
         "US dollars an hour of instances, by the part of their cores that a function's environments have; without a name, of \

@@ -3,11 +3,10 @@
 use crate::contents::{Lay, Shelf};
 use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent, Told, read, write};
 use crate::transport::tls::{self, FLEET, Identity, Issued, Key, is_named};
-use crate::transport::{self, Address, Connection, Listener, Raw, Reader, Writer};
+use crate::transport::{self, Address, Connection, Link, Listener, Raw, Reader, Wires, Writer};
 use penstock_scaler::Shape;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
@@ -19,7 +18,8 @@ use tokio::time::{sleep, timeout};
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages that wait to be heard.
 const WAITING_MAX: usize = 256;
-/// Over TCP the fleet may not know the instance yet, whose launch was not answered: how often it is asked, and the pause.
+/// From another machine: the fleet may not know the instance yet, whose launch was not answered, or others come at the same
+/// time. How often it is asked, and the pause.
 const TRIES: (u32, Duration) = (60, Duration::from_secs(2));
 /// Bytes that are passed on at once, each way.
 const RELAY_BYTES: usize = 64 * 1024;
@@ -35,34 +35,56 @@ pub(super) struct Joined {
 }
 
 /// Joins the fleet. Errors: it may not, or cannot listen.
-pub(super) async fn join(told: &Told, machine: Machine) -> io::Result<Joined> {
+pub(super) async fn join(told: &Told, machine: Machine, wires: Option<&dyn Wires>) -> io::Result<Joined> {
     let name = told.name.as_deref().ok_or_else(|| io::Error::other("nobody said what this instance is called"))?;
-    let listener = transport::listen(&told.listen, &format!("{name}.sock")).await?;
+    let listen = match &told.listen {
+        Address::Wire(_) => Address::Wire(name.to_owned()),
+        other => other.clone(),
+    };
+    let listener = transport::listen(&listen, &format!("{name}.sock"), wires).await?;
     let (identity, renew_after) = match &told.fleet {
-        Address::Unix(_) => (None, None),
+        Address::Unix(_) | Address::Wire(_) => (None, None),
         Address::Tcp(fleet) => {
             let (identity, issued) = patiently(|| enrol(fleet, told, name)).await?;
             (Some(Arc::new(identity)), Some(Duration::from_millis(issued.renew_after_ms)))
         }
     };
+    let own = (listen, listener.tcp_address()?);
+    let come = || introduce(told, (name, &machine), &own, identity.as_deref(), wires);
+    let (from, to, shape) = match &told.fleet {
+        // The fleet knows it before it starts.
+        Address::Unix(_) => come().await?,
+        Address::Tcp(_) | Address::Wire(_) => patiently(come).await?,
+    };
+    Ok(Joined { listener, hear: listen_to(from), to, shape, identity, renew_after })
+}
+
+/// Says who it is. Errors: the fleet is not there, or does not take it.
+async fn introduce(
+    told: &Told,
+    (name, machine): (&str, &Machine),
+    (listen, listened): &(Address, Option<SocketAddr>),
+    identity: Option<&Identity>,
+    wires: Option<&dyn Wires>,
+) -> io::Result<(Reader, Writer, Shape)> {
     let Connection { mut from, mut to, local, cut: _ } =
-        transport::connect(&told.fleet, identity.as_deref(), FLEET).await?;
-    let address = match (&told.listen, listener.tcp_address()?.zip(local)) {
+        transport::connect(&told.fleet, identity, FLEET, wires).await?;
+    let address = match (listen, listened.zip(local)) {
         // As the fleet sees it.
         (_, Some((own, local))) => {
             let ip = if own.ip().is_unspecified() { local.ip() } else { own.ip() };
             Address::Tcp(SocketAddr::new(ip, own.port()).to_string())
         }
         (Address::Unix(folder), None) => Address::Unix(folder.join(format!("{name}.sock"))),
+        (Address::Wire(own), None) => Address::Wire(own.clone()),
         (Address::Tcp(_), None) => return Err(io::Error::other("an instance listens as its fleet does")),
     };
-    let (name, token) = (name.to_owned(), told.token.clone());
+    let (name, token, machine) = (name.to_owned(), told.token.clone(), machine.clone());
     write(&mut to, &FromAgent::Join(Join { name, token, machine, address })).await?;
-    let shape = match timeout(GREETING_TIMEOUT, read(&mut from)).await?? {
-        ToAgent::Welcome { shape } => shape,
-        other => return Err(unexpected(&other)),
-    };
-    Ok(Joined { listener, hear: listen_to(from), to, shape, identity, renew_after })
+    match timeout(GREETING_TIMEOUT, read(&mut from)).await?? {
+        ToAgent::Welcome { shape } => Ok((from, to, shape)),
+        other => Err(unexpected(&other)),
+    }
 }
 
 /// Messages, one after the other: reading is not cancelled in the middle of one.
@@ -116,15 +138,19 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Hears what a connection is for: an environment, and the socket that is to be its link. Errors: it is somebody else's, or
-    /// says nothing in time.
-    pub(super) async fn greet(self, raw: Raw) -> io::Result<(Begin, OwnedFd)> {
+    /// Hears what a connection is for: an environment, and what is to be its link. Errors: it is somebody else's, or says nothing
+    /// in time.
+    pub(super) async fn greet(self, raw: Raw) -> io::Result<(Begin, Link)> {
         match raw {
             Raw::Unix(mut stream) => {
                 let begin = self.hear_out(&mut stream).await?;
                 let link = stream.into_std()?;
                 link.set_nonblocking(false)?;
-                Ok((begin, link.into()))
+                Ok((begin, Link::Socket(link.into())))
+            }
+            Raw::Wire(mut wire) => {
+                let begin = self.hear_out(&mut tokio::io::join(&mut wire.from, &mut wire.to)).await?;
+                Ok((begin, Link::Wire(wire)))
             }
             Raw::Tcp(stream, _) => {
                 let identity = self.identity.as_ref().ok_or_else(|| io::Error::other("there is no certificate yet"))?;
@@ -135,7 +161,7 @@ impl Door {
                 let begin = self.hear_out(&mut stream).await?;
                 let (near, far) = transport::pair()?;
                 tokio::spawn(pass_on(stream, near));
-                Ok((begin, far))
+                Ok((begin, Link::Socket(far)))
             }
         }
     }

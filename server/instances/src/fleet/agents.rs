@@ -3,7 +3,7 @@
 use super::{Fleet, TICK};
 use crate::protocol::{FromAgent, Join, ToAgent, read, write};
 use crate::roster::Proof;
-use crate::transport::{Address, Listener, Raw, Reader, Writer};
+use crate::transport::{Address, Listener, Raw, Reader, Wire, Writer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_telemetry::{instance_event, instance_started};
@@ -31,8 +31,8 @@ pub(crate) struct Caller {
 }
 
 impl Fleet {
-    /// Hears agents of this machine.
-    pub(super) async fn listen(self: Arc<Self>, listener: Listener) {
+    /// Hears agents of this machine, or at the other end of wires.
+    pub(super) async fn listen(self: Arc<Self>, mut listener: Listener) {
         let greeting = Arc::new(Semaphore::new(GREETING_MAX));
         loop {
             tokio::select! {
@@ -53,9 +53,14 @@ impl Fleet {
     }
 
     async fn greet(self: Arc<Self>, raw: Raw, greeting: OwnedSemaphorePermit) {
-        let Raw::Unix(stream) = raw else { return };
-        let (from, to) = stream.into_split();
-        let (mut from, to): (Reader, Writer) = (Box::new(from), Box::new(to));
+        let (mut from, to): (Reader, Writer) = match raw {
+            Raw::Unix(stream) => {
+                let (from, to) = stream.into_split();
+                (Box::new(from), Box::new(to))
+            }
+            Raw::Wire(Wire { from, to, cut: _ }) => (from, to),
+            Raw::Tcp(..) => return,
+        };
         if let Ok(Ok(FromAgent::Join(join))) = timeout(GREETING_TIMEOUT, read(&mut from)).await {
             self.attend(Caller { from, to, join, shown: None }, greeting).await;
         }
@@ -68,6 +73,7 @@ impl Fleet {
         let (pid, devices) = (machine.pid, machine.devices.len());
         let is_own = match (&address, shown) {
             (Address::Unix(path), None) => *path == self.options.folder.join(format!("{name}.sock")),
+            (Address::Wire(own), None) => self.wires().is_some() && *own == name,
             // Nobody is sent elsewhere by an instance.
             (Address::Tcp(address), Some(peer)) => {
                 address.parse::<SocketAddr>().is_ok_and(|address| address.ip() == peer.ip())

@@ -65,7 +65,7 @@ impl Fleet {
         let (token, told) = ((self.options.token)()?, (self.options.token)()?);
         let (fleet, listen) = self.addresses.clone();
         let trust = match &self.options.listen {
-            Listen::Folder => None,
+            Listen::Folder | Listen::Wires(_) => None,
             Listen::Tcp(hub) => Some(hub.authority().trust()),
         };
         let disk = self.options.disk.clone();

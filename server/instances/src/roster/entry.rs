@@ -35,6 +35,8 @@ pub enum Gone {
     Aged,
     /// It said itself that it should not be used.
     Unhealthy,
+    /// It was told that it would be taken away.
+    TakenAway,
 }
 
 impl Gone {
@@ -47,6 +49,7 @@ impl Gone {
             Gone::Empty => "empty",
             Gone::Aged => "aged",
             Gone::Unhealthy => "unhealthy",
+            Gone::TakenAway => "taken_away",
         }
     }
 }
@@ -64,6 +67,8 @@ pub(crate) enum Action {
     Leave { lease: u64 },
     /// Tell the agent to stop.
     Stop { id: String },
+    /// One that was ordered does not come: there is nothing to end.
+    Forget { id: String },
     /// End it by force.
     Terminate { id: String, name: String, leases: Vec<u64>, why: Gone },
 }
@@ -115,6 +120,8 @@ pub(crate) struct Entry {
     /// `None` before it has joined.
     pub(crate) machine: Option<Machine>,
     pub(crate) leases: BTreeMap<u64, Leased>,
+    /// Its order was answered. Until then it may come, and has its cores, whatever time it takes.
+    pub(super) is_answered: bool,
     pub(super) token: Option<String>,
     /// Its token was used.
     pub(super) is_known: bool,

@@ -3,7 +3,7 @@
 use super::{Action, Entry, Gone, Roster};
 use crate::protocol::Beat;
 use crate::provider::{Market, Offer, Outcome};
-use penstock_scaler::{InstanceType, Launch, Shape, Stage, Unavailable};
+use penstock_scaler::{InstanceType, Launch, Needs, Shape, Stage, Unavailable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -38,15 +38,34 @@ impl Roster {
             let shape = self.types.iter().find(|one| one.name == launched.offer.instance_type).map(|one| one.shape);
             let Some(entry) = self.instances.get_mut(&launched.id) else { continue };
             entry.name = Some(launched.name.clone());
+            entry.is_answered = true;
+            if entry.stage == Stage::Launching {
+                // From now on it has to be ready in time.
+                entry.since = now;
+            }
             (entry.market, entry.usd_per_hour) = (launched.market, launched.usd_per_hour);
             (entry.instance_type, entry.zone) = (launched.offer.instance_type.clone(), launched.offer.zone.clone());
             entry.shape = shape.unwrap_or(entry.shape);
+            self.fit(&launched.id);
         }
         let missing = outcome.missing.iter().map(|missing| &missing.offer).collect::<BTreeSet<_>>();
         missing.into_iter().for_each(|offer| self.leave_alone(&offer.instance_type, &offer.zone, now));
         let comes = |id: &String| outcome.launched.iter().any(|launched| launched.id == *id);
         let given_up: Vec<&String> = ids.iter().filter(|id| !comes(id)).collect();
-        given_up.into_iter().filter_map(|id| self.refuse(id)).collect()
+        given_up.into_iter().filter_map(|id| self.forget(id)).collect()
+    }
+
+    /// It may come as something smaller than others found a place on meanwhile: those that do not fit there have none any more.
+    fn fit(&mut self, id: &str) {
+        let Some(entry) = self.instances.get(id) else { return };
+        let mut there: Vec<(&Needs, u32)> = entry.leases.values().map(|leased| (&leased.needs, 1)).collect();
+        for seeker in self.seekers.values_mut().filter(|seeker| seeker.is_for(id)) {
+            there.push((&seeker.needs, 1));
+            if !entry.shape.holds_all(there.iter().copied()) {
+                there.pop();
+                seeker.place = None;
+            }
+        }
     }
 
     /// The provider could not be asked: nothing is launched for a while.
@@ -56,12 +75,18 @@ impl Roster {
         if self.held.is_none_or(|(until, _)| until <= now) {
             self.held = Some((now + (HELD.0 * 2u32.pow(times.min(6))).min(HELD.1), times + 1));
         }
-        ids.iter().filter_map(|id| self.refuse(id)).collect()
+        ids.iter().filter_map(|id| self.forget(id)).collect()
     }
 
     /// One that was ordered does not come.
-    fn refuse(&mut self, id: &str) -> Option<Action> {
-        self.instances.contains_key(id).then(|| self.remove(id, Gone::Refused))
+    fn forget(&mut self, id: &str) -> Option<Action> {
+        if self.instances.get(id)?.has_joined {
+            // It came all the same.
+            return Some(self.remove(id, Gone::Refused));
+        }
+        self.instances.remove(id);
+        self.unseat(id);
+        Some(Action::Forget { id: id.to_owned() })
     }
 
     pub(super) fn leave_alone(&mut self, instance_type: &str, zone: &str, now: Instant) {
@@ -132,6 +157,7 @@ impl Roster {
             beat: Beat::default(),
             machine: None,
             leases: BTreeMap::new(),
+            is_answered: false,
             token: None,
             is_known: false,
             has_joined: false,

@@ -316,6 +316,7 @@ async fn what_environments_read_is_sent_once_and_read_there() {
         assert_eq!(std::fs::read(place.join("1/weights")).unwrap(), weights);
         // What is the same is not sent again, under whatever name.
         std::fs::write(model.join("1/copy"), &weights).unwrap();
+        second.life.end(Duration::ZERO).await;
         drop(second);
         let mut third = world.launch.start(&wanted).await.unwrap();
         assert_eq!(line(&mut third).await, "hello");
@@ -324,6 +325,7 @@ async fn what_environments_read_is_sent_once_and_read_there() {
         assert_eq!(world.fleet.instances().len(), 1);
         // What cannot be read is told by its name.
         wanted.isolation.readable = vec![world.folder.path().join("nothing")];
+        third.life.end(Duration::ZERO).await;
         drop(third);
         let error = world.launch.start(&wanted).await.err().unwrap().to_string();
         assert!(error.contains("nothing"), "{error}");

@@ -78,6 +78,15 @@ impl Clocked {
         joined
     }
 
+    /// All that was ordered comes.
+    fn answer(&mut self, actions: &[Action]) {
+        for id in actions.iter().flat_map(ids_of) {
+            let offer = Offer { instance_type: "local".into(), zone: "here".into() };
+            let outcome = Outcome { launched: vec![Launched::by_list(id, &offer)], missing: vec![] };
+            assert_eq!(self.roster.ordered(std::slice::from_ref(id), &outcome, self.now), []);
+        }
+    }
+
     fn join_one(&mut self, name: &str, proof: Proof<'_>) -> Result<(String, Duration), &'static str> {
         self.roster.join((name, proof), Machine::default(), Address::Unix("/a".into()), self.now)
     }
@@ -143,8 +152,14 @@ fn those_that_seek_get_room_on_as_few_instances_as_there_may_be() {
 fn one_that_is_not_ready_in_time_is_given_up_and_its_type_left_alone_for_a_while() {
     let mut all = Clocked::new(15);
     let seekers = all.seek(1);
-    assert_eq!(launched(&all.decide()), 1);
+    let actions = all.decide();
+    assert_eq!(launched(&actions), 1);
     all.pass(11);
+    assert_eq!(all.decide(), [], "while its order is not answered it may come");
+    all.answer(&actions);
+    all.pass(10);
+    assert_eq!(all.decide(), []);
+    all.pass(1);
     let actions = all.decide();
     assert_eq!((ended(&actions), launched(&actions)), (vec![Gone::GivenUp], 0));
     assert!(actions.contains(&Action::Refuse { seeker: seekers[0], why: Why::Unavailable }));
@@ -255,11 +270,32 @@ fn one_that_says_it_is_unhealthy_is_replaced_and_goes_on_if_there_is_no_room() {
 }
 
 #[test]
+fn those_that_will_be_taken_away_drain_at_once_and_together() {
+    let mut all = Clocked::new(15);
+    let seekers = all.seek(6);
+    let actions = all.decide();
+    let ids = all.join(&actions);
+    all.decide();
+    let bad = || Some("it will be taken away".to_owned());
+    all.roster.beat(&ids[0], Beat { unhealthy: bad(), ..Beat::default() }, all.now);
+    assert_eq!(all.decide().len(), 2, "one drains");
+    let away = Beat { unhealthy: bad(), is_taken_away: true, ..Beat::default() };
+    ids[1..].iter().for_each(|id| all.roster.beat(id, away.clone(), all.now));
+    let leave: Vec<Action> = seekers[2..].iter().map(|lease| Action::Leave { lease: *lease }).collect();
+    assert_eq!(all.decide(), leave, "the others do not wait for it");
+    seekers.iter().for_each(|lease| all.roster.release(*lease, all.now));
+    assert_eq!(all.decide().len(), 3, "all stop");
+    let gone = all.roster.gone(&ids[2], all.now);
+    assert!(matches!(gone, Some(Action::Terminate { why: Gone::TakenAway, .. })), "{gone:?}");
+}
+
+#[test]
 fn those_that_fail_together_count_once_and_a_pause_of_ones_own_is_nobodys_silence() {
     let mut all = Clocked::new(15);
     all.seek(6);
     let actions = all.decide();
     assert_eq!(launched(&actions), 3);
+    all.answer(&actions);
     all.now += SECOND * 11;
     assert_eq!(ended(&all.decide()), [Gone::GivenUp; 3]);
     all.now += SECOND * 5;
@@ -368,11 +404,42 @@ fn an_order_names_what_would_do_and_its_outcome_is_kept() {
     );
     assert_eq!(roster.join(("i-0abc", Proof::Token("token")), Machine::default(), place, now).unwrap().0, first[0]);
     let outcome = Outcome { launched: vec![], missing: missing.to_vec() };
-    assert_eq!(roster.ordered(second, &outcome, now), [terminate(&second[0], vec![], Gone::Refused)]);
+    assert_eq!(roster.ordered(second, &outcome, now), [Action::Forget { id: second[0].clone() }]);
     let actions = roster.decide(now);
     assert_eq!(given(&actions).len(), 1);
     let again = orders(actions);
     assert_eq!(again[0].1, [offer("small", "a"), offer("dear", "a")], "what is missing is left alone");
+}
+
+#[test]
+fn one_that_comes_smaller_than_it_was_to_be_is_not_given_more_than_it_has() {
+    let of = |name: &str, vcpu, usd_per_hour| InstanceType {
+        name: name.into(),
+        shape: Shape { vcpu, ..shape() },
+        usd_per_hour,
+        zones: vec!["here".into()],
+    };
+    let mut roster = Roster::new(rules(30), vec![of("large", 9, 1.0), of("small", 3, 2.0)], deadlines());
+    let now = tokio::time::Instant::now().into_std();
+    let first = roster.seek("f:1".into(), needs(2));
+    let actions = roster.decide(now);
+    let ids: Vec<String> = actions.iter().flat_map(ids_of).cloned().collect();
+    assert_eq!(ids.len(), 1);
+    // What comes meanwhile is to go there, too.
+    let others = [roster.seek("f:1".into(), needs(2)), roster.seek("f:2".into(), needs(1))];
+    assert_eq!(roster.decide(now), []);
+    let small = Offer { instance_type: "small".into(), zone: "here".into() };
+    let outcome = Outcome { launched: vec![Launched::by_list(&ids[0], &small)], missing: vec![] };
+    assert_eq!(roster.ordered(&ids, &outcome, now), []);
+    let again = roster.decide(now);
+    assert_eq!(launched(&again), 1, "for those that have no room there");
+    for id in ids.iter().chain(again.iter().flat_map(ids_of)) {
+        roster.expect(id, "token".into());
+        roster.join((id, Proof::Token("token")), Machine::default(), Address::Unix("/a".into()), now).unwrap();
+    }
+    assert_eq!(given(&roster.decide(now)), [first, others[0], others[1]]);
+    let on_first: Vec<u64> = roster.instances()[&ids[0]].leases.keys().copied().collect();
+    assert_eq!(on_first, [first]);
 }
 
 #[test]
@@ -383,7 +450,7 @@ fn when_the_provider_cannot_be_asked_nothing_is_launched_for_a_while() {
         let actions = all.decide();
         let ids: Vec<String> = actions.iter().flat_map(ids_of).cloned().collect();
         assert_eq!(ids.len(), 1);
-        assert_eq!(all.roster.not_ordered(&ids, all.now), [terminate(&ids[0], vec![], Gone::Refused)]);
+        assert_eq!(all.roster.not_ordered(&ids, all.now), [Action::Forget { id: ids[0].clone() }]);
         assert_eq!(all.decide(), [Action::Refuse { seeker, why: Why::Unavailable }]);
         all.pass(pause - 1);
         let seeker = all.seek(1)[0];

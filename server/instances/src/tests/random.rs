@@ -93,6 +93,7 @@ impl World {
                     let gone = self.roster.gone(&id, self.now);
                     self.carry_out(gone.into_iter().collect());
                 }
+                Action::Forget { .. } => {}
                 Action::Leave { lease } => assert!(self.given.contains(&lease)),
             }
         }
