@@ -36,7 +36,7 @@ pub struct Hub {
 
 impl Hub {
     /// Hears agents until `stop`. They know it by `advertise`, a host and perhaps a port, or else by the address where it listens;
-    /// they listen themselves at `agents`, such as `0.0.0.0:7443`, where port 0 is one that is free. Errors: it cannot listen.
+    /// they listen themselves at `agents`, such as `0.0.0.0:8011`, where port 0 is one that is free. Errors: it cannot listen.
     pub fn open(
         listener: std::net::TcpListener,
         advertise: Option<&str>,

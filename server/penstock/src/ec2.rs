@@ -38,7 +38,7 @@ impl OfEc2 {
         for key in ["instances.listen", "instances.agent_listen"] {
             if !is_emulated && loopback(key) {
                 let text = format!(
-                    "{key}: found {}, expected an address beyond this machine, such as 0.0.0.0:7443",
+                    "{key}: found {}, expected an address beyond this machine, such as 0.0.0.0:8010",
                     config.text(key)
                 );
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -102,7 +102,9 @@ impl OfEc2 {
             types_file: Some(PathBuf::from(text("cache_dir")).join("ec2-types.json")),
             timing: Timing::default(),
             clock: remote::now,
-            seed: u64::from(std::process::id()),
+            // Another at each start: what was asked before it is not answered as it was then.
+            seed: u64::from_str_radix(instances::token()?.get(..16).unwrap_or_default(), 16)
+                .map_err(io::Error::other)?,
         })
     }
 
