@@ -119,7 +119,7 @@ class Machine:
         self.folder.mkdir()
         self.metadata = listening(Metadata, machine=self)
         (self.folder / "user-data.sh").write_bytes(script)
-        own = {"MACHINE": str(self.folder), "AWS_EC2_METADATA_SERVICE_ENDPOINT": url_of(self.metadata), "PATH": f"{tools}:{os.environ['PATH']}"}
+        own = {"MACHINE": str(self.folder), "AWS_EC2_METADATA_SERVICE_ENDPOINT": url_of(self.metadata), "PATH": f"{tools}:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(tools)}
         keys = {"AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"], "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"], "AWS_ENDPOINT_URL": s3_url}
         # A disk of its own where the script and the agent write.
         mounts = "mount -t tmpfs tmpfs /opt && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && "

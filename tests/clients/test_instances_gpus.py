@@ -9,6 +9,7 @@ import time
 
 import numpy
 import pytest
+from lambda_client import client_of, create, created, identity, invoke, settled
 from scraped import Scraped, until
 from test_gpus import FIRST, GIB, ONE_GPU, SECOND, driver, gib, load, state, visible
 from test_instances import QUICK, WAIT_S, Load, events, instances, is_alive
@@ -35,6 +36,7 @@ def serve(driver, tmp_path):
 
     def serve(recording, *more, **functions):
         driver.says(recording)
+        (tmp_path / "models").mkdir(exist_ok=True)
         for name, options in functions.items():
             identity_repository(tmp_path / "models", name, **{"group": "kind: KIND_GPU", **options})
         options = ("--model-repository", tmp_path / "models", "--model-control-mode", "explicit", *settings(*more))
@@ -119,8 +121,21 @@ def test_environments_on_one_gpu_of_an_instance_take_turns(serve):
     assert time.monotonic() - began >= 21 * 0.050 / 2
 
 
+def test_a_lambda_function_has_the_device_memory_and_the_memory_that_it_asks_for(serve):
+    """Two of 4 GiB do not fit into the 5 of one instance, though their GPU would hold both."""
+    server = serve(TWO_GPUS, "instances.vcpu=7", f"instances.memory_bytes={6 * GIB}")
+    client = client_of(server)
+    for name in ("f", "g"):
+        created(client, name, identity(), MemorySize=4096, AcceleratorConfig={"AcceleratorMemorySize": 20})
+        assert invoke(client, name, 1.5, Qualifier="1") == ("1", [1.5])
+    assert held(server) == {FIRST: 20, SECOND: 20} and visible(server) == [FIRST, SECOND]
+    create(client, "large", identity(), AcceleratorConfig={"AcceleratorMemorySize": 90})
+    client.publish_version(FunctionName="large")
+    found = settled(client, "large", "1")
+    assert found["StateReasonCode"] == "InsufficientCapacity" and "92160 MiB of one device" in found["StateReason"], found
+
+
 def test_what_need_not_be_on_a_gpu_is_not_where_none_is_so_large(serve, tmp_path):
-    (tmp_path / "models").mkdir()
     shutil.copytree(CACHE / "models/minilm", tmp_path / "models/minilm")
     (tmp_path / "models/minilm/config.pbtxt").write_text(f'parameters {{ key: "penstock.device_memory_bytes" value {{ string_value: "{100 * GIB}" }} }}')
     server = serve(ONE_GPU, indexed={"group": "gpus: [ 0 ]"})

@@ -195,10 +195,12 @@ fn put_settings(
         _ => {}
     }
     own.threads = own.threads.or(Some(cores_of(configuration)));
+    let memory_bytes = u64::from(configuration.memory_size) << 20;
+    own.memory_bytes = Some(memory_bytes);
     own.memory_limit_bytes = own.memory_limit_bytes.or(match configuration.accelerator_config {
         // CUDA maps far more than it uses.
         Some(_) => None,
-        None => Some(u64::from(configuration.memory_size) << 20),
+        None => Some(memory_bytes),
     });
     own.max_concurrency =
         instances.per_execution_environment_max_concurrency.or(own.max_concurrency).or(Some(environment_concurrency));

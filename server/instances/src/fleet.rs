@@ -362,8 +362,10 @@ impl Fleet {
 
     fn answer(&self, seeker: u64, answer: Result<Place, Why>) {
         let waits = self.seekers.lock().remove(&seeker);
-        // One that has left since gives its room back by itself.
-        let _ = waits.map(|waits| waits.send(answer));
+        if let Some(waits) = waits {
+            // One that has left since gives its room back by itself.
+            let _ = waits.send(answer);
+        }
     }
 
     fn terminate(self: &Arc<Self>, id: String, name: String, leases: Vec<u64>, why: Gone) {

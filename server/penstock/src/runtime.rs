@@ -172,6 +172,7 @@ pub(crate) fn specify(
         memory_bytes: settings
             .penstock
             .memory_limit_bytes
+            .or(settings.penstock.memory_bytes)
             .unwrap_or_else(|| config.integer("instances.environment_memory_bytes")),
         device: settings.penstock.device.clone().map(|name| DeviceShare {
             name,

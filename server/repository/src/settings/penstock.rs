@@ -27,6 +27,8 @@ pub struct PenstockSettings {
     pub max_queue_items: Option<u32>,
     /// Most private memory of the environment's process, in bytes, as `RLIMIT_DATA` counts it.
     pub memory_limit_bytes: Option<u64>,
+    /// Host memory that it takes of an instance, in bytes, where that is not its limit.
+    pub memory_bytes: Option<u64>,
     /// Device memory of one of its environments on a GPU, in bytes; `None` where it is measured.
     pub device_memory_bytes: Option<u64>,
     /// The device whose time it shares with all functions that name the same; each takes turns, batch by batch.
@@ -115,6 +117,7 @@ impl PenstockSettings {
             max_queue_items: small("penstock.max_queue_items", 1 << 24)?,
             // Less than 64 MiB does not start a process with a runtime library in it.
             memory_limit_bytes: parameter(parameters, "penstock.memory_limit_bytes", 64 << 20, 1 << 50)?,
+            memory_bytes: None,
             device_memory_bytes: parameter(parameters, "penstock.device_memory_bytes", 1 << 20, 1 << 50)?,
             device: parameters.get("penstock.device").filter(|name| !name.is_empty()).cloned(),
             device_weight: small("penstock.device_weight", 1000)?,
