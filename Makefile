@@ -15,12 +15,13 @@ TESTED = --workspace --features penstock/etcd
 PYTHON3 ?= python3
 VENV = $(CACHE)/venv-$(shell cat tests/requirements.txt tests/constraints.txt | sha256sum | cut -c1-12)
 DEPLOY_VENV = $(CACHE)/venv-deploy-$(shell sha256sum deploy/requirements.txt | cut -c1-12)
+ZIG_VENV = $(CACHE)/venv-zig-$(shell sha256sum deploy/aws/requirements.txt | cut -c1-12)
 PYTEST = $(VENV)/bin/python -m pytest -q -o cache_dir=$(CACHE)/pytest
 
-.PHONY: help run fetch test lint lint-deploy deny unit clients loadtest bench prove demo-scaling sim cuda gpu-check gpu-check-onnx clean
+.PHONY: help run fetch test lint lint-deploy deny unit clients loadtest bench prove demo-scaling sim cuda gpu-check gpu-check-onnx agent-arm64 agent-x86 clean
 
 help: ## This list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1	/' | expand -t 18
 
 run: fetch ## Build, fetch the demo models, serve until Ctrl-C
 	@cargo build --release --bin penstock
@@ -40,7 +41,7 @@ lint: protoc ## Format and clippy, warnings denied
 	cargo clippy $(TESTED) --all-targets --quiet -- -D warnings
 	cargo clippy -p penstock --all-targets --quiet -- -D warnings
 
-lint-deploy: $(DEPLOY_VENV)/ok ## Images, unit, alerts and dashboard in deploy/, held against the program
+lint-deploy: $(DEPLOY_VENV)/ok ## Images, unit, stack, alerts and dashboard in deploy/, held against the program
 	@tests/tools.sh prometheus
 	@$(DEPLOY_VENV)/bin/python deploy/lint.py
 
@@ -50,6 +51,7 @@ unit: fetch protoc ## Rust tests
 
 clients: fetch $(VENV)/ok tools protoc ## Real clients against the real program
 	cargo build $(TESTED) --bins --quiet
+	cargo build -p penstock-ec2 --example ec2_provider --quiet
 	@# Real processes on a busy machine: what fails is run once more by itself, and said; failing twice fails.
 	$(PYTEST) tests || { echo "FLAKY OR BROKEN: once more, only what failed"; $(PYTEST) --last-failed --last-failed-no-failures none tests; }
 
@@ -74,6 +76,26 @@ gpu-check-onnx: fetch cuda ## The same for ONNX graphs: with ONNX Runtime's CUDA
 	@cargo build --release --bin penstock --bin penstock-loadtest
 	@PYTHONPATH=target/zstandard $(PYTHON3) gpu/check/pack.py target/gpu-check-onnx onnx
 
+# Of the machine images that agents run on (Amazon Linux 2023): what is linked against a newer one does not start there.
+GLIBC ?= 2.34
+
+# For arm64 it needs half-precision arithmetic: Graviton 2 and later have it.
+#
+# The program for a target, linked by zig, whatever this machine's processor and libraries are; its SHA-256 goes into the settings.
+define AGENT
+	@test -d "$$($${RUSTC:-rustc} --print sysroot)/lib/rustlib/$(1)" || rustup target add $(1)
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-cpu=neoverse-n1" PATH="$(ZIG_VENV)/bin:$$PATH" \
+		cargo zigbuild --release --locked --bin penstock --target $(1).$(GLIBC)
+	@mkdir -p target/agents && cp target/$(1)/release/penstock target/agents/penstock-$(1)
+	@cd target/agents && sha256sum penstock-$(1)
+endef
+
+agent-arm64: $(ZIG_VENV)/ok ## Cross-build the agent of arm64 instances of EC2
+	$(call AGENT,aarch64-unknown-linux-gnu)
+
+agent-x86: $(ZIG_VENV)/ok ## Build the agent of x86_64 instances of EC2, against their C library
+	$(call AGENT,x86_64-unknown-linux-gnu)
+
 deny: ## Bans, licences and sources of dependencies
 	@tests/tools.sh cargo-deny
 	$(CACHE)/bin/cargo-deny --log-level warn check bans licenses sources
@@ -95,6 +117,12 @@ $(DEPLOY_VENV)/ok: deploy/requirements.txt
 	@echo "installing what looks at deploy/ into $(DEPLOY_VENV)"
 	@$(PYTHON3) -m venv $(DEPLOY_VENV)
 	@$(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/requirements.txt
+	@touch $@
+
+$(ZIG_VENV)/ok: deploy/aws/requirements.txt
+	@echo "installing what links for other machines into $(ZIG_VENV)"
+	@$(PYTHON3) -m venv $(ZIG_VENV)
+	@$(ZIG_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/aws/requirements.txt
 	@touch $@
 
 loadtest: fetch ## Load scenarios, ours and ghz's, with one HTML report

@@ -141,6 +141,51 @@ def unpack(folder):
     shutil.rmtree(folder / "packages")
 
 
+# --- EC2
+
+
+class Template(yaml.SafeLoader):
+    """CloudFormation's own tags are read as what they are put before."""
+
+
+def plain(loader, _, node):
+    construct = {yaml.ScalarNode: loader.construct_scalar, yaml.SequenceNode: loader.construct_sequence, yaml.MappingNode: loader.construct_mapping}
+    return construct[type(node)](node)
+
+
+Template.add_multi_constructor("!", plain)
+
+
+def listed(value):
+    return value if isinstance(value, list) else [value]
+
+
+def aws():
+    """The stack is one, and lets the operator role do what the program does with it, no more and no less."""
+    file, script = HERE / "aws/stack.yaml", ROOT / "server/ec2/user-data.sh"
+    run(file, TOOLS / "cfn-lint", "--non-zero-exit-code", "informational", file)
+    run(script, TOOLS / "shellcheck", script)
+    code = sources("server/ec2/src/*.rs") + sources("server/ec2/src/provider/*.rs")
+    called = {f"ec2:{action}" for action in re.findall(r'\.(?:ec2|ec2_of_new|pages)\(\s*"(\w+)"', code)} | {"ssm:GetParameter"}
+    # A fleet launches with these on the caller's behalf.
+    called |= {"ec2:RunInstances", "ec2:CreateTags", "iam:PassRole"}
+    role = yaml.load(file.read_text(), Template)["Resources"]["OperatorRole"]["Properties"]
+    statements = [one for policy in role["Policies"] for one in policy["PolicyDocument"]["Statement"]]
+    allowed = {action for one in statements for action in listed(one["Action"])}
+    for action in sorted(called - allowed):
+        wrong(file, f"the operator role may not {action}, and the program calls it")
+    for action in sorted(allowed - called):
+        wrong(file, f"the operator role may {action}, and the program does not call it")
+    (tag,) = re.findall(r'FLEET_TAG: &str = "([\w:]+)"', code)
+    for one in statements:
+        changing = [action for action in listed(one["Action"]) if re.match("ec2:(Create|Terminate|Delete)", action)]
+        own = any("Tag/" in key for test in one.get("Condition", {}).values() for key in test)
+        if any("Tag/" in key and not key.endswith(f"Tag/{tag}") for test in one.get("Condition", {}).values() for key in test):
+            wrong(file, f"{one['Sid']}: the tag of a fleet is {tag}")
+        if changing and not own and one["Sid"] not in ("UseParts", "UseImages"):
+            wrong(file, f"{one['Sid']}: {', '.join(changing)} is to be for what has the tag {tag} alone")
+
+
 # --- metrics
 
 
@@ -258,13 +303,13 @@ def settings():
 
 
 def main():
-    for check in (images, unit, metrics, settings):
+    for check in (images, unit, aws, metrics, settings):
         check()
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
         sys.exit(f"deploy: {len(problems)} {'thing is' if len(problems) == 1 else 'things are'} wrong")
-    print("deploy: images, unit, alerts, dashboard and settings are as the program has them")
+    print("deploy: images, unit, stack, alerts, dashboard and settings are as the program has them")
 
 
 if __name__ == "__main__":

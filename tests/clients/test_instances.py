@@ -14,7 +14,7 @@ from lambda_client import ask, client_of, create, created, identity, invoke, set
 from scraped import Scraped, until
 from test_lambda_scaling import environments, infer, scaled
 
-from conftest import PROGRAM, Server, identity_repository
+from conftest import CACHE, PROGRAM, Server, identity_repository
 
 WAIT_S = 30
 # One environment of two vCPU fits on each, beside the agent.
@@ -22,13 +22,14 @@ LOCAL = ("instances.provider=local", "instances.vcpu=3", "instances.empty_s=1", 
 QUICK = ("scaling.idle_s=1", "scaling.down_after_s=2", "scaling.interval_ms=100")
 
 
-@pytest.fixture
-def start(tmp_path):
+@pytest.fixture(params=["unix", "tcp"])
+def start(request, tmp_path):
     running = []
 
     def start(*settings, **parameters):
         models = identity_repository(tmp_path / "models", "own", **parameters)
-        options = [option for setting in LOCAL + QUICK + settings for option in ("--set", setting)]
+        settings = (*LOCAL, *QUICK, f"instances.transport={request.param}", *settings)
+        options = [option for setting in settings for option in ("--set", setting)]
         running.append(Server("--model-repository", models, *options))
         return running[-1]
 
@@ -244,6 +245,30 @@ def test_functions_share_instances_and_people_see_them(start):
     assert any("Ready" in row and "x f:1" in row for row in rows), shown
     logs = subprocess.run([PROGRAM, "logs", "f", "--endpoint", server.url], capture_output=True, text=True, check=True).stdout
     assert "environment ready" in logs
+
+
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+def test_an_instance_with_a_disk_of_its_own_is_sent_each_content_once(transport):
+    """The encoder and the library that runs it, on another disk: what comes is what comes from the server's own."""
+    quick = ("environments.per_version=2", "instances.vcpu=9", "environments.threads=1", f"instances.transport={transport}", "instances.disk=own")
+    server = Server(*[option for setting in (*LOCAL, *quick) for option in ("--set", setting)])
+    alone = Server()
+    try:
+        told = {"input": "Penstock", "model": "minilm"}
+        assert ask(server, "POST", "/v1/embeddings", told)[0::2] == ask(alone, "POST", "/v1/embeddings", told)[0::2]
+        sent = Scraped(server).value("penstock_instance_sent_bytes_total")
+        (own, *_) = instances(server)
+        folder = f"/disks/{own['InstanceId']}/contents/"
+        maps = [pathlib.Path(f"/proc/{pid}/maps").read_text() for pid in server.environments()]
+        assert any(folder in text and "libonnxruntime" in text for text in maps)
+        files = {path.resolve() for name in ("lib", "models") for path in (CACHE / name).rglob("*") if path.is_file() and "cuda" not in path.parts}
+        assert 1 << 20 < sent <= sum(path.stat().st_size for path in files), "each once, whoever reads it"
+        disk = pathlib.Path(next(line.split()[-1] for text in maps for line in text.splitlines() if folder in line).split("/contents/")[0])
+        assert disk.is_dir()
+    finally:
+        alone.stop()
+        assert server.stop() == 0
+    assert not disk.exists(), "it goes with its instance"
 
 
 def test_nothing_is_left_of_a_server_that_was_killed(tmp_path):

@@ -8,7 +8,6 @@
 //! by a record, nothing is begun by the operation that wrote it: so it is begun once, by whoever leads, also when a server
 //! was killed between the two, or did not hear that its change was made.
 
-use crate::check::LOCAL_PROVIDER;
 use crate::error::{ControlError, ErrorKind};
 use crate::plane::ControlPlane;
 use crate::sources::Reach;
@@ -50,7 +49,7 @@ struct Duty {
 /// What is known from one look to the next.
 struct Followed {
     marks: BTreeMap<String, Mark>,
-    provider: u64,
+    providers: BTreeMap<String, u64>,
     term: Option<u64>,
     under_way: Arc<Mutex<HashSet<Duty>>>,
     /// One of them has ended.
@@ -74,12 +73,7 @@ impl ControlPlane {
             followed.marks.values_mut().for_each(Vec::clear);
             followed.term = term;
         }
-        if let Some((provider, revision)) = self.read::<ProviderRecord>(&keys::provider(LOCAL_PROVIDER)).await?
-            && revision != followed.provider
-        {
-            self.follow_provider(&provider);
-            followed.provider = revision;
-        }
+        self.look_at_providers(followed).await?;
         let functions = self.read_all::<FunctionRecord>(keys::FUNCTIONS).await?;
         let versions = self.read_all::<VersionRecord>(keys::VERSIONS).await?;
         let mut marks: BTreeMap<String, Mark> = BTreeMap::new();
@@ -111,6 +105,21 @@ impl ControlPlane {
         let is_new = followed.marks != marks;
         followed.marks = marks;
         Ok(is_new)
+    }
+
+    /// Follows capacity providers that are new, changed or gone.
+    async fn look_at_providers(&self, followed: &mut Followed) -> Result<(), ControlError> {
+        let providers = self.read_all::<ProviderRecord>(keys::PROVIDERS).await?;
+        let known = std::mem::take(&mut followed.providers);
+        for (provider, revision) in &providers {
+            if known.get(&provider.name) != Some(revision) {
+                self.follow_provider(provider);
+            }
+        }
+        followed.providers = providers.into_iter().map(|(provider, revision)| (provider.name, revision)).collect();
+        let gone = known.keys().filter(|name| !followed.providers.contains_key(*name));
+        gone.for_each(|name| self.options.fleets.give_up(name));
+        Ok(())
     }
 
     /// Begins what the records say is to be done, each once.
@@ -175,7 +184,7 @@ async fn follow(
     let deployed = served.keys().filter(|name| !strong.house.is_of_repository(name));
     let mut followed = Followed {
         marks: deployed.map(|name| (name.clone(), Mark::new())).collect(),
-        provider: 0,
+        providers: BTreeMap::new(),
         term: None,
         under_way: Arc::default(),
         ended: Arc::default(),

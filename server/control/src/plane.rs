@@ -10,7 +10,7 @@ use crate::names::Account;
 use crate::sources::Fetching;
 use crate::uploads::Uploads;
 use penstock_dispatch::House;
-use penstock_instances::Fleet;
+use penstock_instances::Fleets;
 use penstock_packages::ContentStore;
 use penstock_registry::store::{Commit, Entry, Expect, Leadership, Store};
 use penstock_registry::{AliasRecord, FunctionRecord, VersionRecord, keys};
@@ -41,8 +41,8 @@ pub struct ControlOptions {
     pub package_bytes_max: u64,
     /// Of this machine, or of all instances that there may be: environments that follow their load without a stated maximum have so many together, each its own.
     pub cores: u32,
-    /// The instances that environments run on; `None` where this machine is the only one.
-    pub fleet: Option<Arc<Fleet>>,
+    /// The instances that environments run on.
+    pub fleets: Arc<Fleets>,
     /// Invocations in flight in one environment, where nothing is said.
     pub environment_concurrency: u32,
     /// All of the account's, as its settings tell.

@@ -8,12 +8,14 @@ use crate::lead::Turn;
 use crate::names::provider_name;
 use crate::plane::{ControlPlane, Known, Writing};
 use crate::requests::Page;
+use crate::scaling::{ENVIRONMENTS_HERE_MAX, ENVIRONMENTS_MAX};
 use crate::versions::is_there;
 use crate::view;
 use penstock_dispatch::Targets;
 use penstock_domain::VersionNumber;
+use penstock_instances::Standing;
 use penstock_registry::store::Commit;
-use penstock_registry::{FunctionRecord, ProviderRecord, State, VersionRecord, keys};
+use penstock_registry::{Configuration, FunctionRecord, ProviderRecord, State, VersionRecord, keys};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -87,6 +89,7 @@ impl ControlPlane {
         let tags = tags_of(&request)?;
         let record = ProviderRecord { name, settings, state: State::Active, last_modified: self.now_text(), tags };
         turn.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
+        self.options.fleets.want(&record.name, &record.settings);
         Ok(self.told(&record))
     }
 
@@ -115,27 +118,44 @@ impl ControlPlane {
     }
 
     /// Cores of this machine, or of all its instances that there may be.
-    pub(crate) fn cores(&self) -> u32 {
-        self.options.fleet.as_ref().map_or(self.options.cores, |fleet| fleet.vcpu_max())
+    fn cores(&self) -> u32 {
+        self.options.fleets.local().map_or(self.options.cores, |fleet| fleet.vcpu_max())
     }
 
-    /// What was said of this machine holds after a restart, too.
-    pub(crate) async fn restore_provider(&self) -> Result<(), ControlError> {
-        if let Some((record, _)) = self.read::<ProviderRecord>(&keys::provider(LOCAL_PROVIDER)).await? {
+    /// Cores of all instances of a provider that there may be, and most environments of a version there.
+    pub(crate) fn room_of(&self, configuration: &Configuration) -> (u32, u32) {
+        match uses_other(configuration).and_then(|name| self.options.fleets.standing(name)) {
+            None => (self.cores(), ENVIRONMENTS_HERE_MAX),
+            Some(Standing::Open(fleet)) => (fleet.vcpu_max(), ENVIRONMENTS_MAX as u32),
+            // Its own limit is not known here yet, and holds all the same.
+            Some(Standing::Opening | Standing::Failed(_)) => (u32::MAX, ENVIRONMENTS_MAX as u32),
+        }
+    }
+
+    /// Providers that are there after a restart are followed, too.
+    pub(crate) async fn restore_providers(&self) -> Result<(), ControlError> {
+        for (record, _) in self.read_all::<ProviderRecord>(keys::PROVIDERS).await? {
             self.follow_provider(&record);
         }
         Ok(())
     }
 
-    /// What is said of this machine holds from now on; other providers are records alone.
+    /// What is said of a provider holds from now on.
     pub(crate) fn follow_provider(&self, record: &ProviderRecord) {
-        if record.name != LOCAL_PROVIDER {
-            return;
-        }
         let scaling = record.settings.get("CapacityProviderScalingConfig").cloned().unwrap_or_default();
         let most = scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok());
-        if let Some((fleet, most)) = self.options.fleet.as_ref().zip(most) {
+        let fleet = match self.options.fleets.standing(&record.name) {
+            None if record.name == LOCAL_PROVIDER => self.options.fleets.local().cloned(),
+            Some(Standing::Open(fleet)) => Some(fleet),
+            // It is new, or it may be what was said before that was wrong.
+            _ if record.name != LOCAL_PROVIDER => return self.options.fleets.want(&record.name, &record.settings),
+            _ => None,
+        };
+        if let Some((fleet, most)) = fleet.zip(most) {
             fleet.set_vcpu_max(most);
+        }
+        if record.name != LOCAL_PROVIDER {
+            return;
         }
         let target = |metric: &str| {
             let policies = scaling["ScalingPolicies"].as_array().filter(|_| scaling["ScalingMode"] == "Manual")?;
@@ -165,6 +185,7 @@ impl ControlPlane {
             return Err(ControlError::conflict(text));
         }
         turn.commit(Commit::new().delete(keys::provider(name))).await?;
+        self.options.fleets.give_up(name);
         record.state = State::Deleting;
         Ok(self.told(&record))
     }
@@ -176,7 +197,7 @@ impl ControlPlane {
         if all.iter().all(|provider| provider.name != LOCAL_PROVIDER) {
             all.push(self.local_provider());
         }
-        all.retain(|provider| state.is_none_or(|state| provider.state.name() == state));
+        all.retain(|provider| state.is_none_or(|state| self.state_of(provider).name() == state));
         all.sort_by(|one, other| one.name.cmp(&other.name));
         let (items, next) = view::page(all, |provider| provider.name.clone(), page, PAGE_MAX);
         Ok(view::listed("CapacityProviders", items.iter().map(|provider| self.inner(provider)).collect(), next))
@@ -204,6 +225,17 @@ impl ControlPlane {
         Ok(told)
     }
 
+    /// Where a provider stands: by its fleet, if it has one.
+    fn state_of(&self, provider: &ProviderRecord) -> State {
+        match self.options.fleets.standing(&provider.name) {
+            _ if provider.state == State::Deleting => State::Deleting,
+            None => provider.state,
+            Some(Standing::Opening) => State::Pending,
+            Some(Standing::Open(_)) => State::Active,
+            Some(Standing::Failed(_)) => State::Failed,
+        }
+    }
+
     fn told(&self, provider: &ProviderRecord) -> Value {
         json!({ "CapacityProvider": self.inner(provider) })
     }
@@ -211,7 +243,7 @@ impl ControlPlane {
     fn inner(&self, provider: &ProviderRecord) -> Value {
         let mut told = provider.settings.clone();
         told.insert("CapacityProviderArn".into(), self.options.account.provider_arn(&provider.name).into());
-        told.insert("State".into(), provider.state.name().into());
+        told.insert("State".into(), self.state_of(provider).name().into());
         told.insert("LastModified".into(), provider.last_modified.clone().into());
         Value::Object(told)
     }
@@ -235,7 +267,13 @@ fn own((key, value): (&String, &Value)) -> (String, Value) {
     (key.clone(), value.clone())
 }
 
-fn uses(configuration: &penstock_registry::Configuration, provider: &str) -> bool {
+/// The provider of a function, if that is another than this machine.
+pub(crate) fn uses_other(configuration: &Configuration) -> Option<&str> {
+    let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
+    provider_name(&instances.capacity_provider_arn).ok().filter(|name| *name != LOCAL_PROVIDER)
+}
+
+fn uses(configuration: &Configuration, provider: &str) -> bool {
     let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
     provider_name(&instances.capacity_provider_arn).is_ok_and(|name| name == provider)
 }

@@ -16,7 +16,7 @@ use penstock_registry::{FunctionRecord, Reason, Scaling, State, VersionRecord, k
 use serde_json::{Value, json};
 
 /// Most environments of a version: Lambda's own.
-const ENVIRONMENTS_MAX: i64 = 15_000;
+pub(crate) const ENVIRONMENTS_MAX: i64 = 15_000;
 /// Most environments of a version on one machine.
 pub(crate) const ENVIRONMENTS_HERE_MAX: u32 = 64;
 /// Lambda's floor of what reservations leave to all others.
@@ -55,15 +55,16 @@ impl ControlPlane {
             let text = "MinExecutionEnvironments 0 needs MaxExecutionEnvironments: 0 deactivates the version.";
             return Err(ControlError::invalid(text));
         }
-        if least > ENVIRONMENTS_HERE_MAX {
-            return Err(ControlError::invalid(format!(
-                "MinExecutionEnvironments is {least}, this machine keeps at most {ENVIRONMENTS_HERE_MAX} of a version."
-            )));
-        }
         let scaling = Scaling { min_execution_environments: least, max_execution_environments: most };
         let (name, number, state, changed) = {
             let turn = self.turn().await?;
             let (mut version, revision) = self.scaled(named).await?;
+            let (_, here) = self.room_of(&version.content.configuration);
+            if least > here {
+                return Err(ControlError::invalid(format!(
+                    "MinExecutionEnvironments is {least}, this machine keeps at most {here} of a version."
+                )));
+            }
             version.requested_scaling = scaling;
             let next = match (version.standing.state, scaling.is_off()) {
                 (State::Active | State::Pending, true) => State::Deactivating,

@@ -4,7 +4,6 @@
 
 use crate::error::ControlError;
 use crate::plane::ControlPlane;
-use crate::scaling::ENVIRONMENTS_HERE_MAX;
 use crate::sources::{Reach, Unread, cores_of};
 use crate::versions::{BroughtUp, is_coming_up};
 use penstock_dispatch::{Bounds, Deployment};
@@ -22,7 +21,7 @@ impl ControlPlane {
     /// stays what it is. Nothing that is wrong with one function keeps the others from being served.
     pub async fn restore(&self) -> Result<Restored, ControlError> {
         let mut restored = Restored::default();
-        self.restore_provider().await?;
+        self.restore_providers().await?;
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
             let name = function.name.clone();
             if let Err(error) = self.restore_function(function, &mut restored).await {
@@ -196,11 +195,12 @@ impl ControlPlane {
     /// on a GPU, which batches, no more than the minimum.
     fn bounds(&self, version: &VersionRecord, configuration: &Configuration) -> Bounds {
         let Scaling { min_execution_environments: min, max_execution_environments: max } = version.requested_scaling;
+        let (cores, most) = self.room_of(configuration);
         let here = match configuration.accelerator_config {
             Some(_) => 1,
-            None => self.cores() / cores_of(configuration),
+            None => cores / cores_of(configuration),
         };
-        Bounds { min, max: max.unwrap_or(here).min(ENVIRONMENTS_HERE_MAX).max(min) }
+        Bounds { min, max: max.unwrap_or(here).min(most).max(min) }
     }
 
     /// Has the house keep as many environments of a version as its record asks for, if it serves.

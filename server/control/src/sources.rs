@@ -4,6 +4,7 @@
 //! have to be fetched.
 
 use crate::plane::ControlPlane;
+use crate::providers::uses_other;
 use parking_lot::Mutex;
 use penstock_domain::{Variables, VersionNumber};
 use penstock_packages::{ContentSha256, PackageError};
@@ -201,6 +202,7 @@ fn put_settings(
     });
     own.max_concurrency =
         instances.per_execution_environment_max_concurrency.or(own.max_concurrency).or(Some(environment_concurrency));
+    settings.capacity_provider = uses_other(configuration).map(str::to_owned);
     settings.role = Some(configuration.role.clone());
     settings.variables =
         Variables(configuration.environment.clone().map(|environment| environment.variables).unwrap_or_default());

@@ -224,7 +224,7 @@ impl Supervisor {
             started = self.launcher.start(&specification) => started,
             () = self.stop.cancelled() => return Err(Life::Stopped),
         };
-        let Started { from, to, log, mut life, leaving } = match started {
+        let Started { from, to, log, mut life, leaving, specification: there } = match started {
             Ok(started) => started,
             Err(LaunchError::NoRoom(reason)) => return Err(Life::NoInstance(reason)),
             Err(error) => {
@@ -232,6 +232,7 @@ impl Supervisor {
             }
         };
         let log = self.listen(log);
+        let specification = there.unwrap_or(specification);
         let starting = EnvironmentHandle::start(from, to, &specification, Some(self.budget.clone()), self.on_batch());
         let started = tokio::select! {
             biased;

@@ -35,6 +35,7 @@ async fn main() {
         isolation: IsolationPolicy::default(),
         device: None,
         accelerator: None,
+        provider: None,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,

@@ -50,6 +50,8 @@ pub struct Started {
     pub life: Life,
     /// Cancelled when it is to be somewhere else: another is to be started, and then this one drained. `None` where it never is.
     pub leaving: Option<CancellationToken>,
+    /// What it is to be told, where that is not what was asked for: its paths are another machine's.
+    pub specification: Option<Specification>,
 }
 
 /// What an environment runs as.
@@ -166,6 +168,13 @@ impl Launch for Launcher {
         let Launched { mut child, link } = self.spawn(program, &specification.isolation)?;
         let (from, to) = link.into_split();
         let log = child.stderr.take().map(|log| Box::new(log) as Box<dyn AsyncRead + Send + Unpin>);
-        Ok(Started { from: Box::new(from), to: Box::new(to), log, life: Life::Process(child), leaving: None })
+        Ok(Started {
+            from: Box::new(from),
+            to: Box::new(to),
+            log,
+            life: Life::Process(child),
+            leaving: None,
+            specification: None,
+        })
     }
 }

@@ -25,6 +25,9 @@ pub struct Specification {
     pub preparation_threads: usize,
     /// What it may touch.
     pub isolation: IsolationPolicy,
+    /// The capacity provider on whose instances it runs, where it has one of its own.
+    #[serde(default)]
+    pub provider: Option<String>,
     /// Of an instance: cores that it takes, and host memory, in bytes.
     #[serde(default)]
     pub cores: u32,

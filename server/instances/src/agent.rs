@@ -1,28 +1,33 @@
 //! The agent of an instance: joins the fleet that launched it, tells it how the instance is, and starts environments there.
 //!
 //! Run by the executable in its role as an instance. A connection to it becomes the link of an environment: after the first
-//! message, the connection itself is handed to the environment's process, so that nothing stands between the two. When the
-//! fleet is gone it ends, and with it its environments.
+//! message, the connection itself is handed to the environment's process, so that nothing stands between the two; over TCP the
+//! agent passes on what comes, because TLS ends with it. When the fleet is gone it ends, and with it its environments.
 
-use crate::protocol::{Beat, Begin, FromAgent, Join, ToAgent, Told, read, write};
+mod door;
+
+use crate::contents::Shelf;
+use crate::protocol::{Beat, Begin, FromAgent, ToAgent, Told, write};
+use crate::transport::tls::Key;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_environment::Launcher;
+use penstock_scaler::Shape;
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 /// Between two signs of life.
 pub const BEAT: Duration = Duration::from_secs(1);
-/// How long joining may take, and the first message on a connection.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages that wait to be told: then environments wait with what they write.
 const WAITING_MAX: usize = 256;
 /// Read of an environment's log at once.
@@ -45,8 +50,9 @@ struct Held {
     memory_mib: u64,
 }
 
-/// Runs an agent until it is told to stop or its fleet is gone. Errors: it may not join, or cannot listen.
-pub async fn run(told: Told, launcher: Launcher) -> io::Result<()> {
+/// Runs an agent until it is told to stop or its fleet is gone. `notice` ends when the machine is to be taken away, and says
+/// why: then the instance says so, and is drained. Errors: it may not join, or cannot listen.
+pub async fn run(told: Told, launcher: Launcher, notice: impl Future<Output = String>) -> io::Result<()> {
     let is_limited = match told.group.as_deref().map(crate::cgroup::enter) {
         Some(Ok(())) => true,
         Some(Err(error)) => {
@@ -55,22 +61,20 @@ pub async fn run(told: Told, launcher: Launcher) -> io::Result<()> {
         }
         None => false,
     };
-    let listener = UnixListener::bind(&told.listen)?;
-    let (mut from, mut to) = timeout(GREETING_TIMEOUT, join(&told, is_limited)).await??.into_split();
+    let door::Joined { listener, mut hear, mut to, shape, mut identity, renew_after } =
+        door::join(&told, is_limited).await?;
+    let shelf = match told.disk.clone() {
+        Some(disk) => Some(Arc::new(spawn_blocking(move || Shelf::open(disk.join("contents"))).await??)),
+        None => None,
+    };
     let (say, mut said) = mpsc::channel(WAITING_MAX);
-    let (heard, mut hear) = mpsc::channel(WAITING_MAX);
-    // Reading is not cancelled in the middle of a message.
-    tokio::spawn(async move {
-        while let Ok(message) = read::<ToAgent>(&mut from).await {
-            if heard.send(message).await.is_err() {
-                return;
-            }
-        }
-    });
     let (greeted, mut begins) = mpsc::channel(GREETING_MAX);
-    let mut agent = Agent { launcher, token: told.token.clone(), room: room_of(&told), held: BTreeMap::new(), say };
+    let mut agent = Agent::new(launcher, told.token.clone(), shape, say);
     let mut beats = interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewal = Renewal { key: None, at: renew_after.map(|after| Instant::now() + after) };
+    let mut taken_away = None;
+    tokio::pin!(notice);
     loop {
         tokio::select! {
             Some(message) = said.recv() => {
@@ -80,38 +84,66 @@ pub async fn run(told: Told, launcher: Launcher) -> io::Result<()> {
                 write(&mut to, &message).await?;
             }
             message = hear.recv() => match message {
-                Some(ToAgent::Welcome) => {}
+                Some(ToAgent::Welcome { .. } | ToAgent::Enrolled(_)) => {}
                 Some(ToAgent::End { environment, patience_ms }) => {
                     agent.end(environment, Duration::from_millis(patience_ms)).await;
                 }
+                Some(ToAgent::Renew) => renewal.at = Some(Instant::now()),
+                Some(ToAgent::Renewed(issued)) => if let Some(key) = renewal.key.take() {
+                    identity = Some(key.with(&issued)?.into());
+                    renewal.at = Some(Instant::now() + Duration::from_millis(issued.renew_after_ms));
+                },
                 // What still runs ends with this process.
                 Some(ToAgent::Stop) | None => return Ok(()),
             },
             accepted = listener.accept() => {
-                let (link, _) = accepted?;
+                let raw = accepted?;
                 if let Ok(place) = greeted.clone().try_reserve_owned() {
+                    let (token, identity, shelf) = (told.token.clone(), identity.clone(), shelf.clone());
                     tokio::spawn(async move {
-                        let mut link = link;
-                        if let Ok(Ok(begin)) = timeout(GREETING_TIMEOUT, read::<Begin>(&mut link)).await {
-                            place.send((begin, link));
+                        match (door::Door { token, identity, shelf }).greet(raw).await {
+                            Ok(begin) => drop(place.send(begin)),
+                            Err(error) => tracing::debug!(%error, "a connection to an instance came to nothing"),
                         }
                     });
                 }
             }
             Some((begin, link)) = begins.recv() => agent.begin(begin, link).await,
-            _ = beats.tick() => write(&mut to, &FromAgent::Beat(agent.beat(told.disk.as_deref()))).await?,
+            () = renewal.due() => write(&mut to, &FromAgent::Renew { public_key: renewal.begin()? }).await?,
+            why = &mut notice, if taken_away.is_none() => taken_away = Some(why),
+            _ = beats.tick() => {
+                let beat = agent.beat(told.disk.as_deref(), taken_away.clone());
+                write(&mut to, &FromAgent::Beat(beat)).await?;
+            }
         }
     }
 }
 
-async fn join(told: &Told, is_limited: bool) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(&told.fleet).await?;
-    let (id, token) = (told.id.clone(), told.token.clone());
-    let join = Join { id, token, pid: std::process::id(), is_limited, address: told.listen.clone() };
-    write(&mut stream, &FromAgent::Join(join)).await?;
-    match read(&mut stream).await? {
-        ToAgent::Welcome => Ok(stream),
-        other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("not a welcome: {other:?}"))),
+/// A certificate's next one.
+struct Renewal {
+    /// Its key, while it was asked for.
+    key: Option<Key>,
+    /// When it is to be asked for; `None` where there are no certificates.
+    at: Option<Instant>,
+}
+
+impl Renewal {
+    /// How long an answer may take before it is asked again.
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+    async fn due(&self) {
+        match self.at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn begin(&mut self) -> io::Result<String> {
+        let key = Key::generate()?;
+        let public_key = key.public();
+        self.key = Some(key);
+        self.at = Some(Instant::now() + Self::ANSWER_TIMEOUT);
+        Ok(public_key)
     }
 }
 
@@ -119,11 +151,6 @@ async fn join(told: &Told, is_limited: bool) -> io::Result<UnixStream> {
 pub fn machine_memory_mib() -> u64 {
     let system = rustix::system::sysinfo();
     (system.totalram as u64).saturating_mul(u64::from(system.mem_unit).max(1)) >> 20
-}
-
-fn room_of(told: &Told) -> Room {
-    let (vcpu, memory_mib) = told.shape.for_environments();
-    Room { vcpu, memory_mib }
 }
 
 struct Agent {
@@ -135,8 +162,13 @@ struct Agent {
 }
 
 impl Agent {
+    fn new(launcher: Launcher, token: String, shape: Shape, say: mpsc::Sender<FromAgent>) -> Self {
+        let (vcpu, memory_mib) = shape.for_environments();
+        Self { launcher, token, room: Room { vcpu, memory_mib }, held: BTreeMap::new(), say }
+    }
+
     /// Starts an environment on a connection, if there is room for it.
-    async fn begin(&mut self, begin: Begin, link: UnixStream) {
+    async fn begin(&mut self, begin: Begin, link: OwnedFd) {
         let Begin { token, environment, variables, accelerated, vcpu, memory_mib } = begin;
         if token != self.token || self.held.contains_key(&environment) {
             tracing::warn!(environment, "somebody else wants to begin an environment");
@@ -149,11 +181,7 @@ impl Agent {
             let _ = self.say.try_send(refused(text));
             return;
         }
-        let launched = link.into_std().and_then(|link| {
-            link.set_nonblocking(false)?;
-            self.launcher.launch_on(link.into(), &variables, accelerated)
-        });
-        let mut child = match launched {
+        let mut child = match self.launcher.launch_on(link, &variables, accelerated) {
             Ok(child) => child,
             Err(error) => {
                 let _ = self.say.try_send(refused(format!("it could not be started: {error}")));
@@ -185,7 +213,7 @@ impl Agent {
         }
     }
 
-    fn beat(&self, disk: Option<&Path>) -> Beat {
+    fn beat(&self, disk: Option<&Path>, taken_away: Option<String>) -> Beat {
         let system = rustix::system::sysinfo();
         let unit = u64::from(system.mem_unit).max(1);
         let unhealthy = disk.and_then(|disk| match rustix::fs::statvfs(disk) {
@@ -200,7 +228,7 @@ impl Agent {
             memory_free_mib: (system.freeram as u64).saturating_mul(unit) >> 20,
             // Linux counts in parts of 65536.
             load: system.loads[0] as f64 / 65536.0,
-            unhealthy,
+            unhealthy: taken_away.or(unhealthy),
         }
     }
 }

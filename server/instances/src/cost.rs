@@ -34,7 +34,7 @@ impl Costs {
     pub(crate) fn look(
         &mut self,
         instances: &BTreeMap<String, Entry>,
-        price: impl Fn(&str) -> f64,
+        price: impl Fn(&Entry) -> f64,
         now: Instant,
     ) -> &BTreeMap<String, f64> {
         let hours = self.looked.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() / 3600.0);
@@ -49,7 +49,7 @@ impl Costs {
         self.rates.retain(|_, rate| *rate > 0.0);
         self.rates.values_mut().for_each(|rate| *rate = 0.0);
         for entry in instances.values() {
-            let (price, cores) = (price(&entry.instance_type), f64::from(entry.shape.for_environments().0.max(1)));
+            let (price, cores) = (price(entry), f64::from(entry.shape.for_environments().0.max(1)));
             let mut unused = price;
             for (version, needs) in entry.leases.values() {
                 let part = (price * f64::from(needs.vcpu) / cores).min(unused);

@@ -4,10 +4,13 @@
 //! Opened by the composition root; environments are started by dispatch's supervisors through [`penstock_environment::Launch`]
 //! (see `launch`). Never inside a request. The roster's lock is never held across a wait.
 
+use crate::contents::Catalog;
 use crate::cost::{Costs, FunctionCost};
-use crate::protocol::{ToAgent, Told};
+use crate::hub::Hub;
+use crate::protocol::ToAgent;
 use crate::provider::Provider;
-use crate::roster::{Action, Deadlines, Gone, Roster};
+use crate::roster::{Action, Deadlines, Entry, Gone, Place, Roster};
+use crate::transport::{self, Address, Connection, Cut, Listener, tls, tls::Authority};
 use crate::view::InstanceView;
 use parking_lot::Mutex;
 use penstock_scaler::{InstanceType, Needs, Rules, Stage, Why};
@@ -16,7 +19,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +27,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-mod agents;
+pub(crate) mod agents;
+mod orders;
 
 /// How often the roster is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
@@ -36,6 +39,8 @@ const SOCKET_PATH_MAX: usize = 108;
 
 /// How a fleet is set up.
 pub struct FleetOptions {
+    /// The name of its capacity provider, for metrics.
+    pub name: String,
     /// What may be bought.
     pub rules: Rules,
     /// What can be bought at all.
@@ -44,40 +49,47 @@ pub struct FleetOptions {
     pub deadlines: Deadlines,
     /// A folder of its own, for its sockets: removed and made anew.
     pub folder: PathBuf,
-    /// A disk of each instance's own that it must not find full.
+    /// How agents come to it.
+    pub listen: Listen,
+    /// A folder on a disk of each instance's own, where it keeps what it is sent; `None` where all share the server's disk.
     pub disk: Option<PathBuf>,
     /// Makes what lets an instance join: nobody may guess it.
     pub token: fn() -> io::Result<String>,
 }
 
+/// Where a fleet listens.
+pub enum Listen {
+    /// In its folder: its instances are of this machine.
+    Folder,
+    /// Where all agents of other machines come.
+    Tcp(Arc<Hub>),
+}
+
 /// Instances, and environments on them.
 pub struct Fleet {
     options: FleetOptions,
+    /// Where agents find it, and where they are to listen.
+    addresses: (Address, Address),
     provider: Arc<dyn Provider>,
     roster: Mutex<Roster>,
     /// Those that wait for room.
-    seekers: Mutex<HashMap<u64, oneshot::Sender<Result<Seat, Why>>>>,
+    seekers: Mutex<HashMap<u64, oneshot::Sender<Result<Place, Why>>>>,
     environments: Mutex<HashMap<u64, Begun>>,
     costs: Mutex<Costs>,
     agents: Mutex<BTreeMap<String, mpsc::Sender<ToAgent>>>,
+    /// What is sent to instances, where they have disks of their own.
+    catalog: Option<Arc<Catalog>>,
     wake: Notify,
     stop: CancellationToken,
     /// One server has these instances.
     _lock: File,
 }
 
-/// Room that was given.
-pub(crate) struct Seat {
-    pub(crate) instance: String,
-    pub(crate) address: PathBuf,
-    pub(crate) token: String,
-}
-
 /// An environment that was begun, as the fleet knows it.
 pub(crate) struct Begun {
     pub(crate) instance: String,
     /// To end its link if its instance is lost: its process may live on. `None` until there is one.
-    pub(crate) link: Option<StdUnixStream>,
+    pub(crate) link: Option<Cut>,
     /// Where its log goes; `None` once it has ended.
     pub(crate) log: Option<mpsc::Sender<Vec<u8>>>,
     pub(crate) ended: Option<oneshot::Sender<String>>,
@@ -95,7 +107,7 @@ impl Begun {
 }
 
 impl Fleet {
-    /// Opens a fleet that has no instances yet. Errors: its folder cannot be made, or not listened in.
+    /// Opens a fleet that has no instances yet. Errors: its folder cannot be made, or nobody can listen there or at its address.
     pub fn open(options: FleetOptions, provider: Arc<dyn Provider>, stop: CancellationToken) -> io::Result<Arc<Self>> {
         let lock = lock(&options.folder)?;
         match std::fs::remove_dir_all(&options.folder) {
@@ -105,10 +117,16 @@ impl Fleet {
         std::fs::create_dir_all(&options.folder)?;
         // Who may connect here may have environments started.
         std::fs::set_permissions(&options.folder, std::fs::Permissions::from_mode(0o700))?;
-        let listener = UnixListener::bind(options.folder.join("fleet.sock"))?;
+        let addresses = match &options.listen {
+            Listen::Folder => (Address::Unix(options.folder.join("fleet.sock")), Address::Unix(options.folder.clone())),
+            Listen::Tcp(hub) => hub.addresses(),
+        };
         let roster = Roster::new(options.rules.clone(), options.types.clone(), options.deadlines);
+        let catalog = options.disk.is_some().then(Arc::default);
         let fleet = Arc::new(Self {
+            catalog,
             options,
+            addresses,
             provider,
             roster: Mutex::new(roster),
             seekers: Mutex::default(),
@@ -120,7 +138,13 @@ impl Fleet {
             _lock: lock,
         });
         tokio::spawn(fleet.clone().notice());
-        tokio::spawn(fleet.clone().listen(listener));
+        match (&fleet.options.listen, &fleet.addresses.0) {
+            (Listen::Tcp(hub), _) => hub.add(&fleet),
+            (Listen::Folder, Address::Unix(socket)) => {
+                tokio::spawn(fleet.clone().listen(Listener::Unix(UnixListener::bind(socket)?)));
+            }
+            (Listen::Folder, Address::Tcp(_)) => {}
+        }
         tokio::spawn(fleet.clone().follow());
         Ok(fleet)
     }
@@ -162,7 +186,7 @@ impl Fleet {
     }
 
     /// Room for one environment, on an instance that is ready: waits for one. Errors: there can be none.
-    pub(crate) async fn seek(&self, version: String, needs: Needs) -> Result<(Seat, Lease<'_>), Why> {
+    pub(crate) async fn seek(&self, version: String, needs: Needs) -> Result<(Place, Lease<'_>), Why> {
         let (give, given) = oneshot::channel();
         let lease = {
             let mut roster = self.roster.lock();
@@ -172,7 +196,7 @@ impl Fleet {
         };
         self.wake.notify_one();
         match given.await {
-            Ok(seat) => seat.map(|seat| (seat, lease)),
+            Ok(place) => place.map(|place| (place, lease)),
             Err(_) => Err(Why::Unavailable),
         }
     }
@@ -200,13 +224,31 @@ impl Fleet {
     }
 
     /// It has its link.
-    pub(crate) fn linked(&self, lease: u64, link: StdUnixStream) {
+    pub(crate) fn linked(&self, lease: u64, link: Cut) {
         if let Some(begun) = self.environments.lock().get_mut(&lease) {
             if begun.ended.is_none() {
                 // Its instance went meanwhile.
-                let _ = link.shutdown(std::net::Shutdown::Both);
+                link.now();
             }
             begun.link = Some(link);
+        }
+    }
+
+    /// A connection to the agent of an instance, which is shown to be that one's. Errors: it does not answer, or is another's.
+    pub(crate) async fn connect(&self, place: &Place) -> io::Result<Connection> {
+        let identity = self.authority().map(|authority| authority.fleet());
+        transport::connect(&place.address, identity.as_deref(), &tls::instance_name(&place.name)).await
+    }
+
+    /// What is sent to instances; `None` where they share the server's disk.
+    pub(crate) fn catalog(&self) -> Option<&Arc<Catalog>> {
+        self.catalog.as_ref()
+    }
+
+    fn authority(&self) -> Option<&Arc<Authority>> {
+        match &self.options.listen {
+            Listen::Folder => None,
+            Listen::Tcp(hub) => Some(hub.authority()),
         }
     }
 
@@ -226,7 +268,7 @@ impl Fleet {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                id = self.provider.ended() => self.gone(&id),
+                name = self.provider.ended() => self.ended(&name),
             }
         }
     }
@@ -260,46 +302,19 @@ impl Fleet {
         let stages = [("launching", Stage::Launching), ("ready", Stage::Ready), ("draining", Stage::Draining)];
         let of = |stage: Stage| roster.instances().values().filter(|entry| entry.stage == stage).count();
         let vcpu: u32 = roster.instances().values().map(|entry| entry.shape.vcpu).sum();
-        penstock_telemetry::instances(&stages.map(|(name, stage)| (name, of(stage))), vcpu);
+        penstock_telemetry::instances(&self.options.name, &stages.map(|(name, stage)| (name, of(stage))), vcpu);
         let price =
             |name: &str| self.options.types.iter().find(|one| one.name == name).map_or(0.0, |one| one.usd_per_hour);
+        let price = |entry: &Entry| entry.usd_per_hour.unwrap_or_else(|| price(&entry.instance_type));
         let mut costs = self.costs.lock();
         let rates = costs.look(roster.instances(), price, Instant::now().into_std());
-        rates.iter().for_each(|(function, rate)| penstock_telemetry::cost(function, *rate));
+        rates.iter().for_each(|(function, rate)| penstock_telemetry::cost(&self.options.name, function, *rate));
     }
 
     fn carry_out(self: &Arc<Self>, action: Action) {
         match action {
-            Action::Launch { id, instance_type, shape, zone } => {
-                tracing::info!(instance = id, instance_type, zone, "an instance is launched");
-                instance_event("launched");
-                let told = match (self.options.token)() {
-                    Ok(token) => Told {
-                        fleet: self.options.folder.join("fleet.sock"),
-                        listen: self.options.folder.join(format!("{id}.sock")),
-                        disk: self.options.disk.clone(),
-                        group: None,
-                        id: id.clone(),
-                        token,
-                        shape,
-                    },
-                    Err(error) => {
-                        tracing::error!(instance = id, %error, "an instance has no token");
-                        return self.gone(&id);
-                    }
-                };
-                self.roster.lock().expect(&id, told.token.clone());
-                let fleet = self.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = fleet.provider.launch(&instance_type, &zone, &told).await {
-                        tracing::warn!(instance = told.id, instance_type, zone, %error, "an instance cannot be launched");
-                        fleet.gone(&told.id);
-                    }
-                });
-            }
-            Action::Give { seeker, id, address, token } => {
-                self.answer(seeker, Ok(Seat { instance: id, address, token }));
-            }
+            Action::Launch { ids, offers, shape } => self.order(ids, offers, shape),
+            Action::Give { seeker, place } => self.answer(seeker, Ok(place)),
             Action::Refuse { seeker, why } => self.answer(seeker, Err(why)),
             Action::Leave { lease } => {
                 if let Some(begun) = self.environments.lock().get(&lease) {
@@ -311,21 +326,21 @@ impl Fleet {
                 // If it cannot be told, its deadline ends it.
                 let _ = agent.map(|agent| agent.try_send(ToAgent::Stop));
             }
-            Action::Terminate { id, leases, why } => self.terminate(id, leases, why),
+            Action::Terminate { id, name, leases, why } => self.terminate(id, name, leases, why),
         }
     }
 
-    fn answer(&self, seeker: u64, answer: Result<Seat, Why>) {
+    fn answer(&self, seeker: u64, answer: Result<Place, Why>) {
         let waits = self.seekers.lock().remove(&seeker);
         // One that has left since gives its room back by itself.
         let _ = waits.map(|waits| waits.send(answer));
     }
 
-    fn terminate(self: &Arc<Self>, id: String, leases: Vec<u64>, why: Gone) {
+    fn terminate(self: &Arc<Self>, id: String, name: String, leases: Vec<u64>, why: Gone) {
         let (reason, environments) = (why.name(), leases.len());
         match why {
-            Gone::Empty | Gone::Aged => tracing::info!(instance = id, reason, "an instance is gone"),
-            _ => tracing::warn!(instance = id, reason, environments, "an instance is gone"),
+            Gone::Empty | Gone::Aged => tracing::info!(instance = name, reason, "an instance is gone"),
+            _ => tracing::warn!(instance = name, reason, environments, "an instance is gone"),
         }
         instance_event(reason);
         self.agents.lock().remove(&id);
@@ -333,12 +348,18 @@ impl Fleet {
             let mut environments = self.environments.lock();
             let Some(begun) = environments.get_mut(&lease) else { continue };
             // Its supervisor finds the link at its end.
-            let _ = begun.link.as_ref().map(|link| link.shutdown(std::net::Shutdown::Both));
-            begun.end(format!("its instance {id} is gone: {reason}"));
+            begun.link.iter().for_each(Cut::now);
+            begun.end(format!("its instance {name} is gone: {reason}"));
         }
         let _ = std::fs::remove_file(self.options.folder.join(format!("{id}.sock")));
         let fleet = self.clone();
-        tokio::spawn(async move { fleet.provider.terminate(&id).await });
+        tokio::spawn(async move { fleet.provider.terminate(&name).await });
+    }
+
+    /// An instance has ended, says its provider.
+    fn ended(self: &Arc<Self>, name: &str) {
+        let id = self.roster.lock().id_of(name);
+        id.iter().for_each(|id| self.gone(id));
     }
 
     fn gone(self: &Arc<Self>, id: &str) {
@@ -351,6 +372,16 @@ impl Fleet {
             self.carry_out(action);
         }
         self.wake.notify_one();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn addresses(&self) -> (Address, Address) {
+        self.addresses.clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn address_of(&self, id: &str) -> Option<Address> {
+        self.roster.lock().instances().get(id).and_then(Entry::address)
     }
 
     /// Where its sockets are.

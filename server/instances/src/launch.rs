@@ -1,14 +1,16 @@
 //! Environments, started on instances: what the supervisor sees of it.
 
+use crate::contents::relocate;
 use crate::fleet::{Begun, Fleet};
-use crate::protocol::{Begin, ToAgent, write};
+use crate::protocol::{Begin, FromFleet, ToAgent, write};
+use crate::transport::Connection;
 use async_trait::async_trait;
 use penstock_environment::{Ending, Launch, LaunchError, Life, Specification, Started};
 use penstock_scaler::{Architecture, Needs, Why};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, SimplexStream, WriteHalf, simplex};
-use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -34,12 +36,13 @@ impl Launch for OnInstances {
             device_memory_mib: 0,
             architecture: Architecture::OWN,
         };
-        let (seat, lease) = self.0.seek(version, needs).await.map_err(|why| LaunchError::NoRoom(words(why, &needs)))?;
+        let (place, lease) =
+            self.0.seek(version, needs).await.map_err(|why| LaunchError::NoRoom(words(why, &needs)))?;
         let (pieces, log) = mpsc::channel(LOG_PIECES);
         let (told, ended) = oneshot::channel();
         let leaving = CancellationToken::new();
         let begun = Begun {
-            instance: seat.instance,
+            instance: place.id.clone(),
             link: None,
             log: Some(pieces),
             ended: Some(told),
@@ -49,27 +52,38 @@ impl Launch for OnInstances {
         let number = lease.keep();
         let elsewhere = Elsewhere { fleet: self.0.clone(), number, ended };
         self.0.begun(number, begun);
-        let mut link = UnixStream::connect(&seat.address).await?;
+        let Connection { mut from, mut to, cut, local: _ } = self.0.connect(&place).await?;
+        let there = match self.0.catalog() {
+            None => None,
+            Some(catalog) => {
+                // Of what it needs of a GPU, each machine has its own.
+                let of_gpu =
+                    specification.accelerator.iter().flat_map(|gpu| gpu.readable.iter().chain(&gpu.library_path));
+                let of_gpu: Vec<&PathBuf> = of_gpu.collect();
+                let paths = specification.isolation.readable.iter().filter(|path| !of_gpu.contains(path)).cloned();
+                let places = catalog.send(paths.collect(), &place.token, (&mut from, &mut to)).await?;
+                Some(relocate(specification, &places)?)
+            }
+        };
         let begin = Begin {
-            token: seat.token,
+            token: place.token,
             environment: number,
             variables: specification.isolation.variables.clone(),
             accelerated: specification.accelerator.is_some(),
             vcpu: needs.vcpu,
             memory_mib: needs.memory_mib,
         };
-        write(&mut link, &begin).await?;
-        let link = link.into_std()?;
-        self.0.linked(number, link.try_clone()?);
+        write(&mut to, &FromFleet::Begin(begin)).await?;
+        self.0.linked(number, cut);
         let (read, write) = simplex(LOG_BYTES);
         tokio::spawn(pass_on(log, write));
-        let (from, to) = UnixStream::from_std(link)?.into_split();
         Ok(Started {
-            from: Box::new(from),
-            to: Box::new(to),
+            from,
+            to,
             log: Some(Box::new(read)),
             life: Life::Elsewhere(Box::new(elsewhere)),
             leaving: Some(leaving),
+            specification: there,
         })
     }
 }

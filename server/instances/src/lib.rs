@@ -13,22 +13,30 @@
 
 pub mod agent;
 mod cgroup;
+mod contents;
 mod cost;
 mod fleet;
+mod fleets;
+mod hub;
 mod launch;
 mod local;
 mod protocol;
 mod provider;
 mod roster;
+mod transport;
 mod view;
 
 pub use cost::FunctionCost;
-pub use fleet::{Fleet, FleetOptions};
+pub use fleet::{Fleet, FleetOptions, Listen};
+pub use fleets::{ByProvider, Fleets, OpenFleet, Standing};
+pub use hub::Hub;
 pub use launch::OnInstances;
 pub use local::LocalProvider;
 pub use protocol::Told;
-pub use provider::Provider;
+pub use provider::{Launched, Market, Missing, Offer, Order, Outcome, Provider};
 pub use roster::{Deadlines, Gone};
+pub use transport::Address;
+pub use transport::tls::Authority;
 pub use view::InstanceView;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use crate::cgroup::MemoryGroup;
 use crate::protocol::Told;
-use crate::provider::Provider;
+use crate::provider::{Launched, Missing, Order, Outcome, Provider};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -60,7 +60,7 @@ impl Running {
 async fn keep(
     id: String,
     mut child: Child,
-    group: Option<MemoryGroup>,
+    (group, disk): (Option<MemoryGroup>, Option<PathBuf>),
     mut end: mpsc::Receiver<Duration>,
     tell: mpsc::Sender<String>,
 ) {
@@ -81,15 +81,22 @@ async fn keep(
     if let Some(group) = group {
         group.remove().await;
     }
+    if let Some(disk) = disk
+        && let Err(error) = tokio::fs::remove_dir_all(&disk).await
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(folder = %disk.display(), %error, "what an instance was sent is left");
+    }
 }
 
-#[async_trait]
-impl Provider for LocalProvider {
-    async fn launch(&self, _instance_type: &str, _zone: &str, told: &Told) -> io::Result<()> {
-        let group = MemoryGroup::make(&crate::cgroup::name(&told.id), told.shape.memory_mib << 20)
-            .inspect_err(|error| tracing::debug!(instance = told.id, %error, "an instance has no control group"))
+impl LocalProvider {
+    async fn launch_one(&self, id: &str, memory_mib: u64, told: &Told) -> io::Result<()> {
+        let group = MemoryGroup::make(&crate::cgroup::name(id), memory_mib << 20)
+            .inspect_err(|error| tracing::debug!(instance = id, %error, "an instance has no control group"))
             .ok();
-        let told = Told { group: group.as_ref().map(|group| group.path().to_owned()), ..told.clone() };
+        let group_path = group.as_ref().map(|group| group.path().to_owned());
+        let disk = told.disk.as_ref().map(|disk| disk.join(id));
+        let told = Told { name: Some(id.to_owned()), group: group_path, disk: disk.clone(), ..told.clone() };
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .current_dir("/")
@@ -105,16 +112,31 @@ impl Provider for LocalProvider {
         let mut stdin = child.stdin.take().ok_or_else(|| io::Error::other("no standard input"))?;
         stdin.write_all(&json).await?;
         let (end, ends) = mpsc::channel(1);
-        let task = tokio::spawn(keep(told.id.clone(), child, group, ends, self.tell.clone()));
+        let task = tokio::spawn(keep(id.to_owned(), child, (group, disk), ends, self.tell.clone()));
         let mut running = self.running.lock().await;
         // Those that have ended by themselves.
         running.retain(|_, one| !one.task.is_finished());
-        running.insert(told.id, Running { end, task });
+        running.insert(id.to_owned(), Running { end, task });
         Ok(())
     }
+}
 
-    async fn terminate(&self, id: &str) {
-        let running = self.running.lock().await.remove(id);
+#[async_trait]
+impl Provider for LocalProvider {
+    async fn launch(&self, order: &Order) -> io::Result<Outcome> {
+        let Some(offer) = order.offers.first() else { return Ok(Outcome::default()) };
+        let mut outcome = Outcome::default();
+        for id in &order.ids {
+            match self.launch_one(id, order.shape.memory_mib, &order.told).await {
+                Ok(()) => outcome.launched.push(Launched::by_list(id, offer)),
+                Err(error) => outcome.missing.push(Missing { offer: offer.clone(), reason: error.to_string() }),
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn terminate(&self, name: &str) {
+        let running = self.running.lock().await.remove(name);
         if let Some(running) = running {
             running.end(Duration::ZERO).await;
         }

@@ -3,6 +3,9 @@
 //! Each message is its length (32 bits, little endian) and JSON: a few a second, and what environments write to their logs.
 //! Requests go over the links of environments, which are connections of their own. Called by both sides; does nothing by itself.
 
+use crate::contents::Lay;
+use crate::transport::Address;
+use crate::transport::tls::Issued;
 use penstock_domain::Variables;
 use penstock_scaler::Shape;
 use serde::de::DeserializeOwned;
@@ -14,40 +17,50 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// Most bytes of a message: a piece of a log in base64, or the variables of an environment.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-/// What the provider tells the instance that it launches, on its standard input.
+/// What the instances of an order are told, each by its provider: on standard input, or in a file that only it can read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Told {
-    /// Its name.
-    pub id: String,
-    /// Lets it join, once; and whoever says it to the agent may begin environments.
+    /// What its provider calls it; `None` where it has to ask the machine that it is on.
+    pub name: Option<String>,
+    /// Lets it join, once for each name; and whoever says it to the agent may begin environments.
     pub token: String,
     /// Where the fleet listens.
-    pub fleet: PathBuf,
-    /// Where it is to listen itself.
-    pub listen: PathBuf,
-    /// What it has.
-    pub shape: Shape,
-    /// A disk that must not be full, if it has one of its own.
+    pub fleet: Address,
+    /// Who signs the fleet's certificate, as PEM; `None` where there are none.
+    pub trust: Option<String>,
+    /// Where it is to listen itself: a folder for its socket, or an address.
+    pub listen: Address,
+    /// Below it, it keeps what it is sent, and it must not be full; `None` where the fleet's disk is its own.
     pub disk: Option<PathBuf>,
     /// The control group that it is to enter, if it has one.
     pub group: Option<PathBuf>,
 }
 
-/// The first message of an agent.
+/// The first message of an agent that has no certificate yet, over TCP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Enrol {
+    pub(crate) name: String,
+    pub(crate) token: String,
+    /// Its key's public half, as PEM.
+    pub(crate) public_key: String,
+}
+
+/// The first message of an agent that may speak: on one machine because of its token, else because of its certificate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Join {
-    pub(crate) id: String,
+    pub(crate) name: String,
     pub(crate) token: String,
     pub(crate) pid: u32,
     /// Its environments together have no more memory than it.
     pub(crate) is_limited: bool,
     /// Where environments are begun.
-    pub(crate) address: PathBuf,
+    pub(crate) address: Address,
 }
 
 /// What an agent says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum FromAgent {
+    Enrol(Enrol),
     Join(Join),
     Beat(Beat),
     /// A piece of what an environment wrote to its standard error, in base64.
@@ -59,6 +72,10 @@ pub(crate) enum FromAgent {
     Ended {
         environment: u64,
         status: String,
+    },
+    /// It wants a certificate for this key (PEM): what it has is half as old as it may become.
+    Renew {
+        public_key: String,
     },
 }
 
@@ -78,15 +95,29 @@ pub(crate) struct Beat {
 /// What an agent is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum ToAgent {
-    /// It has joined.
-    Welcome,
+    /// Its certificate.
+    Enrolled(Issued),
+    /// It has joined, and this is what it may use of its machine.
+    Welcome { shape: Shape },
+    /// Its new certificate.
+    Renewed(Issued),
+    /// Others are to be believed from now on: it should renew its certificate.
+    Renew,
     /// An environment is to end: by itself within this time, or else it is killed.
     End { environment: u64, patience_ms: u64 },
     /// The instance is not needed any more.
     Stop,
 }
 
-/// The first message on a connection that is to be the link of an environment.
+/// What a fleet says on a connection that is to be the link of an environment: first what is to lie there, if the instance has
+/// a disk of its own, then the environment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum FromFleet {
+    Lay(Lay),
+    Begin(Begin),
+}
+
+/// An environment that is to begin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Begin {
     /// That of [`Told`]: environments may connect here, too.

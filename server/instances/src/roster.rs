@@ -10,102 +10,17 @@
 //! Called by the fleet alone. Which instances there are to be is the scaler's word ([`plan_instances`]); what happens to each
 //! is decided here.
 
+mod entry;
+mod orders;
+
 use crate::protocol::Beat;
-use penstock_scaler::{
-    Held, Instance, InstanceType, Launch, Needs, Rules, Shape, Stage, Unavailable, Why, Wish, plan_instances,
-};
+use crate::transport::Address;
+use penstock_scaler::{Held, Instance, InstanceType, Needs, Rules, Stage, Wish, plan_instances};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long a type is left alone in a zone after one of it was not ready in time: first and longest; it doubles.
-const AWAY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
-
-/// How long things may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadlines {
-    /// Between two signs of life.
-    pub beat: Duration,
-    /// From the beginning of a drain to its end.
-    pub drain: Duration,
-    /// From being told to stop to being gone.
-    pub stop: Duration,
-    /// After which an instance is replaced; `None` for never.
-    pub age: Option<Duration>,
-}
-
-/// Why an instance went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Gone {
-    /// It was not ready in time.
-    GivenUp,
-    /// It could not be launched.
-    Refused,
-    /// No sign of life, or its connection ended.
-    Lost,
-    /// It was empty for long.
-    Empty,
-    /// It was as old as it may become.
-    Aged,
-    /// It said itself that it should not be used.
-    Unhealthy,
-}
-
-impl Gone {
-    /// For logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Gone::GivenUp => "given_up",
-            Gone::Refused => "refused",
-            Gone::Lost => "lost",
-            Gone::Empty => "empty",
-            Gone::Aged => "aged",
-            Gone::Unhealthy => "unhealthy",
-        }
-    }
-}
-
-/// What the fleet is to do.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) enum Action {
-    /// Have the provider launch one.
-    Launch { id: String, instance_type: String, shape: Shape, zone: String },
-    /// Give room on an instance to one that waits.
-    Give { seeker: u64, id: String, address: PathBuf, token: String },
-    /// Tell one that waits that there is none.
-    Refuse { seeker: u64, why: Why },
-    /// Tell one that has room to look for other room.
-    Leave { lease: u64 },
-    /// Tell the agent to stop.
-    Stop { id: String },
-    /// End it by force.
-    Terminate { id: String, leases: Vec<u64>, why: Gone },
-}
-
-/// One instance.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) instance_type: String,
-    pub(crate) shape: Shape,
-    pub(crate) zone: String,
-    pub(crate) stage: Stage,
-    pub(crate) since: Instant,
-    pub(crate) launched: Instant,
-    pub(crate) heard: Instant,
-    pub(crate) beat: Beat,
-    pub(crate) pid: Option<u32>,
-    /// Its environments together have no more memory than it.
-    pub(crate) is_limited: bool,
-    pub(crate) leases: BTreeMap<u64, (String, Needs)>,
-    token: Option<String>,
-    has_joined: bool,
-    address: Option<PathBuf>,
-    empty_since: Option<Instant>,
-    /// Why it drains.
-    leaving: Option<Gone>,
-    /// When it was told to stop.
-    stopped: Option<Instant>,
-}
+pub(crate) use entry::{Action, Entry, Place, Proof};
+pub use entry::{Deadlines, Gone};
 
 struct Seeker {
     version: String,
@@ -121,6 +36,8 @@ pub(crate) struct Roster {
     instances: BTreeMap<String, Entry>,
     seekers: BTreeMap<u64, Seeker>,
     away: BTreeMap<(String, String), (Instant, u32)>,
+    /// Until when nothing is launched, and how often that was so in a row.
+    held: Option<(Instant, u32)>,
     /// Those that were launched until then are to be replaced.
     replaced_until: Option<Instant>,
     next: u64,
@@ -129,7 +46,7 @@ pub(crate) struct Roster {
 impl Roster {
     pub(crate) fn new(rules: Rules, types: Vec<InstanceType>, deadlines: Deadlines) -> Self {
         let (instances, seekers, away) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { rules, types, deadlines, instances, seekers, away, replaced_until: None, next: 1 }
+        Self { rules, types, deadlines, instances, seekers, away, held: None, replaced_until: None, next: 1 }
     }
 
     /// Those that there are are to be replaced as if they were old: one after the other, each by a new one first.
@@ -174,28 +91,52 @@ impl Roster {
         }
     }
 
-    /// An agent says that it is an instance's: how long its launch took. Errors: why it is not believed.
+    /// The instance that goes by this name.
+    pub(crate) fn id_of(&self, name: &str) -> Option<String> {
+        let is_meant = |(id, entry): &(&String, &Entry)| entry.name.as_ref().unwrap_or(id) == name;
+        self.instances.iter().find(is_meant).map(|(id, _)| id.clone())
+    }
+
+    /// An agent wants a certificate for its token. Errors: why it is not believed.
+    pub(crate) fn enrol(&mut self, name: &str, token: &str) -> Result<(), &'static str> {
+        let id = self.id_of(name).ok_or("nobody launched it")?;
+        let Some(entry) = self.instances.get_mut(&id) else { return Err("nobody launched it") };
+        match entry.token.as_deref() {
+            Some(known) if known != token => Err("its token is another"),
+            None => Err("it has no token yet"),
+            Some(_) if entry.is_known => Err("its token was used"),
+            Some(_) if entry.stage != Stage::Launching => Err("it is too late"),
+            Some(_) => {
+                entry.is_known = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// An agent says that it is an instance's: which, and how long its launch took. Errors: why it is not believed.
     pub(crate) fn join(
         &mut self,
-        id: &str,
-        token: &str,
+        (name, proof): (&str, Proof<'_>),
         (pid, is_limited): (u32, bool),
-        address: PathBuf,
+        address: Address,
         now: Instant,
-    ) -> Result<Duration, &'static str> {
-        let Some(entry) = self.instances.get_mut(id) else { return Err("nobody launched it") };
-        match entry.token.as_deref() {
-            Some(known) if known != token => return Err("its token is another"),
-            None => return Err("it has no token yet"),
-            Some(_) if entry.has_joined => return Err("its token was used"),
-            Some(_) if entry.stage != Stage::Launching => return Err("it is too late"),
-            Some(_) => entry.has_joined = true,
+    ) -> Result<(String, Duration), &'static str> {
+        if let Proof::Token(token) = proof {
+            self.enrol(name, token)?;
+        }
+        let id = self.id_of(name).ok_or("nobody launched it")?;
+        let Some(entry) = self.instances.get_mut(&id) else { return Err("nobody launched it") };
+        match entry.stage {
+            _ if !entry.is_known => return Err("its certificate is not of its token"),
+            _ if entry.has_joined => return Err("it has joined already"),
+            Stage::Launching => entry.has_joined = true,
+            Stage::Ready | Stage::Draining => return Err("it is too late"),
         }
         (entry.stage, entry.since, entry.heard) = (Stage::Ready, now, now);
         (entry.pid, entry.is_limited, entry.address) = (Some(pid), is_limited, Some(address));
         entry.empty_since = entry.leases.is_empty().then_some(now);
         self.away.remove(&(entry.instance_type.clone(), entry.zone.clone()));
-        Ok(now.saturating_duration_since(entry.launched))
+        Ok((id, now.saturating_duration_since(entry.launched)))
     }
 
     /// Nothing was seen for so long, because nobody looked.
@@ -225,21 +166,25 @@ impl Roster {
     }
 
     fn terminate(&mut self, id: &str, why: Gone, now: Instant) -> Action {
-        let mut leases = Vec::new();
-        if let Some(entry) = self.instances.remove(id) {
-            leases.extend(entry.leases.into_keys());
-            let is_new = now.saturating_duration_since(entry.launched) < AWAY.1;
+        if let Some(entry) = self.instances.get(id) {
+            let is_new = now.saturating_duration_since(entry.launched) < orders::AWAY.1;
             if matches!(why, Gone::GivenUp | Gone::Refused) || (why == Gone::Unhealthy && is_new) {
-                let away = self.away.entry((entry.instance_type, entry.zone)).or_insert((now, 0));
-                // Those that fail together count once.
-                if away.0 <= now {
-                    *away = (now + (AWAY.0 * 2u32.pow(away.1.min(8))).min(AWAY.1), away.1 + 1);
-                }
+                let (instance_type, zone) = (entry.instance_type.clone(), entry.zone.clone());
+                self.leave_alone(&instance_type, &zone, now);
             }
+        }
+        self.remove(id, why)
+    }
+
+    fn remove(&mut self, id: &str, why: Gone) -> Action {
+        let (mut leases, mut name) = (Vec::new(), id.to_owned());
+        if let Some(entry) = self.instances.remove(id) {
+            name = entry.name.unwrap_or(name);
+            leases.extend(entry.leases.into_keys());
         }
         let there = self.seekers.values_mut().filter(|seeker| seeker.place.as_deref() == Some(id));
         there.for_each(|seeker| seeker.place = None);
-        Action::Terminate { id: id.to_owned(), leases, why }
+        Action::Terminate { id: id.to_owned(), name, leases, why }
     }
 
     /// What is to be done now.
@@ -337,16 +282,13 @@ impl Roster {
         let closed = self.closed(now);
         let there = self.seekers.values_mut().filter(|one| one.place.as_ref().is_some_and(|id| closed.contains(id)));
         there.for_each(|seeker| seeker.place = None);
-        let unavailable: Unavailable =
-            self.away.iter().filter(|(_, (until, _))| *until > now).map(|(key, _)| key.clone()).collect();
+        let unavailable = self.unavailable(now);
         let (wishes, instances) = (self.wishes(&closed), self.as_planned(&closed));
         let fleet = plan_instances(&wishes, &instances, &self.types, &self.rules, &unavailable, now);
         for (id, version, count) in &fleet.place {
             self.seat(id, version, *count);
         }
-        for launch in fleet.launch {
-            actions.extend(self.launch(launch, now));
-        }
+        actions.extend(self.order(fleet.launch, &unavailable, now));
         for id in fleet.give_up {
             actions.push(self.terminate(&id, Gone::GivenUp, now));
         }
@@ -412,37 +354,6 @@ impl Roster {
         unplaced.take(count as usize).for_each(|seeker| seeker.place = Some(id.to_owned()));
     }
 
-    fn launch(&mut self, launch: Launch, now: Instant) -> Option<Action> {
-        let Launch { instance_type, zone, environments } = launch;
-        let shape = self.types.iter().find(|one| one.name == instance_type)?.shape;
-        let id = format!("i-{:08x}", self.next);
-        self.next += 1;
-        let entry = Entry {
-            instance_type: instance_type.clone(),
-            shape,
-            zone: zone.clone(),
-            stage: Stage::Launching,
-            since: now,
-            launched: now,
-            heard: now,
-            beat: Beat::default(),
-            pid: None,
-            is_limited: false,
-            leases: BTreeMap::new(),
-            token: None,
-            has_joined: false,
-            address: None,
-            empty_since: None,
-            leaving: None,
-            stopped: None,
-        };
-        self.instances.insert(id.clone(), entry);
-        for (version, held) in environments {
-            self.seat(&id, &version, held.count);
-        }
-        Some(Action::Launch { id, instance_type, shape, zone })
-    }
-
     /// Those whose instance is ready get their room.
     fn give(&mut self, _now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -454,7 +365,8 @@ impl Roster {
             let Some(one) = self.seekers.remove(&seeker) else { continue };
             entry.leases.insert(seeker, (one.version, one.needs));
             entry.empty_since = None;
-            actions.push(Action::Give { seeker, id, address, token });
+            let name = entry.name.clone().unwrap_or_else(|| id.clone());
+            actions.push(Action::Give { seeker, place: Place { id, name, address, token } });
         }
         actions
     }

@@ -1,5 +1,6 @@
 //! Instances as people see them.
 
+use crate::provider::Market;
 use crate::roster::Entry;
 use penstock_scaler::Stage;
 use serde::Serialize;
@@ -16,6 +17,8 @@ pub struct InstanceView {
     pub instance_type: String,
     /// Where it is.
     pub zone: String,
+    /// `OnDemand` or `Spot`.
+    pub market: &'static str,
     /// `Launching`, `Ready` or `Draining`.
     pub state: &'static str,
     /// Since its launch.
@@ -46,9 +49,13 @@ impl InstanceView {
             *environments.entry(version.clone()).or_default() += 1;
         }
         Self {
-            instance_id: id.to_owned(),
+            instance_id: entry.name.clone().unwrap_or_else(|| id.to_owned()),
             instance_type: entry.instance_type.clone(),
             zone: entry.zone.clone(),
+            market: match entry.market {
+                Market::OnDemand => "OnDemand",
+                Market::Spot => "Spot",
+            },
             state: match entry.stage {
                 Stage::Launching => "Launching",
                 Stage::Ready => "Ready",

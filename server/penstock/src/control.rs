@@ -9,7 +9,7 @@ use crate::state::State;
 use penstock_control::names::Account;
 use penstock_control::{ControlOptions, ControlPlane};
 use penstock_dispatch::House;
-use penstock_instances::Fleet;
+use penstock_instances::Fleets;
 use penstock_packages::{ContentStore, PackageError};
 use penstock_registry::store::OpenError;
 use std::net::SocketAddr;
@@ -38,7 +38,7 @@ pub(crate) fn open(
     (state, address): (State, SocketAddr),
     services: Services,
     house: Arc<House>,
-    fleet: Option<Arc<Fleet>>,
+    fleets: Arc<Fleets>,
 ) -> Result<Arc<ControlPlane>, ControlPlaneError> {
     let folder = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
     let store = state.open(&folder, address)?;
@@ -53,7 +53,7 @@ pub(crate) fn open(
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
         cores: instances::vcpu_max(config)
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)),
-        fleet,
+        fleets,
         environment_concurrency: config.integer_u32("environments.concurrency"),
         concurrency: config.integer_u32("limits.concurrency"),
         clock: now,

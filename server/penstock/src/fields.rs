@@ -37,6 +37,7 @@ pub(crate) struct Field {
 }
 
 mod control;
+mod ec2;
 mod instances;
 mod machine;
 mod state;
@@ -44,5 +45,6 @@ mod work;
 
 /// All settings, in the order they are printed.
 pub(crate) fn fields() -> impl Iterator<Item = &'static Field> {
-    [machine::FIELDS, work::FIELDS, instances::FIELDS, control::FIELDS, state::FIELDS].into_iter().flatten()
+    let all = [machine::FIELDS, work::FIELDS, instances::FIELDS, ec2::FIELDS, control::FIELDS, state::FIELDS];
+    all.into_iter().flatten()
 }

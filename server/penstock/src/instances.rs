@@ -1,15 +1,17 @@
-//! Instances of this machine: the fleet of `penstock serve`, and the role of each.
+//! Instances: the fleets of `penstock serve`, and the role of each instance.
 //!
 //! Called by `serve` at start, and by `main` for the role.
 
 use crate::config::Config;
 use crate::{EXIT_FAILED, EXIT_USAGE};
+use penstock_ec2::Metadata;
 use penstock_environment::Launcher;
-use penstock_instances::{Deadlines, Fleet, FleetOptions, LocalProvider, Told, agent};
+use penstock_instances::{Authority, Deadlines, Fleet, FleetOptions, Hub, Listen, LocalProvider, Told, agent};
 use penstock_packages::ContentSha256;
 use penstock_scaler::{Architecture, InstanceType, Rules, Shape};
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ const BEATS_MISSED: u32 = 5;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// This machine may have so many times its cores in instances, if nothing is said: they are declared, not had.
 const OVERCOMMIT: u32 = 8;
+/// Threads of an agent that passes on what comes for its environments: what it has is one core.
+const AGENT_THREADS: usize = 2;
 /// The one zone there is.
 const ZONE: &str = "local";
 
@@ -74,11 +78,7 @@ pub(crate) fn open(
         let text = format!("instances.vcpu_max is {vcpu_max}: expected at least the {vcpu} vCPU of one instance");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let data = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
-    std::fs::create_dir_all(&data)?;
-    // Sockets have short names only, and one server has this data directory.
-    let name = ContentSha256::of(data.canonicalize()?.as_os_str().as_encoded_bytes()).to_string();
-    let folder = PathBuf::from(config.text("cache_dir")).join("instances").join(&name[..8]);
+    let folder = folder(config, "")?;
     let types = vec![InstanceType {
         name: "local".into(),
         shape,
@@ -86,7 +86,12 @@ pub(crate) fn open(
         zones: vec![ZONE.into()],
     }];
     let start_timeout = seconds("instances.start_timeout_s");
+    let listen = match config.text("instances.transport") {
+        "unix" => Listen::Folder,
+        _ => Listen::Tcp(hub(config, stop.clone())?),
+    };
     let options = FleetOptions {
+        name: "local".into(),
         rules: Rules {
             vcpu_max,
             allowed: Vec::new(),
@@ -96,16 +101,11 @@ pub(crate) fn open(
             empty_after: seconds("instances.empty_s"),
         },
         types,
-        deadlines: Deadlines {
-            beat: agent::BEAT * BEATS_MISSED,
-            // What is there drains; what takes its place starts first, perhaps on a new instance.
-            drain: seconds("drain_timeout_s") + seconds("models.load_timeout_s") + start_timeout,
-            stop: STOP_TIMEOUT,
-            age: Some(seconds("instances.max_age_s")).filter(|age| !age.is_zero()),
-        },
+        deadlines: deadlines(config, start_timeout),
+        listen,
+        // One that is shared is not looked at: another instance would have no other.
+        disk: (config.text("instances.disk") == "own").then(|| folder.join("disks")),
         folder,
-        // Theirs is this machine's: another instance would have no other.
-        disk: None,
         token,
     };
     let mut arguments: Vec<OsString> = vec!["instance".into()];
@@ -116,15 +116,67 @@ pub(crate) fn open(
     Fleet::open(options, Arc::new(provider), stop).map(Some)
 }
 
+/// A folder for a fleet's sockets: they have short names only, and one server has this data directory.
+pub(crate) fn folder(config: &Config, provider: &str) -> io::Result<PathBuf> {
+    let data = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
+    std::fs::create_dir_all(&data)?;
+    let of = |text: &[u8]| ContentSha256::of(text).to_string()[..8].to_owned();
+    let mut name = of(data.canonicalize()?.as_os_str().as_encoded_bytes());
+    if !provider.is_empty() {
+        name = format!("{name}-{}", of(provider.as_bytes()));
+    }
+    Ok(PathBuf::from(config.text("cache_dir")).join("instances").join(name))
+}
+
+pub(crate) fn deadlines(config: &Config, start_timeout: Duration) -> Deadlines {
+    let seconds = |key| Duration::from_secs(config.integer(key));
+    Deadlines {
+        beat: agent::BEAT * BEATS_MISSED,
+        // What is there drains; what takes its place starts first, perhaps on a new instance.
+        drain: seconds("drain_timeout_s") + seconds("models.load_timeout_s") + start_timeout,
+        stop: STOP_TIMEOUT,
+        age: Some(seconds("instances.max_age_s")).filter(|age| !age.is_zero()),
+    }
+}
+
+/// Where instances come over TCP, by the settings. Errors: nobody can listen there, or the authority's files are wrong.
+pub(crate) fn hub(config: &Config, stop: CancellationToken) -> io::Result<Arc<Hub>> {
+    let life = Duration::from_secs(config.integer("instances.certificate_s"));
+    let clock = time::OffsetDateTime::now_utc;
+    let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text.to_owned());
+    let authority = match (config.path("instances.ca_file"), config.path("instances.ca_key_file")) {
+        (None, None) => Authority::embedded(life, clock)?,
+        (Some(certificates), Some(key)) => Authority::from_files(certificates, key, life, clock).map_err(|error| {
+            io::Error::new(error.kind(), format!("instances.ca_file, instances.ca_key_file: {error}"))
+        })?,
+        (Some(_), None) => {
+            return Err(invalid("instances.ca_key_file is missing: expected the key of instances.ca_file"));
+        }
+        (None, Some(_)) => {
+            return Err(invalid("instances.ca_file is missing: expected the certificate of instances.ca_key_file"));
+        }
+    };
+    let address = config.address("instances.listen");
+    let listener = TcpListener::bind(address)
+        .map_err(|error| io::Error::new(error.kind(), format!("instances.listen: {address}: {error}")))?;
+    let advertise = Some(config.text("instances.advertise")).filter(|host| !host.is_empty());
+    if listener.local_addr()?.ip().is_unspecified() && advertise.is_none() {
+        let text =
+            "instances.advertise is missing: instances.listen is all addresses, of which instances have to know one";
+        return Err(invalid(text));
+    }
+    Hub::open(listener, advertise, config.text("instances.agent_listen").to_owned(), Arc::new(authority), stop)
+}
+
 /// 256 bits that nobody can guess.
-fn token() -> io::Result<String> {
+pub(crate) fn token() -> io::Result<String> {
     let mut bytes = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(ContentSha256::of(&bytes).to_string())
 }
 
 /// `penstock instance`: the agent. What it is told comes on standard input, in one line.
-pub(crate) fn run(accelerated: Option<PathBuf>) -> ExitCode {
+pub(crate) fn run(accelerated: Option<PathBuf>, ec2: bool, variable: &dyn Fn(&str) -> Option<String>) -> ExitCode {
     let mut line = String::new();
     let told = io::stdin().lock().read_line(&mut line).and_then(|_| Ok(serde_json::from_str::<Told>(&line)?));
     let told = match told {
@@ -134,9 +186,19 @@ pub(crate) fn run(accelerated: Option<PathBuf>) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let ended = crate::serve::launcher().and_then(|launcher| {
+    let metadata = ec2.then(|| Metadata::new(variable("AWS_EC2_METADATA_SERVICE_ENDPOINT").as_deref())).transpose();
+    let ended = metadata.and_then(|metadata| {
+        let launcher = crate::serve::launcher()?;
+        // That of another machine comes with the program.
+        let beside = launcher.program.with_file_name("penstock-environment-cuda");
+        let accelerated = accelerated.or_else(|| Some(beside).filter(|beside| ec2 && beside.is_file()));
         let launcher = Launcher { accelerated, ..launcher };
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(agent::run(told, launcher))
+        // Over TCP it passes on what comes, for all of its environments.
+        let mut runtime = match ec2 {
+            true => tokio::runtime::Builder::new_multi_thread(),
+            false => tokio::runtime::Builder::new_current_thread(),
+        };
+        runtime.enable_all().worker_threads(AGENT_THREADS).build()?.block_on(be_instance(told, launcher, metadata))
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -145,4 +207,13 @@ pub(crate) fn run(accelerated: Option<PathBuf>) -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+async fn be_instance(told: Told, launcher: Launcher, metadata: Option<Metadata>) -> io::Result<()> {
+    let Some(metadata) = metadata else { return agent::run(told, launcher, std::future::pending()).await };
+    let name = match told.name {
+        Some(name) => name,
+        None => metadata.identity().await.map_err(io::Error::other)?.instance_id,
+    };
+    agent::run(Told { name: Some(name), ..told }, launcher, metadata.interruption()).await
 }

@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod control;
 mod devices;
+mod ec2;
 mod fields;
 mod gpus;
 mod instances;
@@ -85,6 +86,9 @@ enum Command {
         /// The executable for environments on a GPU.
         #[arg(long, value_name = "FILE")]
         accelerated: Option<std::path::PathBuf>,
+        /// This machine is one of EC2, whose metadata say what it is called.
+        #[arg(long)]
+        ec2: bool,
     },
 }
 
@@ -110,7 +114,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Environment => penstock_runtimes::environment(),
-        Command::Instance { accelerated } => instances::run(accelerated),
+        Command::Instance { accelerated, ec2 } => instances::run(accelerated, ec2, &variable),
         Command::Client(command) => client::run(command, &variable, unix_time_s),
         Command::Plan(options) => plan::run(*options, moment()),
         Command::Completions { shell } => {

@@ -33,7 +33,8 @@ pub(crate) fn open(config: &Config) -> Result<Services, String> {
     Ok(Services { remote, contents })
 }
 
-fn credentials(config: &Config) -> Result<Option<CredentialSource>, String> {
+/// Keys that were given, if any were.
+pub(crate) fn credentials(config: &Config) -> Result<Option<CredentialSource>, String> {
     if let Some(file) = config.path("aws.credentials_file") {
         return Ok(Some(CredentialSource::File { file, profile: config.text("aws.profile").to_owned() }));
     }
@@ -59,6 +60,6 @@ fn variable(name: &str) -> Option<String> {
 }
 
 #[allow(clippy::disallowed_methods)]
-fn now() -> SystemTime {
+pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }

@@ -167,6 +167,7 @@ pub(crate) fn specify(
             variables: Variables(variables),
             secrets,
         },
+        provider: settings.capacity_provider.clone(),
         cores: u32::try_from(threads).unwrap_or(u32::MAX),
         memory_bytes: settings
             .penstock
@@ -207,6 +208,7 @@ pub(crate) fn probe(config: &Config) -> Specification {
         workers: 1,
         preparation_threads: 1,
         isolation: IsolationPolicy { nice: config.integer("environments.nice") as i32, ..IsolationPolicy::default() },
+        provider: None,
         cores: 1,
         memory_bytes: 0,
         device: None,

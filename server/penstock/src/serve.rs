@@ -2,6 +2,7 @@
 
 use crate::accelerate::Accelerators;
 use crate::config::Config;
+use crate::ec2::OfEc2;
 use crate::gpus::Gpus;
 use crate::remote::Services;
 use crate::roles::Roles;
@@ -20,7 +21,7 @@ use penstock_frontend::metrics::metrics_router;
 use penstock_frontend::options::{FrontendOptions, MESSAGE_HEAD_BYTES, header_name};
 use penstock_frontend::request_id::RequestIds;
 use penstock_frontend::status::OverloadCodes;
-use penstock_instances::{Fleet, OnInstances};
+use penstock_instances::{ByProvider, Fleets, OnInstances, OpenFleet};
 use penstock_telemetry::{LogFormat, Scrape};
 use std::io;
 use std::path::PathBuf;
@@ -130,13 +131,13 @@ async fn serve(
     };
     let budget = ByteBudget::new(config.integer("limits.memory_budget_bytes"));
     let instances = CancellationToken::new();
-    let fleet = instances::open(&config, accelerators.as_ref().and_then(Accelerators::program), instances.clone())?;
+    let fleets = open_fleets(&config, accelerators.as_ref(), &instances)?;
     let _ends_with_this = instances.drop_guard();
-    let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles, fleet.as_ref())?);
+    let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles, &fleets)?);
     let control = {
         let (config, house) = (config.clone(), house.clone());
-        let fleet = fleet.clone();
-        tokio::task::spawn_blocking(move || control::open(&config, (state, addresses.0), services, house, fleet))
+        let fleets = fleets.clone();
+        tokio::task::spawn_blocking(move || control::open(&config, (state, addresses.0), services, house, fleets))
             .await
             .map_err(io::Error::other)??
     };
@@ -165,9 +166,7 @@ async fn serve(
         closed = async {
             house.drain().await;
             doors.close().await;
-            if let Some(fleet) = fleet {
-                fleet.close().await;
-            }
+            fleets.close().await;
             control.close().await
         } => closed?,
         () = stop.requested() => say(&mut io::stderr(), "penstock: stopped at once"),
@@ -175,12 +174,26 @@ async fn serve(
     Ok(())
 }
 
+/// The instances that the settings ask for.
+fn open_fleets(
+    config: &Arc<Config>,
+    accelerators: Option<&Accelerators>,
+    stop: &CancellationToken,
+) -> io::Result<Arc<Fleets>> {
+    let local = instances::open(config, accelerators.and_then(Accelerators::program), stop.clone())?;
+    let opener = match config.text("instances.provider") {
+        "ec2" => Some(Arc::new(OfEc2::open(config.clone(), stop.clone())?) as Arc<dyn OpenFleet>),
+        _ => None,
+    };
+    Ok(Fleets::new(local, opener))
+}
+
 fn house_options(
     config: Arc<Config>,
     budget: ByteBudget,
     accelerators: Option<Accelerators>,
     roles: Roles,
-    fleet: Option<&Arc<Fleet>>,
+    fleets: &Arc<Fleets>,
 ) -> io::Result<HouseOptions> {
     let mut repositories: Vec<PathBuf> = config.list("models.repository").iter().map(PathBuf::from).collect();
     if repositories.is_empty() {
@@ -193,12 +206,16 @@ fn house_options(
         repositories,
         control: ControlMode::parse(control).unwrap_or_default(),
         load_at_start,
-        launcher: match fleet {
-            Some(fleet) => Arc::new(OnInstances(fleet.clone())),
-            None => {
-                Arc::new(Launcher { accelerated: accelerators.as_ref().and_then(Accelerators::program), ..launcher()? })
-            }
-        },
+        launcher: Arc::new(ByProvider {
+            fleets: fleets.clone(),
+            here: match fleets.local() {
+                Some(fleet) => Arc::new(OnInstances(fleet.clone())),
+                None => {
+                    let accelerated = accelerators.as_ref().and_then(Accelerators::program);
+                    Arc::new(Launcher { accelerated, ..launcher()? })
+                }
+            },
+        }),
         placement: accelerators.as_ref().map(|accelerators| accelerators.placement.clone()),
         concurrency: config.integer_u32("limits.concurrency"),
         function_concurrency: config.integer_u32("functions.concurrency"),

@@ -59,7 +59,11 @@ fn imports_point_one_way() {
         ),
         ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),
         ("penstock-capacity", &["penstock-domain"]),
-        ("penstock-instances", &["penstock-domain", "penstock-scaler", "penstock-environment", "penstock-telemetry"]),
+        (
+            "penstock-instances",
+            &["penstock-domain", "penstock-scaler", "penstock-environment", "penstock-packages", "penstock-telemetry"],
+        ),
+        ("penstock-ec2", &["penstock-authority", "penstock-remote", "penstock-scaler", "penstock-instances"]),
         (
             "penstock-dispatch",
             &[
@@ -132,8 +136,10 @@ fn heavy_libraries_stay_in_their_crates() {
         ("zip", &["penstock-packages"]),
         ("hmac", &["penstock-authority"]),
         ("object_store", &["penstock-remote"]),
-        ("reqwest", &["penstock-remote", "penstock"]),
-        ("rustls", &["penstock-remote", "penstock"]),
+        ("quick-xml", &["penstock-ec2"]),
+        ("reqwest", &["penstock-remote", "penstock-ec2", "penstock"]),
+        ("rustls", &["penstock-remote", "penstock-instances", "penstock"]),
+        ("rcgen", &["penstock-instances"]),
         ("clap", &["penstock", "penstock-loadtest", "penstock-sim"]),
     ]);
     for (name, dependencies) in dependencies() {

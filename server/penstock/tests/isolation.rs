@@ -27,6 +27,7 @@ async fn start() -> (Arc<EnvironmentHandle>, tokio::process::Child) {
         isolation: IsolationPolicy { nice: 3, memory_limit_bytes: 8 << 30, ..IsolationPolicy::default() },
         device: None,
         accelerator: None,
+        provider: None,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,

@@ -1,6 +1,6 @@
 //! The one HTTP client.
 //!
-//! Made by `remote`, used by `s3`, `sqs` and `target`. TLS is rustls on ring, with the system's certificates.
+//! Made by `remote`, used by `s3`, `sqs` and `target`, and by whoever calls EC2. TLS is rustls on ring, with the system's certificates.
 
 use object_store::ClientOptions;
 use object_store::client::{HttpClient, HttpConnector};
@@ -18,7 +18,7 @@ const IDLE: (Duration, usize) = (Duration::from_secs(60), 16);
 
 /// A client. Redirects are not followed: a destination that was allowed could else lead to one that was not. Errors: the
 /// system's certificates cannot be read.
-pub(crate) fn client() -> Result<Client, reqwest::Error> {
+pub fn client() -> Result<Client, reqwest::Error> {
     // Fails if the process has chosen before, and then that is taken.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()

@@ -14,6 +14,7 @@ mod s3;
 mod sqs;
 mod target;
 
+pub use client::client;
 pub use contents::S3Contents;
 pub use credentials::{CredentialSource, Credentials, CredentialsError};
 pub use remote::{Remote, RemoteError, RemoteOptions};

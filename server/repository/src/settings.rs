@@ -77,6 +77,8 @@ pub struct VersionSettings {
     pub parameters: BTreeMap<String, String>,
     /// Those of them that are Penstock's own, read.
     pub penstock: PenstockSettings,
+    /// The capacity provider, for functions that have one of their own.
+    pub capacity_provider: Option<String>,
     /// The execution role, for functions that have one.
     pub role: Option<String>,
     /// Variables of its environments, beside those that are the platform's.

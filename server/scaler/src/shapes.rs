@@ -45,6 +45,12 @@ impl Shape {
     pub fn holds(&self, needs: &Needs) -> u32 {
         Room::of(self).fits(needs, u32::MAX)
     }
+
+    /// Whether so many of each fit on an empty instance together, beside its agent.
+    pub fn holds_all<'a>(&self, all: impl IntoIterator<Item = (&'a Needs, u32)>) -> bool {
+        let mut room = Room::of(self);
+        all.into_iter().all(|(needs, count)| (0..count).all(|_| room.take(needs)))
+    }
 }
 
 /// A type of instance that can be bought.
@@ -210,5 +216,7 @@ mod tests {
         assert!(!room.take(&needs(1)));
         assert!(!room.take(&Needs { architecture: Architecture::Arm, ..needs(0) }));
         assert_eq!([0, 10_000, 24_001].map(|device_memory_mib| shape.holds(&needs(device_memory_mib))), [8, 4, 0]);
+        assert!(shape.holds_all([(&needs(24_000), 2), (&needs(0), 6)]));
+        assert!(!shape.holds_all([(&needs(24_000), 2), (&needs(1), 1)]) && !shape.holds_all([(&needs(0), 9)]));
     }
 }

@@ -144,7 +144,14 @@ impl Launch for Troupe {
         });
         self.0.state.lock().alive.push(Alive { task: task.abort_handle(), cut: cut.clone() });
         let (from, to) = tokio::io::split(Wire { near, cut, deaf: self.0.deaf });
-        Ok(Started { from: Box::new(from), to: Box::new(to), log: None, life: Life::Task(task), leaving: None })
+        Ok(Started {
+            from: Box::new(from),
+            to: Box::new(to),
+            log: None,
+            life: Life::Task(task),
+            leaving: None,
+            specification: None,
+        })
     }
 }
 

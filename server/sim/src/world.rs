@@ -280,6 +280,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         isolation: IsolationPolicy::default(),
         device: script.one_device.then(|| DeviceShare { name: "one".into(), weight: 1, depth: script.device_depth }),
         accelerator: None,
+        provider: None,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,

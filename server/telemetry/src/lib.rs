@@ -17,7 +17,7 @@ mod triton;
 mod version;
 
 pub use device::{device, device_fault, device_granted};
-pub use instance::{cost, instance_event, instance_started, instances};
+pub use instance::{cost, instance_event, instance_sent, instance_started, instances};
 pub use logs::{LogFormat, init_logs};
 pub use outcome::{UnroutedMetrics, unrouted};
 pub use recorder::{Scrape, TelemetryError, install};

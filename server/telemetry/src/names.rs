@@ -132,21 +132,25 @@ declare! {
         "Changes of the number of a version's execution environments by its load, up or down, and why.");
     ENVIRONMENT_START = gauge("penstock_environment_start_seconds", Unit::Seconds,
         "From asking for an execution environment to its being ready, the last time.");
-    // Labels: state.
+    // Labels: provider, state.
     INSTANCES = gauge("penstock_instances", Unit::Count,
-        "Instances of the capacity provider: launching, ready (they take environments), draining.");
+        "Instances of a capacity provider: launching, ready (they take environments), draining.");
+    // Labels: provider.
     INSTANCES_VCPU = gauge("penstock_instances_vcpu", Unit::Count,
-        "Virtual cores of all instances, those that are launching included.");
+        "Virtual cores of all its instances, those that are launching included.");
     // Labels: event.
     INSTANCE_EVENTS = counter("penstock_instance_events_total", Unit::Count,
         "What happened to instances: launched, ready, not_joined, and why those that are gone are (given_up, refused, lost, \
          empty, aged, unhealthy).");
-    // Labels: function.
+    // Labels: provider, function.
     COST = gauge("penstock_cost_usd_per_hour", Unit::Count,
         "US dollars an hour of instances, by the part of their cores that a function's environments have; without a name, of \
          what nobody has.");
+    // Labels: provider.
     INSTANCE_START = gauge("penstock_instance_start_seconds", Unit::Seconds,
         "From asking for an instance to its being ready, the last time.");
+    INSTANCE_SENT = counter("penstock_instance_sent_bytes_total", Unit::Bytes,
+        "What instances with disks of their own were sent of what environments read: each content once for each instance.");
     ENVIRONMENT_RESTARTS = counter("penstock_environment_restarts_total", Unit::Count,
         "Execution environments started again after one ended unasked.");
     ENVIRONMENT_RESIDENT = gauge("penstock_environment_resident_bytes", Unit::Bytes,

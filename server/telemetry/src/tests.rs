@@ -103,10 +103,11 @@ fn record_devices() {
 
 /// One instance is ready.
 fn record_instances() {
-    crate::instances(&[("ready", 1)], 4);
-    crate::cost("minilm", 0.8);
+    crate::instances("local", &[("ready", 1)], 4);
+    crate::cost("local", "minilm", 0.8);
     crate::instance_event("ready");
-    crate::instance_started(Duration::from_millis(200));
+    crate::instance_sent(1);
+    crate::instance_started("local", Duration::from_millis(200));
 }
 
 #[test]

@@ -90,6 +90,7 @@ async fn environment_that(requests: u32, fails: bool) -> Environment {
         isolation: IsolationPolicy::default(),
         device: None,
         accelerator: None,
+        provider: None,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,

@@ -110,6 +110,7 @@ pub(super) fn specification(change: impl FnOnce(&mut Specification)) -> Specific
         isolation: IsolationPolicy::default(),
         device: None,
         accelerator: None,
+        provider: None,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,

@@ -2,25 +2,37 @@
 
 use super::{Fleet, TICK};
 use crate::protocol::{FromAgent, Join, ToAgent, read, write};
+use crate::roster::Proof;
+use crate::transport::{Address, Listener, Raw, Reader, Writer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_telemetry::{instance_event, instance_started};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
 /// How long an agent may take to say who it is.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Agents that have not said who they are.
-const GREETING_MAX: usize = 64;
+pub(crate) const GREETING_MAX: usize = 64;
 /// Messages that wait for an agent.
 const WAITING_MAX: usize = 256;
 
+/// An agent that says who it is.
+pub(crate) struct Caller {
+    pub(crate) from: Reader,
+    pub(crate) to: Writer,
+    pub(crate) join: Join,
+    /// It has shown the certificate of its name, and comes from this address.
+    pub(crate) shown: Option<SocketAddr>,
+}
+
 impl Fleet {
-    pub(super) async fn listen(self: Arc<Self>, listener: UnixListener) {
+    /// Hears agents of this machine.
+    pub(super) async fn listen(self: Arc<Self>, listener: Listener) {
         let greeting = Arc::new(Semaphore::new(GREETING_MAX));
         loop {
             tokio::select! {
@@ -28,8 +40,8 @@ impl Fleet {
                 () = self.stop.cancelled() => return,
                 accepted = listener.accept() => match accepted {
                     // One more than may come at once is not an agent that was launched.
-                    Ok((stream, _)) => if let Ok(place) = greeting.clone().try_acquire_owned() {
-                        tokio::spawn(self.clone().attend(stream, place));
+                    Ok(raw) => if let Ok(place) = greeting.clone().try_acquire_owned() {
+                        tokio::spawn(self.clone().greet(raw, place));
                     },
                     Err(error) => {
                         tracing::warn!(%error, "an agent could not connect");
@@ -40,36 +52,50 @@ impl Fleet {
         }
     }
 
+    async fn greet(self: Arc<Self>, raw: Raw, greeting: OwnedSemaphorePermit) {
+        let Raw::Unix(stream) = raw else { return };
+        let (from, to) = stream.into_split();
+        let (mut from, to): (Reader, Writer) = (Box::new(from), Box::new(to));
+        if let Ok(Ok(FromAgent::Join(join))) = timeout(GREETING_TIMEOUT, read(&mut from)).await {
+            self.attend(Caller { from, to, join, shown: None }, greeting).await;
+        }
+    }
+
     /// One agent, for as long as its connection lasts.
-    async fn attend(self: Arc<Self>, stream: UnixStream, greeting: OwnedSemaphorePermit) {
-        let (mut from, mut to) = stream.into_split();
-        let Ok(Ok(FromAgent::Join(join))) = timeout(GREETING_TIMEOUT, read(&mut from)).await else { return };
-        let Join { id, token, pid, is_limited, address } = join;
-        let expected = self.options.folder.join(format!("{id}.sock"));
-        let joined = match address == expected {
-            true => self.roster.lock().join(&id, &token, (pid, is_limited), address, Instant::now().into_std()),
+    pub(crate) async fn attend(self: Arc<Self>, caller: Caller, greeting: OwnedSemaphorePermit) {
+        let Caller { mut from, mut to, join, shown } = caller;
+        let Join { name, token, pid, is_limited, address } = join;
+        let is_own = match (&address, shown) {
+            (Address::Unix(path), None) => *path == self.options.folder.join(format!("{name}.sock")),
+            // Nobody is sent elsewhere by an instance.
+            (Address::Tcp(address), Some(peer)) => {
+                address.parse::<SocketAddr>().is_ok_and(|address| address.ip() == peer.ip())
+            }
+            _ => false,
+        };
+        let proof = if shown.is_some() { Proof::Certificate } else { Proof::Token(&token) };
+        let joined = match is_own {
+            true => self.roster.lock().join((&name, proof), (pid, is_limited), address, Instant::now().into_std()),
             false => Err("its address is another"),
         };
-        let took = match joined {
-            Ok(took) => took,
-            Err(why) => {
-                tracing::warn!(instance = id, pid, why, "an agent may not join");
-                return instance_event("not_joined");
-            }
+        let (id, took) = match joined {
+            Ok(joined) => joined,
+            Err(why) => return refused(&name, why),
         };
         drop(greeting);
-        tracing::info!(instance = id, pid, took_ms = took.as_millis() as u64, "an instance is ready");
-        instance_started(took);
+        tracing::info!(instance = name, pid, took_ms = took.as_millis() as u64, "an instance is ready");
+        instance_started(&self.options.name, took);
         instance_event("ready");
         let (tell, mut told) = mpsc::channel(WAITING_MAX);
         self.agents.lock().insert(id.clone(), tell);
-        if !self.roster.lock().instances().contains_key(&id) {
+        let shape = self.roster.lock().instances().get(&id).map(|entry| entry.shape);
+        let Some(shape) = shape else {
             // It was ended in that moment.
             self.agents.lock().remove(&id);
             return;
-        }
+        };
         let telling = tokio::spawn(async move {
-            write(&mut to, &ToAgent::Welcome).await?;
+            write(&mut to, &ToAgent::Welcome { shape }).await?;
             while let Some(message) = told.recv().await {
                 write(&mut to, &message).await?;
             }
@@ -77,15 +103,45 @@ impl Fleet {
         });
         self.wake.notify_one();
         while let Ok(message) = read::<FromAgent>(&mut from).await {
-            self.hear(&id, message).await;
+            self.hear((&id, &name), message).await;
         }
         telling.abort();
         self.gone(&id);
     }
 
-    async fn hear(&self, id: &str, message: FromAgent) {
+    /// An agent over TCP wants a certificate. Errors: why it gets none.
+    pub(crate) fn enrol(&self, name: &str, token: &str) -> Result<(), &'static str> {
+        self.roster.lock().enrol(name, token)
+    }
+
+    /// Whether an instance of this name was launched, and is not gone.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.roster.lock().id_of(name).is_some()
+    }
+
+    /// Agents hear that others sign certificates now.
+    pub(crate) fn tell_to_renew(&self) {
+        let agents: Vec<_> = self.agents.lock().values().cloned().collect();
+        // One that has so much to hear is told with its next certificate.
+        agents.iter().for_each(|agent| drop(agent.try_send(ToAgent::Renew)));
+    }
+
+    async fn hear(&self, (id, name): (&str, &str), message: FromAgent) {
         match message {
-            FromAgent::Join(_) => {}
+            FromAgent::Enrol(_) | FromAgent::Join(_) => {}
+            FromAgent::Renew { public_key } => {
+                let Some(authority) = self.authority() else { return };
+                match authority.issue(name, &public_key) {
+                    Ok(issued) => {
+                        let agent = self.agents.lock().get(id).cloned();
+                        if let Some(agent) = agent {
+                            // It asks again if it hears nothing.
+                            let _ = agent.try_send(ToAgent::Renewed(issued));
+                        }
+                    }
+                    Err(error) => tracing::warn!(instance = name, %error, "an instance's key cannot be certified"),
+                }
+            }
             FromAgent::Beat(beat) => {
                 let is_unhealthy = beat.unhealthy.is_some();
                 self.roster.lock().beat(id, beat, Instant::now().into_std());
@@ -111,4 +167,9 @@ impl Fleet {
             }
         }
     }
+}
+
+pub(crate) fn refused(name: &str, why: &str) {
+    tracing::warn!(instance = name, why, "an agent may not join");
+    instance_event("not_joined");
 }

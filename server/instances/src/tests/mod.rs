@@ -1,27 +1,17 @@
-//! The roster under a clock of its own, and a fleet whose agents are real and whose environments are shells.
+//! The roster under a clock of its own.
 
+mod agents;
 mod random;
 
+pub(crate) use agents::specification;
+
 use crate::cost::{Costs, FunctionCost};
-use crate::protocol::{Beat, Begin, FromAgent, Join, Told, write};
-use crate::roster::{Action, Deadlines, Gone, Roster};
-use crate::{Fleet, FleetOptions, OnInstances, Provider, agent};
-use async_trait::async_trait;
-use parking_lot::Mutex;
-use penstock_domain::Variables;
-use penstock_environment::{
-    BatchingPolicy, IsolationPolicy, Launch, LaunchError, Launcher, QueueLimits, Specification, Started,
-};
+use crate::protocol::Beat;
+use crate::roster::{Action, Deadlines, Gone, Proof, Roster};
+use crate::{Address, Launched, Market, Missing, Offer, Outcome};
 use penstock_scaler::{Architecture, InstanceType, Needs, Rules, Shape, Why};
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::task::AbortHandle;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -73,16 +63,21 @@ impl Clocked {
     /// Those that are launching join.
     fn join(&mut self, actions: &[Action]) -> Vec<String> {
         let mut joined = Vec::new();
-        for action in actions {
-            let Action::Launch { id, .. } = action else { continue };
+        for id in actions.iter().flat_map(ids_of) {
             self.roster.expect(id, format!("token of {id}"));
-            assert!(self.roster.join(id, "a guess", (1, false), "/a".into(), self.now).is_err());
-            self.roster.join(id, &format!("token of {id}"), (1, false), "/a".into(), self.now).unwrap();
-            let again = self.roster.join(id, &format!("token of {id}"), (1, false), "/a".into(), self.now);
+            assert!(self.join_one(id, Proof::Token("a guess")).is_err());
+            assert!(self.join_one(id, Proof::Certificate).is_err(), "it has none yet");
+            self.join_one(id, Proof::Token(&format!("token of {id}"))).unwrap();
+            let again = self.join_one(id, Proof::Token(&format!("token of {id}")));
             assert_eq!(again, Err("its token was used"));
+            assert_eq!(self.join_one(id, Proof::Certificate), Err("it has joined already"));
             joined.push(id.clone());
         }
         joined
+    }
+
+    fn join_one(&mut self, name: &str, proof: Proof<'_>) -> Result<(String, Duration), &'static str> {
+        self.roster.join((name, proof), (1, false), Address::Unix("/a".into()), self.now)
     }
 
     fn pass(&mut self, seconds: u32) {
@@ -92,8 +87,20 @@ impl Clocked {
     }
 }
 
+fn ids_of(action: &Action) -> &[String] {
+    match action {
+        Action::Launch { ids, .. } => ids,
+        _ => &[],
+    }
+}
+
 fn launched(actions: &[Action]) -> usize {
-    actions.iter().filter(|action| matches!(action, Action::Launch { .. })).count()
+    actions.iter().flat_map(ids_of).count()
+}
+
+/// What has its fleet's name, as all have here.
+fn terminate(id: &str, leases: Vec<u64>, why: Gone) -> Action {
+    Action::Terminate { id: id.to_owned(), name: id.to_owned(), leases, why }
 }
 
 fn given(actions: &[Action]) -> Vec<u64> {
@@ -156,7 +163,7 @@ fn one_that_is_lost_is_replaced_and_an_empty_one_given_back() {
     all.decide();
     all.now += SECOND * 6;
     let actions = all.decide();
-    assert_eq!(actions, [Action::Terminate { id: ids[0].clone(), leases: seekers.clone(), why: Gone::Lost }]);
+    assert_eq!(actions, [terminate(&ids[0], seekers.clone(), Gone::Lost)]);
     // Its supervisor gives the room back, and asks again.
     all.roster.release(seekers[0], all.now);
     let seekers = all.seek(1);
@@ -169,7 +176,7 @@ fn one_that_is_lost_is_replaced_and_an_empty_one_given_back() {
     all.pass(2);
     assert_eq!(all.decide(), [Action::Stop { id: ids[0].clone() }]);
     let gone = all.roster.gone(&ids[0], all.now).unwrap();
-    assert_eq!(gone, Action::Terminate { id: ids[0].clone(), leases: vec![], why: Gone::Empty });
+    assert_eq!(gone, terminate(&ids[0], vec![], Gone::Empty));
     assert!(all.roster.gone(&ids[0], all.now).is_none());
 }
 
@@ -304,184 +311,84 @@ fn costs_are_each_ones_part_of_the_cores_and_go_on_by_the_clock() {
     assert_eq!(costs.of_all(), [of("", 8.0, 2.0), of("f", 0.0, 1.0)]);
 }
 
-/// Agents as tasks, and whether they may come.
-struct Tasks {
-    running: Mutex<BTreeMap<String, AbortHandle>>,
-    script: &'static str,
-}
-
-#[async_trait]
-impl Provider for Tasks {
-    async fn launch(&self, _: &str, _: &str, told: &Told) -> io::Result<()> {
-        let launcher =
-            Launcher { program: "/bin/sh".into(), accelerated: None, arguments: vec!["-c".into(), self.script.into()] };
-        let task = tokio::spawn(agent::run(told.clone(), launcher));
-        self.running.lock().insert(told.id.clone(), task.abort_handle());
-        Ok(())
-    }
-
-    async fn terminate(&self, id: &str) {
-        if let Some(task) = self.running.lock().remove(id) {
-            task.abort();
-        }
-    }
-
-    async fn ended(&self) -> String {
-        std::future::pending().await
-    }
-
-    async fn close(&self) {}
-}
-
-fn specification(cores: u32) -> Specification {
-    Specification {
-        function: "f".into(),
-        version: 1,
-        runtime: serde_json::Value::Null,
-        batching: BatchingPolicy::default(),
-        queue: QueueLimits::default(),
-        workers: 1,
-        preparation_threads: 1,
-        isolation: IsolationPolicy {
-            variables: Variables([("WORD".into(), "hello".into())].into()),
-            ..Default::default()
-        },
-        cores,
-        memory_bytes: 1 << 30,
-        device: None,
-        accelerator: None,
-        body_bytes_max: 1 << 20,
-    }
-}
-
-struct World {
-    fleet: Arc<Fleet>,
-    tasks: Arc<Tasks>,
-    launch: OnInstances,
-    _folder: tempfile::TempDir,
-    _stop: tokio_util::sync::DropGuard,
-}
-
-fn world(script: &'static str) -> World {
-    let folder = tempfile::tempdir().unwrap();
-    let tasks = Arc::new(Tasks { running: Mutex::default(), script });
-    let options = FleetOptions {
-        rules: rules(10),
-        types: types(),
-        deadlines: deadlines(),
-        folder: folder.path().join("sockets"),
-        disk: Some(folder.path().into()),
-        token: || Ok("token".into()),
+#[test]
+fn an_order_names_what_would_do_and_its_outcome_is_kept() {
+    let of = |name: &str, vcpu, usd_per_hour, zones: &[&str]| InstanceType {
+        name: name.into(),
+        shape: Shape { vcpu, ..shape() },
+        usd_per_hour,
+        zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
     };
-    let stop = CancellationToken::new();
-    let fleet = Fleet::open(options, tasks.clone(), stop.clone()).unwrap();
-    World { launch: OnInstances(fleet.clone()), fleet, tasks, _folder: folder, _stop: stop.drop_guard() }
-}
-
-/// Says a word that it was given, then what it is told, and something in its log.
-const ECHO: &str = "echo $WORD >&0; echo 'a line' >&2; exec /bin/cat <&0 >&0";
-
-async fn line(started: &mut Started) -> String {
-    let mut line = Vec::new();
-    loop {
-        match timeout(SECOND * 10, started.from.read_u8()).await.unwrap() {
-            Ok(b'\n') | Err(_) => return String::from_utf8(line).unwrap(),
-            Ok(byte) => line.push(byte),
-        }
+    let types = vec![
+        of("small", 3, 1.0, &["a", "b"]),
+        of("dear", 3, 3.0, &["a"]),
+        of("old", 3, 2.0, &["b", "c"]),
+        of("large", 8, 9.0, &["a", "b"]),
+    ];
+    let rules = Rules { zones: vec!["a".into(), "b".into()], ..rules(12) };
+    let mut roster = Roster::new(rules, types, deadlines());
+    let now = tokio::time::Instant::now().into_std();
+    for _ in 0..2 {
+        roster.seek("f:1".into(), needs(2));
     }
-}
-
-#[tokio::test]
-async fn an_environment_runs_on_an_instance_and_its_connection_is_its_link() {
-    let world = world(ECHO);
-    assert_eq!(world.fleet.instances().len(), 0);
-    let mut started = world.launch.start(&specification(4)).await.unwrap();
-    assert_eq!(line(&mut started).await, "hello");
-    started.to.write_all(b"over there\n").await.unwrap();
-    assert_eq!(line(&mut started).await, "over there");
-    let mut log = started.log.take().unwrap();
-    let mut said = [0; 7];
-    log.read_exact(&mut said).await.unwrap();
-    assert_eq!(&said, b"a line\n");
-    let seen = world.fleet.instances();
-    assert_eq!((seen.len(), seen[0].state, seen[0].environments["f:1"]), (1, "Ready", 1));
-    // It goes by itself when its link ends, or is ended.
-    started.to.shutdown().await.unwrap();
-    assert_eq!(started.life.end(SECOND * 10).await, "exit status: 0");
-    drop(started);
-    let mut second = world.launch.start(&specification(4)).await.unwrap();
-    assert_eq!(line(&mut second).await, "hello");
-    assert_eq!(world.fleet.instances().len(), 1, "on the same instance");
-    assert_eq!(second.life.end(Duration::ZERO).await, "killed");
-    let too_large = world.launch.start(&specification(9)).await.err().unwrap();
-    assert!(matches!(&too_large, LaunchError::NoRoom(why) if why.contains("9 vCPU")), "{too_large}");
-}
-
-#[tokio::test]
-async fn what_is_lost_with_its_instance_is_told_and_there_is_room_elsewhere() {
-    let world = world(ECHO);
-    let mut first = world.launch.start(&specification(4)).await.unwrap();
-    assert_eq!(line(&mut first).await, "hello");
-    let id = world.fleet.instances()[0].instance_id.clone();
-    world.tasks.terminate(&id).await;
-    assert_eq!(
-        timeout(SECOND * 10, first.from.read_u8()).await.unwrap().unwrap_err().kind(),
-        io::ErrorKind::UnexpectedEof
-    );
-    let status = first.life.end(SECOND).await;
-    assert!(status.contains("is gone: lost"), "{status}");
-    drop(first);
-    let mut second = world.launch.start(&specification(4)).await.unwrap();
-    assert_eq!(line(&mut second).await, "hello");
-    assert_ne!(world.fleet.instances()[0].instance_id, id);
-}
-
-#[tokio::test]
-async fn strangers_do_not_join() {
-    let world = world(ECHO);
-    let socket = world.fleet.folder().join("fleet.sock");
-    for (id, address) in [("i-1", "/a"), ("i-1", "i-1.sock")] {
-        let mut stream = UnixStream::connect(&socket).await.unwrap();
-        let address = world.fleet.folder().join(address);
-        let join = Join { id: id.into(), token: "token".into(), pid: 1, is_limited: false, address };
-        write(&mut stream, &FromAgent::Join(join)).await.unwrap();
-        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "nobody launched it");
-    }
-    // What it is told first is believed within its room alone.
-    let mut started = world.launch.start(&specification(3)).await.unwrap();
-    assert_eq!(line(&mut started).await, "hello");
-    let id = world.fleet.instances()[0].instance_id.clone();
-    for token in ["a guess", "token"] {
-        let mut stream = UnixStream::connect(world.fleet.folder().join(format!("{id}.sock"))).await.unwrap();
-        let begin = Begin {
-            token: token.into(),
-            environment: 77,
-            variables: Variables::default(),
-            accelerated: false,
-            vcpu: 2,
-            memory_mib: 1,
-        };
-        write(&mut stream, &begin).await.unwrap();
-        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "one vCPU is free");
-    }
-}
-
-#[tokio::test]
-async fn a_second_server_leaves_the_instances_of_the_first_alone() {
-    let world = world(ECHO);
-    let options = |folder: &std::path::Path| FleetOptions {
-        rules: rules(10),
-        types: types(),
-        deadlines: deadlines(),
-        folder: folder.to_owned(),
-        disk: None,
-        token: || Ok("token".into()),
+    let offer = |instance_type: &str, zone: &str| Offer { instance_type: instance_type.into(), zone: zone.into() };
+    let orders = |actions: Vec<Action>| {
+        let orders = actions.into_iter().filter_map(|action| match action {
+            Action::Launch { ids, offers, .. } => Some((ids, offers)),
+            _ => None,
+        });
+        orders.collect::<Vec<_>>()
     };
-    let second = Fleet::open(options(world.fleet.folder()), world.tasks.clone(), CancellationToken::new());
-    assert_eq!(second.err().unwrap().kind(), io::ErrorKind::AddrInUse);
-    let mut started = world.launch.start(&specification(4)).await.unwrap();
-    assert_eq!(line(&mut started).await, "hello");
-    let long = world.fleet.folder().join("long".repeat(30));
-    let error = Fleet::open(options(&long), world.tasks.clone(), CancellationToken::new()).err().unwrap();
-    assert!(error.to_string().contains("cache_dir"), "{error}");
+    let all = orders(roster.decide(now));
+    assert_eq!(all.len(), 2, "one in each zone");
+    let [(first, offers), (second, elsewhere)] = &all[..] else { panic!("{all:?}") };
+    let would_do = [("small", "a"), ("small", "b"), ("old", "b"), ("dear", "a")].map(|(one, zone)| offer(one, zone));
+    assert_eq!(offers[..], would_do, "no more cores, the cheapest first");
+    assert_eq!(elsewhere[0], offer("small", "b"));
+    // The first comes as something else, and is known by its own name then; the second does not come.
+    let launched = Launched {
+        id: first[0].clone(),
+        name: "i-0abc".into(),
+        offer: offer("old", "b"),
+        market: Market::Spot,
+        usd_per_hour: Some(0.5),
+    };
+    let missing = ["small", "old"].map(|one| Missing { offer: offer(one, "b"), reason: "none left".into() });
+    let outcome = Outcome { launched: vec![launched], missing: vec![] };
+    assert_eq!(roster.ordered(first, &outcome, now), []);
+    let entry = &roster.instances()[&first[0]];
+    assert_eq!((&*entry.instance_type, &*entry.zone, entry.usd_per_hour), ("old", "b", Some(0.5)));
+    roster.expect(&first[0], "token".into());
+    let place = Address::Unix("/a".into());
+    assert!(roster.join((&first[0], Proof::Token("token")), (1, false), place.clone(), now).is_err(), "its own name");
+    assert_eq!(roster.join(("i-0abc", Proof::Token("token")), (1, false), place, now).unwrap().0, first[0]);
+    let outcome = Outcome { launched: vec![], missing: missing.to_vec() };
+    assert_eq!(roster.ordered(second, &outcome, now), [terminate(&second[0], vec![], Gone::Refused)]);
+    let actions = roster.decide(now);
+    assert_eq!(given(&actions).len(), 1);
+    let again = orders(actions);
+    assert_eq!(again[0].1, [offer("small", "a"), offer("dear", "a")], "what is missing is left alone");
+}
+
+#[test]
+fn when_the_provider_cannot_be_asked_nothing_is_launched_for_a_while() {
+    let mut all = Clocked::new(15);
+    for pause in [1, 2, 4] {
+        let seeker = all.seek(1)[0];
+        let actions = all.decide();
+        let ids: Vec<String> = actions.iter().flat_map(ids_of).cloned().collect();
+        assert_eq!(ids.len(), 1);
+        assert_eq!(all.roster.not_ordered(&ids, all.now), [terminate(&ids[0], vec![], Gone::Refused)]);
+        assert_eq!(all.decide(), [Action::Refuse { seeker, why: Why::Unavailable }]);
+        all.pass(pause - 1);
+        let seeker = all.seek(1)[0];
+        assert_eq!(all.decide(), [Action::Refuse { seeker, why: Why::Unavailable }], "after {pause} s");
+        all.pass(1);
+    }
+    // It answers again: the next failure is a first one.
+    all.roster.ordered(&[], &Outcome::default(), all.now);
+    all.roster.not_ordered(&[], all.now);
+    all.pass(1);
+    all.seek(1);
+    assert_eq!(launched(&all.decide()), 1);
 }

@@ -1,8 +1,9 @@
 //! Whatever happens to a roster, in whatever order: limits hold, room is given once, and it comes to rest.
 
 use super::{SECOND, deadlines, needs, rules, types};
+use crate::Address;
 use crate::protocol::Beat;
-use crate::roster::{Action, Roster};
+use crate::roster::{Action, Proof, Roster};
 use penstock_scaler::Stage;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -64,9 +65,9 @@ impl World {
     fn carry_out(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Launch { id, .. } => {
+                Action::Launch { ids, .. } => {
                     assert!(self.vcpu() <= self.limit, "{} of {}", self.vcpu(), self.limit);
-                    self.roster.expect(&id, id.clone());
+                    ids.iter().for_each(|id| self.roster.expect(id, id.clone()));
                 }
                 Action::Give { seeker, .. } => {
                     assert!(self.waiting.remove(&seeker) && self.given.insert(seeker), "{seeker} is given room twice");
@@ -107,7 +108,8 @@ impl World {
                 let launching = self.roster.instances().iter().filter(|(_, entry)| entry.stage == Stage::Launching);
                 let ids: Vec<String> = launching.map(|(id, _)| id.clone()).collect();
                 for id in ids {
-                    self.roster.join(&id, &id, (1, false), "/a".into(), self.now).unwrap();
+                    let proof = (&*id, Proof::Token(&id));
+                    self.roster.join(proof, (1, false), Address::Unix("/a".into()), self.now).unwrap();
                 }
             }
             Event::Pass { seconds, silent } => {

@@ -1,0 +1,90 @@
+//! The instances that there are: looked at by tag, and ended.
+//!
+//! Called by the provider.
+
+use crate::FLEET_TAG;
+use crate::ORDER_TAG;
+use crate::api::Api;
+use crate::api::error::{ApiError, Fault};
+use crate::api::query::Params;
+use crate::api::xml::Element;
+use crate::ledger::{Seen, State};
+use penstock_instances::{Market, Offer};
+
+/// Instances of a page, as many as EC2 gives.
+const PAGE: u32 = 1000;
+/// Instances that are ended with one call.
+const TERMINATE_MAX: usize = 100;
+
+/// All instances of a fleet, those that ended not long ago included.
+pub(crate) async fn of_fleet(api: &Api, fleet: &str) -> Result<Vec<Seen>, ApiError> {
+    let params = Params::new().with("MaxResults", PAGE).filter(1, &format!("tag:{FLEET_TAG}"), [fleet]);
+    read(&api.pages("DescribeInstances", params).await?)
+}
+
+/// Those of one order.
+pub(crate) async fn of_order(api: &Api, fleet: &str, order: &str) -> Result<Vec<Seen>, ApiError> {
+    let params = Params::new().with("MaxResults", PAGE).filter(1, &format!("tag:{FLEET_TAG}"), [fleet]).filter(
+        2,
+        &format!("tag:{ORDER_TAG}"),
+        [order],
+    );
+    read(&api.pages("DescribeInstances", params).await?)
+}
+
+fn read(pages: &[Element]) -> Result<Vec<Seen>, ApiError> {
+    let reservations = pages.iter().flat_map(|page| page.items("reservationSet"));
+    let all = reservations.flat_map(|reservation| reservation.items("instancesSet"));
+    let unread = || ApiError::new("EC2 DescribeInstances", Fault::Wrong, "an instance without an id or a state");
+    // One that cannot be read would look as if it were gone.
+    all.map(|item| seen(item).ok_or_else(unread)).collect()
+}
+
+fn seen(item: &Element) -> Option<Seen> {
+    let tag = item.items("tagSet").find(|tag| tag.text("key") == Some(ORDER_TAG));
+    Some(Seen {
+        name: item.text("instanceId")?.to_owned(),
+        state: match item.child("instanceState").text("name")? {
+            "shutting-down" | "terminated" => State::Gone,
+            "stopping" | "stopped" => State::Stopped,
+            _ => State::Alive,
+        },
+        offer: Offer {
+            instance_type: item.text("instanceType").unwrap_or_default().to_owned(),
+            zone: item.child("placement").text("availabilityZone").unwrap_or_default().to_owned(),
+        },
+        market: match item.text("instanceLifecycle") {
+            Some("spot") => Market::Spot,
+            _ => Market::OnDemand,
+        },
+        order: tag.and_then(|tag| tag.text("value")).map(str::to_owned),
+    })
+}
+
+/// Has instances ended. Errors: some of them may not be; they are to be asked for again.
+pub(crate) async fn terminate(api: &Api, names: &[String]) -> Result<(), ApiError> {
+    let mut failed = None;
+    for some in names.chunks(TERMINATE_MAX) {
+        let error = match terminate_some(api, some).await {
+            Ok(()) => continue,
+            Err(error) => error,
+        };
+        // One that is not there keeps all others of the call from being ended.
+        match error.fault {
+            Fault::NotFound if some.len() > 1 => {
+                for name in some {
+                    failed = terminate_some(api, std::slice::from_ref(name)).await.err().or(failed);
+                }
+            }
+            _ => failed = Some(error),
+        }
+    }
+    match failed.filter(|error| error.fault != Fault::NotFound) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+async fn terminate_some(api: &Api, names: &[String]) -> Result<(), ApiError> {
+    api.ec2("TerminateInstances", Params::new().list("InstanceId", names)).await.map(drop)
+}

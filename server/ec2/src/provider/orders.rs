@@ -1,0 +1,192 @@
+//! One order: who of it is to be Spot, the requests that it takes, and what became of it.
+
+use super::Inner;
+use crate::api::error::{ApiError, Fault};
+use crate::fleet_request::{Bought, FleetAnswer, FleetRequest, Override, Refusal, client_token, mark};
+use crate::ledger::State;
+use crate::machines;
+use crate::market::spot_of;
+use crate::user_data::user_data;
+use penstock_instances::{Launched, Market, Missing, Offer, Outcome};
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// How long an order waits for the price of what it has already.
+const PRICE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An order whose instances are not unknown; done when dropped, whatever became of it.
+struct UnderWay<'a>(&'a Inner, &'a str);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.ledger.lock().finish(self.1);
+    }
+}
+
+impl Inner {
+    pub(super) async fn order(&self, token: &str, ids: &[String], offers: &[Offer], told: &str) -> io::Result<Outcome> {
+        self.looked().await?;
+        let (overrides, missing) = self.overrides(offers).await?;
+        let mut outcome = Outcome { launched: Vec::new(), missing };
+        if overrides.is_empty() || ids.is_empty() {
+            return Ok(outcome);
+        }
+        let user_data = user_data(&self.options, told).map_err(io::Error::other)?;
+        let count = u32::try_from(ids.len()).map_err(io::Error::other)?;
+        let mark = mark(token, self.options.seed);
+        let only_spot = self.options.spot_percent >= 100;
+        let spot = {
+            let leaves = self.refused.lock().leaves(overrides.iter().map(|one| &one.offer), Instant::now().into_std());
+            let mut ledger = self.ledger.lock();
+            let spot = if leaves || only_spot { spot_of(count, self.options.spot_percent, ledger.counts()) } else { 0 };
+            ledger.begin(&mark, count - spot, spot);
+            spot
+        };
+        let _under_way = UnderWay(self, &mark);
+        // After it is known to be under way: who ends all waits for it, or it is not made.
+        if self.is_closing.load(Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the server ends: nothing is launched"));
+        }
+        let request = FleetRequest {
+            token: &client_token(&mark, ""),
+            order: &mark,
+            on_demand: count - spot,
+            spot,
+            overrides: &overrides,
+            user_data: &user_data,
+        };
+        let mut answer = FleetAnswer::default();
+        self.buy(&request, &mut answer).await?;
+        let had = answer.instances.iter().filter(|one| one.market == Market::Spot).count() as u32;
+        let short = spot.saturating_sub(had);
+        let is_refused = answer.refusals.iter().any(|refusal| refusal.market == Market::OnDemand);
+        if short > 0 && !only_spot && !is_refused {
+            tracing::info!(order = token, short, "Spot has too few: the rest is bought On-Demand");
+            let token = &client_token(&mark, ".on-demand");
+            let rest = FleetRequest { token, on_demand: short, spot: 0, ..request.clone() };
+            match self.buy(&rest, &mut answer).await {
+                Err(error) if answer.instances.is_empty() => return Err(error.into()),
+                Err(error) => tracing::warn!(%error, "the rest of an order is not launched"),
+                Ok(()) => {}
+            }
+        }
+        self.judge(&answer.refusals, &overrides, only_spot, answer.instances.is_empty(), &mut outcome)?;
+        outcome.launched = self.launched(ids, answer.instances).await;
+        Ok(outcome)
+    }
+
+    /// Makes one request, until it is known what became of it.
+    async fn buy(&self, request: &FleetRequest<'_>, all: &mut FleetAnswer) -> Result<(), ApiError> {
+        let error = match self.api.ec2_of_new("CreateFleet", request.params(&self.options)).await {
+            Ok(root) => {
+                let answer = request.read(&root);
+                all.instances.extend(answer.instances);
+                all.refusals.extend(answer.refusals);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match error.fault {
+            Fault::NoCapacity => {
+                let market = if request.on_demand > 0 { Market::OnDemand } else { Market::Spot };
+                let words = format!("{}: {}", error.code, error.message);
+                let refusal = |one: &Override| Refusal {
+                    offer: Some(one.offer.clone()),
+                    market,
+                    fault: Fault::NoCapacity,
+                    words: words.clone(),
+                };
+                all.refusals.extend(request.overrides.iter().map(refusal));
+                Ok(())
+            }
+            // It may have been done: what there is of it is taken.
+            Fault::Lost | Fault::Unavailable => {
+                let found = machines::of_order(&self.api, &self.options.fleet, request.order).await?;
+                let is_new =
+                    |name: &str| !all.instances.iter().any(|one| one.name == name) && !self.ledger.lock().has(name);
+                let found = found.into_iter().filter(|one| one.state == State::Alive && is_new(&one.name));
+                let found: Vec<Bought> =
+                    found.map(|one| Bought { name: one.name, offer: one.offer, market: one.market }).collect();
+                let (order, count) = (request.order, found.len());
+                tracing::warn!(order, %error, count, "an order has no answer: what there is of it is taken");
+                all.instances.extend(found);
+                if count > 0 { Ok(()) } else { Err(error) }
+            }
+            Fault::NotFound => {
+                self.templates.forget();
+                Err(error)
+            }
+            Fault::Throttled | Fault::Expired | Fault::Denied | Fault::Wrong => Err(error),
+        }
+    }
+
+    /// What refusals mean: a type in a zone that is to be left alone, or that the whole order has failed.
+    fn judge(
+        &self,
+        refusals: &[Refusal],
+        overrides: &[Override],
+        only_spot: bool,
+        is_empty: bool,
+        outcome: &mut Outcome,
+    ) -> io::Result<()> {
+        let of_type = |refusal: &&Refusal| matches!(refusal.fault, Fault::NoCapacity | Fault::Wrong);
+        if let Some(other) = refusals.iter().find(|refusal| !of_type(refusal)) {
+            let is_all = !refusals.iter().any(|refusal| of_type(&refusal));
+            tracing::warn!(reason = other.words, "a part of an order is refused");
+            if is_empty && is_all {
+                return Err(io::Error::other(format!("EC2 CreateFleet: {}", other.words)));
+            }
+        }
+        for refusal in refusals.iter().filter(of_type) {
+            let all = overrides.iter().map(|one| &one.offer);
+            let meant: Vec<&Offer> =
+                all.filter(|offer| refusal.offer.as_ref().is_none_or(|named| named == *offer)).collect();
+            for offer in meant {
+                if refusal.market == Market::Spot {
+                    self.refused.lock().refuse(offer.clone(), Instant::now().into_std());
+                }
+                let counts = refusal.market == Market::OnDemand || only_spot;
+                if counts && !outcome.missing.iter().any(|one| one.offer == *offer) {
+                    outcome.missing.push(Missing { offer: offer.clone(), reason: refusal.words.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the fleet's names to what comes. What is more than was wanted is ended.
+    async fn launched(&self, ids: &[String], instances: Vec<Bought>) -> Vec<Launched> {
+        let now = Instant::now().into_std();
+        {
+            let mut ledger = self.ledger.lock();
+            for (at, one) in instances.iter().enumerate() {
+                match ids.get(at) {
+                    Some(_) => ledger.launched(&one.name, one.market, now),
+                    None => ledger.leave(&one.name, now),
+                }
+            }
+        }
+        if instances.len() > ids.len() {
+            self.wake.notify_one();
+        }
+        let mut launched = Vec::new();
+        for (id, Bought { name, offer, market }) in ids.iter().zip(instances) {
+            let usd_per_hour = match market {
+                Market::OnDemand => None,
+                Market::Spot => timeout(PRICE_TIMEOUT, self.prices.of(&self.api, &offer)).await.unwrap_or(None),
+            };
+            tracing::info!(
+                instance = name,
+                id,
+                instance_type = offer.instance_type,
+                zone = offer.zone,
+                ?market,
+                "an instance comes"
+            );
+            launched.push(Launched { id: id.clone(), name, offer, market, usd_per_hour });
+        }
+        launched
+    }
+}

@@ -1,0 +1,125 @@
+//! What the roster knows of an instance, and what it tells the fleet to do.
+
+use crate::protocol::Beat;
+use crate::provider::{Market, Offer};
+use crate::transport::Address;
+use penstock_scaler::{Needs, Shape, Stage, Why};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// Between two signs of life.
+    pub beat: Duration,
+    /// From the beginning of a drain to its end.
+    pub drain: Duration,
+    /// From being told to stop to being gone.
+    pub stop: Duration,
+    /// After which an instance is replaced; `None` for never.
+    pub age: Option<Duration>,
+}
+
+/// Why an instance went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gone {
+    /// It was not ready in time.
+    GivenUp,
+    /// It could not be launched.
+    Refused,
+    /// No sign of life, or its connection ended.
+    Lost,
+    /// It was empty for long.
+    Empty,
+    /// It was as old as it may become.
+    Aged,
+    /// It said itself that it should not be used.
+    Unhealthy,
+}
+
+impl Gone {
+    /// For logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Gone::GivenUp => "given_up",
+            Gone::Refused => "refused",
+            Gone::Lost => "lost",
+            Gone::Empty => "empty",
+            Gone::Aged => "aged",
+            Gone::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// What the fleet is to do.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Action {
+    /// Have the provider launch some, each of any of the offers; none of them has more cores than the shape.
+    Launch { ids: Vec<String>, offers: Vec<Offer>, shape: Shape },
+    /// Give room on an instance to one that waits.
+    Give { seeker: u64, place: Place },
+    /// Tell one that waits that there is none.
+    Refuse { seeker: u64, why: Why },
+    /// Tell one that has room to look for other room.
+    Leave { lease: u64 },
+    /// Tell the agent to stop.
+    Stop { id: String },
+    /// End it by force.
+    Terminate { id: String, name: String, leases: Vec<u64>, why: Gone },
+}
+
+/// An instance that takes environments.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Place {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) address: Address,
+    pub(crate) token: String,
+}
+
+/// How an agent shows that it is an instance's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Proof<'a> {
+    Token(&'a str),
+    /// It has shown the certificate that it got for its token.
+    Certificate,
+}
+
+/// One instance.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// What its provider calls it; until that is known, it is called as here.
+    pub(crate) name: Option<String>,
+    pub(crate) market: Market,
+    /// What an hour costs, in US dollars, where that is not by the list.
+    pub(crate) usd_per_hour: Option<f64>,
+    pub(crate) instance_type: String,
+    pub(crate) shape: Shape,
+    pub(crate) zone: String,
+    pub(crate) stage: Stage,
+    pub(crate) since: Instant,
+    pub(crate) launched: Instant,
+    pub(crate) heard: Instant,
+    pub(crate) beat: Beat,
+    pub(crate) pid: Option<u32>,
+    /// Its environments together have no more memory than it.
+    pub(crate) is_limited: bool,
+    pub(crate) leases: BTreeMap<u64, (String, Needs)>,
+    pub(super) token: Option<String>,
+    /// Its token was used.
+    pub(super) is_known: bool,
+    pub(super) has_joined: bool,
+    pub(super) address: Option<Address>,
+    pub(super) empty_since: Option<Instant>,
+    /// Why it drains.
+    pub(super) leaving: Option<Gone>,
+    /// When it was told to stop.
+    pub(super) stopped: Option<Instant>,
+}
+
+impl Entry {
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> Option<Address> {
+        self.address.clone()
+    }
+}

@@ -1,0 +1,441 @@
+//! TLS between a fleet and its agents: who signs, who is who, and how certificates are renewed.
+//!
+//! Both sides show a certificate of the fleet's authority and look at the other's name: a fleet is [`FLEET`], an instance is
+//! [`instance_name`]. The one exception is an agent that has just started: it sees who the fleet is, by the authority that it
+//! was told of, and shows its token; for that it gets its certificate. TLS 1.3 alone (RFC 8446), keys on P-256.
+//!
+//! Called by the fleet and by the agent, when connections are made and twice in a certificate's life.
+
+use parking_lot::Mutex;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SubjectPublicKeyInfo,
+};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::CryptoProvider, version::TLS13};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+/// The name in a fleet's certificate.
+pub(crate) const FLEET: &str = "fleet.penstock.internal";
+/// How long the embedded authority is good for: it ends with its process.
+const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Clocks may differ by so much.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(600);
+/// Most bytes of a file of certificates.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The name in an instance's certificate: its provider's name for it.
+pub(crate) fn instance_name(name: &str) -> String {
+    format!("{name}.instance.penstock.internal")
+}
+
+/// A certificate, and whom to trust, as PEM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Issued {
+    pub(crate) certificate: String,
+    pub(crate) trust: String,
+    /// After which it should be renewed, in milliseconds: half of its life.
+    pub(crate) renew_after_ms: u64,
+}
+
+/// What one side shows, and whom it believes.
+pub(crate) struct Identity {
+    key: PrivateKeyDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
+    trust: Arc<RootCertStore>,
+}
+
+/// Signs the certificates of a fleet and its instances.
+pub struct Authority {
+    source: Source,
+    life: Duration,
+    clock: fn() -> OffsetDateTime,
+    held: Mutex<Held>,
+}
+
+/// Where an authority comes from.
+enum Source {
+    /// Made for this process, and nowhere else: nobody can take its key from a disk.
+    Embedded,
+    Files {
+        certificates: PathBuf,
+        key: PathBuf,
+    },
+}
+
+struct Held {
+    issuer: Issuer<'static, KeyPair>,
+    /// All that are believed, as PEM; the first of them signs.
+    trust: String,
+    /// What the files held.
+    read: (Vec<u8>, Vec<u8>),
+    fleet: Arc<Identity>,
+    renew_at: OffsetDateTime,
+}
+
+fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::other(error)
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+fn crypto() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+impl Authority {
+    /// One that is made now. Its certificates are good for `life`.
+    pub fn embedded(life: Duration, clock: fn() -> OffsetDateTime) -> io::Result<Self> {
+        let mut params = CertificateParams::new(Vec::new()).map_err(other)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "Penstock instances");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        (params.not_before, params.not_after) = (clock() - CLOCKS_DIFFER, clock() + AUTHORITY_LIFE);
+        let key = KeyPair::generate().map_err(other)?;
+        let made = params.self_signed(&key).map_err(other)?;
+        let issuer = Issuer::new(params, key);
+        let held = Held::new(issuer, made.pem(), (Vec::new(), Vec::new()), life, clock())?;
+        Ok(Self { source: Source::Embedded, life, clock, held: Mutex::new(held) })
+    }
+
+    /// That of two files in PEM: certificates, of which the first signs and all are believed, and the key of the first. They
+    /// are read again when they change. Errors: which of the files is wrong, and how.
+    pub fn from_files(
+        certificates: PathBuf,
+        key: PathBuf,
+        life: Duration,
+        clock: fn() -> OffsetDateTime,
+    ) -> io::Result<Self> {
+        let held = Held::read(read_both(&certificates, &key)?, (&certificates, &key), life, clock())?;
+        Ok(Self { source: Source::Files { certificates, key }, life, clock, held: Mutex::new(held) })
+    }
+
+    /// Whom agents are to believe, as PEM.
+    pub(crate) fn trust(&self) -> String {
+        self.held.lock().trust.clone()
+    }
+
+    /// A certificate for an instance that has this public key (PEM).
+    pub(crate) fn issue(&self, name: &str, public_key: &str) -> io::Result<Issued> {
+        let key = SubjectPublicKeyInfo::from_pem(public_key).map_err(other)?;
+        let held = self.held.lock();
+        let certificate = sign(&held.issuer, &instance_name(name), &key, (self.clock)(), self.life)?.pem();
+        let renew_after_ms = u64::try_from(self.life.as_millis() / 2).unwrap_or(u64::MAX);
+        Ok(Issued { certificate, trust: held.trust.clone(), renew_after_ms })
+    }
+
+    /// What the fleet shows.
+    pub(crate) fn fleet(&self) -> Arc<Identity> {
+        self.held.lock().fleet.clone()
+    }
+
+    /// Reads files again that have changed, and renews the fleet's certificate in time. Whether others are believed now: then
+    /// agents are to know. Errors: the files are wrong; what was read before holds.
+    pub(crate) fn refresh(&self) -> io::Result<bool> {
+        let now = (self.clock)();
+        if let Source::Files { certificates, key } = &self.source {
+            let read = read_both(certificates, key)?;
+            if read != self.held.lock().read {
+                let held = Held::read(read, (certificates, key), self.life, now)?;
+                *self.held.lock() = held;
+                return Ok(true);
+            }
+        }
+        let mut held = self.held.lock();
+        if now >= held.renew_at {
+            held.fleet = Arc::new(fleet_identity(&held.issuer, &held.trust, now, self.life)?);
+            held.renew_at = now + self.life / 2;
+        }
+        Ok(false)
+    }
+}
+
+impl Held {
+    fn new(
+        issuer: Issuer<'static, KeyPair>,
+        trust: String,
+        read: (Vec<u8>, Vec<u8>),
+        life: Duration,
+        now: OffsetDateTime,
+    ) -> io::Result<Self> {
+        let fleet = Arc::new(fleet_identity(&issuer, &trust, now, life)?);
+        Ok(Self { issuer, trust, read, fleet, renew_at: now + life / 2 })
+    }
+
+    fn read(
+        read: (Vec<u8>, Vec<u8>),
+        (certificates, key): (&Path, &Path),
+        life: Duration,
+        now: OffsetDateTime,
+    ) -> io::Result<Self> {
+        let wrong = |file: &Path, text: String| invalid(format!("{}: {text}", file.display()));
+        let text = |file, bytes: &[u8]| {
+            String::from_utf8(bytes.to_vec()).map_err(|_| wrong(file, "expected PEM, found other bytes".into()))
+        };
+        let (trust, pem) = (text(certificates, &read.0)?, text(key, &read.1)?);
+        let all = certificates_of(&trust).map_err(|error| wrong(certificates, error.to_string()))?;
+        let first = all.first().ok_or_else(|| wrong(certificates, "expected a certificate in PEM".into()))?;
+        let pair = KeyPair::from_pem(&pem).map_err(|error| wrong(key, format!("expected a key in PEM: {error}")))?;
+        let own = pair.subject_public_key_info();
+        let issuer = Issuer::from_ca_cert_der(first, pair).map_err(|error| wrong(certificates, error.to_string()))?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(first).map_err(|error| wrong(certificates, error.to_string()))?;
+        if parsed.public_key().raw != own {
+            let text = format!("it is not the key of the first certificate of {}", certificates.display());
+            return Err(wrong(key, text));
+        }
+        // What does not say what it may be used for may be used for anything.
+        let usages = issuer.key_usages();
+        if !parsed.is_ca() || !(usages.is_empty() || usages.contains(&KeyUsagePurpose::KeyCertSign)) {
+            return Err(wrong(certificates, "the first certificate may not sign others (CA, keyCertSign)".into()));
+        }
+        let validity = parsed.validity();
+        if !(validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now.unix_timestamp()) {
+            return Err(wrong(certificates, format!("the first certificate was good until {}", validity.not_after)));
+        }
+        let held = Self::new(issuer, trust, read, life, now)?;
+        // Else nobody could connect.
+        is_believed(&held.fleet, now).map_err(|error| wrong(certificates, error))?;
+        Ok(held)
+    }
+}
+
+fn is_believed(identity: &Identity, now: OffsetDateTime) -> Result<(), String> {
+    let verifier =
+        rustls::client::WebPkiServerVerifier::builder_with_provider(identity.trust.clone(), crypto()).build();
+    let verifier = verifier.map_err(|error| error.to_string())?;
+    let name = ServerName::try_from(FLEET).map_err(|error| error.to_string())?;
+    let seconds = Duration::from_secs(u64::try_from(now.unix_timestamp()).unwrap_or_default());
+    let now = rustls::pki_types::UnixTime::since_unix_epoch(seconds);
+    let [own, between @ ..] = &identity.chain[..] else { return Err("no certificate".into()) };
+    let seen = verifier.verify_server_cert(own, between, &name, &[], now);
+    seen.map(drop).map_err(|error| format!("what it signs is not believed: {error}"))
+}
+
+fn read_both(certificates: &Path, key: &Path) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    Ok((read_file(certificates)?, read_file(key)?))
+}
+
+fn read_file(file: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(file).and_then(|open| open.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
+    read.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
+    Ok(bytes)
+}
+
+fn certificates_of(pem: &str) -> io::Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(other)
+}
+
+fn roots(pem: &str) -> io::Result<Arc<RootCertStore>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates_of(pem)? {
+        roots.add(certificate).map_err(other)?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn sign(
+    issuer: &Issuer<'static, KeyPair>,
+    name: &str,
+    key: &impl PublicKeyData,
+    now: OffsetDateTime,
+    life: Duration,
+) -> io::Result<rcgen::Certificate> {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(other)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    (params.not_before, params.not_after) = (now - CLOCKS_DIFFER, now + life);
+    params.signed_by(key, issuer).map_err(other)
+}
+
+fn fleet_identity(
+    issuer: &Issuer<'static, KeyPair>,
+    trust: &str,
+    now: OffsetDateTime,
+    life: Duration,
+) -> io::Result<Identity> {
+    let key = KeyPair::generate().map_err(other)?;
+    let certificate = sign(issuer, FLEET, &key, now, life)?;
+    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(other)?;
+    Ok(Identity { key, chain: vec![certificate.der().clone()], trust: roots(trust)? })
+}
+
+/// A key that waits for its certificate.
+pub(crate) struct Key(KeyPair);
+
+impl Key {
+    pub(crate) fn generate() -> io::Result<Self> {
+        KeyPair::generate().map(Self).map_err(other)
+    }
+
+    /// Its public half, as PEM.
+    pub(crate) fn public(&self) -> String {
+        self.0.public_key_pem()
+    }
+
+    pub(crate) fn with(self, issued: &Issued) -> io::Result<Identity> {
+        let key = PrivateKeyDer::try_from(self.0.serialize_der()).map_err(other)?;
+        Ok(Identity { key, chain: certificates_of(&issued.certificate)?, trust: roots(&issued.trust)? })
+    }
+}
+
+/// Connects to those whom `trust` (PEM) names, and shows nothing.
+pub(crate) fn unknown_connector(trust: &str) -> io::Result<TlsConnector> {
+    let config = ClientConfig::builder_with_provider(crypto()).with_protocol_versions(&[&TLS13]).map_err(other)?;
+    Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots(trust)?).with_no_client_auth())))
+}
+
+impl Identity {
+    /// Connects, and shows who it is.
+    pub(crate) fn connector(&self) -> io::Result<TlsConnector> {
+        let config = ClientConfig::builder_with_provider(crypto()).with_protocol_versions(&[&TLS13]).map_err(other)?;
+        let config = config.with_root_certificates(self.trust.clone());
+        let config = config.with_client_auth_cert(self.chain.clone(), self.key.clone_key()).map_err(other)?;
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
+
+    /// Takes connections, of those who show who they are; of others, too, if `strangers`.
+    pub(crate) fn acceptor(&self, strangers: bool) -> io::Result<TlsAcceptor> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.trust.clone(), crypto());
+        let verifier = if strangers { verifier.allow_unauthenticated() } else { verifier };
+        let config = ServerConfig::builder_with_provider(crypto()).with_protocol_versions(&[&TLS13]).map_err(other)?;
+        let config = config.with_client_cert_verifier(verifier.build().map_err(other)?);
+        let mut config = config.with_single_cert(self.chain.clone(), self.key.clone_key()).map_err(other)?;
+        // Each connection shows its certificate anew: one that was renewed or is not believed any more is noticed.
+        config.send_tls13_tickets = 0;
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+/// Whether the other side of a connection has shown a certificate with this name.
+pub(crate) fn is_named(shown: Option<&[CertificateDer<'_>]>, name: &str) -> bool {
+    let certificate = shown.and_then(|shown| webpki::EndEntityCert::try_from(shown.first()?).ok());
+    certificate
+        .zip(ServerName::try_from(name).ok())
+        .is_some_and(|(certificate, name)| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(3600);
+
+    fn now() -> OffsetDateTime {
+        OffsetDateTime::now_utc()
+    }
+
+    fn later() -> OffsetDateTime {
+        now() + LIFE / 2 + Duration::from_secs(1)
+    }
+
+    fn instance(authority: &Authority, name: &str) -> Identity {
+        let key = Key::generate().unwrap();
+        let issued = authority.issue(name, &key.public()).unwrap();
+        key.with(&issued).unwrap()
+    }
+
+    /// Both sides of a handshake: whether each believes the other, and the name that the server saw.
+    async fn shake(from: TlsConnector, to: TlsAcceptor, server: &str, client: &str) -> (bool, bool) {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let name = ServerName::try_from(server.to_owned()).unwrap();
+        let (one, two) = tokio::join!(from.connect(name, near), to.accept(far));
+        let seen = two.as_ref().is_ok_and(|stream| is_named(stream.get_ref().1.peer_certificates(), client));
+        (one.is_ok(), seen)
+    }
+
+    #[tokio::test]
+    async fn each_side_knows_the_other_by_its_name_and_nobody_else() {
+        let (own, foreign) = (Authority::embedded(LIFE, now).unwrap(), Authority::embedded(LIFE, now).unwrap());
+        let (fleet, one) = (own.fleet(), instance(&own, "i-1"));
+        let name = instance_name("i-1");
+        let agent = || one.acceptor(false).unwrap();
+        assert_eq!(shake(fleet.connector().unwrap(), agent(), &name, FLEET).await, (true, true));
+        assert!(!shake(fleet.connector().unwrap(), agent(), &instance_name("i-2"), FLEET).await.0);
+        let sibling = instance(&own, "i-2").connector().unwrap();
+        assert_eq!(shake(sibling, agent(), &name, FLEET).await, (true, false), "another instance is not the fleet");
+        let stranger = foreign.fleet().connector().unwrap();
+        assert_eq!(shake(stranger, agent(), &name, FLEET).await, (false, false));
+        // To the fleet one may come without a certificate, and is nobody then.
+        let door = || fleet.acceptor(true).unwrap();
+        let new = unknown_connector(&own.trust()).unwrap();
+        assert_eq!(shake(new, door(), FLEET, &name).await, (true, false));
+        assert_eq!(shake(one.connector().unwrap(), door(), FLEET, &name).await, (true, true));
+        let misled = unknown_connector(&foreign.trust()).unwrap();
+        assert!(!shake(misled, door(), FLEET, &name).await.0);
+    }
+
+    #[tokio::test]
+    async fn ones_own_authority_is_read_judged_and_changed_while_it_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, key) = (folder.path().join("ca.pem"), folder.path().join("ca.key"));
+        let make = |not_after: OffsetDateTime| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::OrganizationName, "us");
+            params.not_after = not_after;
+            let pair = KeyPair::generate().unwrap();
+            (params.self_signed(&pair).unwrap().pem(), pair.serialize_pem())
+        };
+        let write = |(certificates, pair): &(String, String)| {
+            std::fs::write(&file, certificates).unwrap();
+            std::fs::write(&key, pair).unwrap();
+        };
+        let open = || Authority::from_files(file.clone(), key.clone(), LIFE, now);
+        let (first, second) = (make(now() + AUTHORITY_LIFE), make(now() + AUTHORITY_LIFE));
+        write(&first);
+        let authority = open().unwrap();
+        let agent = instance(&authority, "i-1");
+        assert!(!authority.refresh().unwrap(), "nothing changed");
+        // Both for a while: what was signed by the first is still believed.
+        write(&(format!("{}{}", second.0, first.0), second.1.clone()));
+        assert!(authority.refresh().unwrap());
+        let (fleet, door) = (authority.fleet(), authority.fleet().acceptor(true).unwrap());
+        let name = instance_name("i-1");
+        assert_eq!(shake(agent.connector().unwrap(), door, FLEET, &name).await, (false, false), "it has not heard yet");
+        let told = instance(&authority, "i-1");
+        let door = fleet.acceptor(true).unwrap();
+        assert_eq!(shake(told.connector().unwrap(), door, FLEET, &name).await, (true, true));
+        assert!(shake(fleet.connector().unwrap(), agent.acceptor(false).unwrap(), &name, FLEET).await.0);
+        // What is wrong is not taken.
+        for (wrong, words) in [
+            ((first.0.clone(), second.1.clone()), "not the key of the first certificate"),
+            ((String::new(), first.1.clone()), "expected a certificate"),
+            ((first.0.clone(), "no key".into()), "expected a key"),
+            (make(now() - LIFE), "was good until"),
+        ] {
+            write(&wrong);
+            let error = open().err().unwrap().to_string();
+            assert!(error.contains(words) && error.contains("/ca."), "{error}");
+            assert!(authority.refresh().is_err());
+            assert!(authority.trust().starts_with(&second.0), "what was read before holds");
+        }
+    }
+
+    #[test]
+    fn the_fleets_certificate_is_renewed_in_time() {
+        let mut authority = Authority::embedded(LIFE, now).unwrap();
+        let first = authority.fleet();
+        authority.refresh().unwrap();
+        assert!(Arc::ptr_eq(&first, &authority.fleet()));
+        authority.clock = later;
+        authority.refresh().unwrap();
+        assert!(!Arc::ptr_eq(&first, &authority.fleet()));
+    }
+}

@@ -1,0 +1,214 @@
+"""Capacity providers on EC2: an emulated one, whose instances run real agents from their real user data. Whatever happens, the fleet comes back to what is
+wanted, never has more cores than it may, and nothing is left."""
+
+import subprocess
+
+import pytest
+from ec2_machines import Machines
+from ec2_services import KEYS, REGION, cloud
+from lambda_client import PROVIDER_ARN, client_of, create, created, identity, invoke, publish, refused, settled
+from scraped import Scraped, until
+from test_instances import Load, instances
+from test_lambda_scaling import environments, scaled
+
+from conftest import Server, descendants, role
+
+WAIT_S = 90
+VCPU = {"c7i.large": 2, "c7i.xlarge": 4, "m7i.xlarge": 4}
+MOST = 12
+
+
+@pytest.fixture(scope="module")
+def running():
+    with cloud() as it:
+        yield it
+
+
+@pytest.fixture
+def world(running, tmp_path):
+    running.reset()
+    all_ = World(running, tmp_path)
+    yield all_
+    all_.stop()
+
+
+class World:
+    def __init__(self, cloud, folder):
+        self.cloud, self.servers, self.models = cloud, [], folder / "models"
+        self.models.mkdir()
+        self.machines = Machines(cloud, folder, VCPU.__getitem__)
+        self.agent = self.machines.publish()
+        self.group = cloud.ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+        self.subnets = cloud.subnets()
+
+    def serve(self, *more, env=None):
+        url = self.machines.url
+        settings = {
+            "instances.provider": "ec2",
+            "instances.empty_s": 3,
+            "ec2.region": REGION,
+            "ec2.endpoint_url": url,
+            "ec2.sts_endpoint_url": url,
+            "ec2.ssm_endpoint_url": url,
+            "ec2.instance_profile": "penstock-instance",
+            "ec2.agent_x86": self.agent,
+            "scaling.idle_s": 1,
+            "scaling.down_after_s": 2,
+            "scaling.interval_ms": 100,
+        } | dict(more)
+        options = [option for key, value in settings.items() for option in ("--set", f"{key}={value}")]
+        keys = {"AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"], "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"]}
+        self.servers.append(Server("--model-repository", self.models, *options, env=keys | (env or {})))
+        return self.servers[-1]
+
+    def provider(self, client, name="machines", most=MOST, **requirements):
+        requirements = {"Architectures": ["x86_64"], "AllowedInstanceTypes": list(VCPU)} | requirements
+        told = client.create_capacity_provider(
+            CapacityProviderName=name,
+            VpcConfig={"SubnetIds": list(self.subnets.values()), "SecurityGroupIds": [self.group]},
+            PermissionsConfig={"CapacityProviderOperatorRoleArn": "arn:aws:iam::123456789012:role/penstock-operator"},
+            InstanceRequirements=requirements,
+            CapacityProviderScalingConfig={"MaxVCpuCount": most, "ScalingMode": "Auto"},
+            PropagateTags={"Mode": "Explicit", "ExplicitTags": {"team": "tests"}},
+        )
+        return told["CapacityProvider"]
+
+    def active(self, client, name="machines"):
+        self.provider(client, name)
+        until(lambda: client.get_capacity_provider(CapacityProviderName=name)["CapacityProvider"]["State"] == "Active", "it is active", WAIT_S)
+
+    def at_rest(self, count):
+        """So many instances are alive, and are those that serve."""
+        server = self.servers[-1]
+
+        def is_so():
+            ready = {one["InstanceId"] for one in instances(server) if one["State"] == "Ready"}
+            return len(ready) == count and ready == set(self.cloud.alive())
+
+        until(is_so, f"{count} instances", WAIT_S)
+
+    def stop(self):
+        for server in self.servers:
+            server.stop() if server.process.poll() is None else None
+        left = self.cloud.alive()
+        self.machines.stop()
+        assert not left, f"left: {left}"
+        assert self.machines.vcpu_most <= MOST
+
+
+def below(pid):
+    """All processes that it has begun, and theirs."""
+    return [one for child in descendants(pid) for one in (child, *below(child))]
+
+
+def on(name):
+    return {"CapacityProviderConfig": {"LambdaManagedInstancesCapacityProviderConfig": {"CapacityProviderArn": f"{PROVIDER_ARN}:{name}"}}}
+
+
+def test_a_function_runs_on_instances_that_come_and_go(world):
+    server = world.serve()
+    client = client_of(server)
+    world.active(client)
+    assert not world.cloud.alive(), "nobody wants any"
+    create(client, "f", identity(), MemorySize=2048, **on("machines"))
+    try:
+        assert publish(client, "f") == "1"
+    except AssertionError:
+        print(world.machines.logs(), "".join(server.log[-60:]))
+        raise
+    assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [1.5])
+    world.at_rest(1)
+    ((name, listed),) = world.cloud.alive().items()
+    (seen,) = instances(server)
+    assert (seen["InstanceId"], seen["InstanceType"], seen["Market"]) == (name, "c7i.large", "OnDemand"), "the cheapest that has room"
+    assert seen["Zone"] == listed["Placement"]["AvailabilityZone"] and seen["Environments"] == {"f:1": 1}
+    assert {"Key": "team", "Value": "tests"} in listed["Tags"]
+    assert not server.environments(), "none runs here"
+    # An environment has no way to its machine's metadata; its agent has.
+    machine = world.machines.machines[name]
+    processes = below(machine.process.pid)
+    metadata = [f"http://127.0.0.1:{machine.metadata.server_port}/latest/", "--max-time", "5"]
+    reaches = {role(pid): subprocess.run(["nsenter", "--target", str(pid), "--net", "curl", "-s", *metadata]).returncode == 0 for pid in processes}
+    assert (reaches["instance"], reaches["environment"]) == (True, False)
+    assert Scraped(server).value("penstock_cost_usd_per_hour", provider="machines", function="f") > 0
+    # A step: more, over the zones, and never above what may be.
+    scaled(client, "f", 4, 4)
+    until(lambda: environments(server, "f") == 4, "four", WAIT_S)
+    zones = {one["Placement"]["AvailabilityZone"] for one in world.cloud.alive().values()}
+    assert len(zones) > 1
+    scaled(client, "f", 1, 1)
+    world.at_rest(1)
+    # What is not wanted any more is ended, and then the provider can go.
+    with refused("ResourceConflictException", 409, "in use by functions: f"):
+        client.delete_capacity_provider(CapacityProviderName="machines")
+    client.delete_function(FunctionName="f")
+    until(lambda: not world.cloud.alive(), "all are given back", WAIT_S)
+    client.delete_capacity_provider(CapacityProviderName="machines")
+
+
+def test_what_is_taken_away_is_replaced(world):
+    """Terminated from outside; a notice of Spot; refused in one zone."""
+    server = world.serve(("ec2.spot_percent", 100))
+    client = client_of(server)
+    world.active(client)
+    create(client, "f", identity(), MemorySize=2048, **on("machines"))
+    publish(client, "f")
+    world.at_rest(1)
+    (first,) = world.cloud.alive().values()
+    assert first["InstanceLifecycle"] == "spot" and instances(server)[0]["Market"] == "Spot"
+    # A notice: others come first, and no request fails.
+    with Load(server, "f", 3) as load:
+        world.machines.machines[first["InstanceId"]].notice = {"action": "terminate", "time": "2026-01-01T00:00:00Z"}
+        until(lambda: first["InstanceId"] not in world.cloud.alive(), "it is drained and ended", WAIT_S)
+        world.at_rest(1)
+    assert not load.end()
+    # Somebody ends it: there is another soon.
+    (second,) = world.cloud.alive()
+    assert second != first["InstanceId"]
+    world.cloud.ec2.terminate_instances(InstanceIds=[second])
+    until(lambda: set(world.cloud.alive()) - {second}, "another one comes", WAIT_S)
+    world.at_rest(1)
+    until(lambda: environments(server, "f") == 1, "and serves", WAIT_S)
+    assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [1.5])
+    # EC2 has none, once: then there is one all the same.
+    world.cloud.rule(operation="CreateFleet", sequence={"fail": 1, "pass": 100}, error={"code": "InsufficientInstanceCapacity"})
+    scaled(client, "f", 2, 2)
+    until(lambda: environments(server, "f") == 2, "a second one", WAIT_S)
+    assert world.cloud.fired() == ["CreateFleet"]
+
+
+def test_what_a_server_has_left_is_ended_by_the_next(world):
+    server = world.serve()
+    client = client_of(server)
+    world.active(client)
+    create(client, "f", identity(), MemorySize=2048, **on("machines"))
+    publish(client, "f")
+    world.at_rest(1)
+    # Killed while more are being launched.
+    world.cloud.rule(operation="CreateFleet", latency={"fixed_ms": 3000})
+    count = len(world.machines.note.fleets)
+    scaled(client, "f", 3, 3)
+    until(lambda: len(world.machines.note.fleets) > count, "they are asked for", WAIT_S)
+    server.kill()
+    again = world.serve(env={"PENSTOCK_DATA_DIR": server.data.name})
+    client = client_of(again)
+    assert settled(client, "f", "1", WAIT_S)["State"] == "Active"
+    until(lambda: environments(again, "f") == 3, "all are back", WAIT_S)
+    until(lambda: {one["InstanceId"] for one in instances(again)} == set(world.cloud.alive()), "and nothing else", WAIT_S)
+    assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [1.5])
+
+
+def test_a_provider_that_cannot_be_used_says_why(world):
+    server = world.serve()
+    client = client_of(server)
+    world.provider(client, "none-left", AllowedInstanceTypes=["g99.*"])
+
+    def state(name):
+        return client.get_capacity_provider(CapacityProviderName=name)["CapacityProvider"]["State"]
+
+    until(lambda: state("none-left") == "Failed", "it fails", WAIT_S)
+    assert any("no instance type is left in" in line for line in server.log)
+    create(client, "f", identity(), MemorySize=2048, **on("none-left"))
+    version = client.publish_version(FunctionName="f")["Version"]
+    until(lambda: "g99" in str(client.get_function_configuration(FunctionName="f", Qualifier=version)) or any("cannot be used" in line for line in server.log), "it is told", WAIT_S)
+    assert not world.cloud.alive()
