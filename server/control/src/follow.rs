@@ -20,9 +20,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
 /// Changes that come within this are followed together.
 const TOGETHER: Duration = Duration::from_millis(50);
+/// After a look that found nothing new the next waits longer, up to this: what changes then are events, and not followed.
+const IDLE: Duration = Duration::from_secs(1);
 /// The pause after the records could not be read, and before what has ended without being finished is begun again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Functions that are followed at once: each may wait for its package.
@@ -62,8 +65,8 @@ impl ControlPlane {
         }
     }
 
-    /// Looks at all records, serves what is new, and begins what is to be done.
-    async fn look(self: &Arc<Self>, followed: &mut Followed) -> Result<(), ControlError> {
+    /// Looks at all records, serves what is new, and begins what is to be done. Gives whether anything was new.
+    async fn look(&self, followed: &mut Followed) -> Result<bool, ControlError> {
         let term = self.leadership().term();
         if term != followed.term {
             // What was under way in another term may have been left half told to the house.
@@ -99,8 +102,9 @@ impl ControlPlane {
         for name in gone.chain(new) {
             tokio::spawn(follow_function(self.this.clone(), name, followed.places.clone()));
         }
+        let is_new = followed.marks != marks;
         followed.marks = marks;
-        Ok(())
+        Ok(is_new)
     }
 
     /// Follows capacity providers that are new, changed or gone.
@@ -187,24 +191,29 @@ async fn follow(
         places: Arc::new(Semaphore::new(FOLLOWED_AT_ONCE)),
     };
     drop((strong, served));
-    let mut failures = 0;
+    let (mut failures, mut pause) = (0, TOGETHER);
     loop {
         newest.mark_unchanged();
         leadership.mark_unchanged();
         let Some(strong) = plane.upgrade() else { return };
         let looked = strong.look(&mut followed).await;
         drop(strong);
-        if let Err(error) = looked {
-            if failures == 0 {
-                tracing::warn!(%error, "what other servers have changed is not known for now");
+        match looked {
+            Ok(true) => pause = TOGETHER,
+            Ok(false) => pause = (2 * pause).min(IDLE),
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(%error, "what other servers have changed is not known for now");
+                }
+                failures += 1;
+                tokio::time::sleep(PAUSE).await;
+                continue;
             }
-            failures += 1;
-            tokio::time::sleep(PAUSE).await;
-            continue;
         }
         if std::mem::take(&mut failures) > 0 {
             tracing::info!("what other servers have changed is known again");
         }
+        let looked_at = Instant::now();
         let changed = tokio::select! {
             changed = newest.changed() => changed,
             changed = leadership.changed() => changed,
@@ -214,7 +223,8 @@ async fn follow(
             // The store is closed.
             return;
         }
-        tokio::time::sleep(TOGETHER).await;
+        let now = Instant::now();
+        tokio::time::sleep_until((looked_at + pause).max(now + TOGETHER)).await;
     }
 }
 

@@ -9,10 +9,37 @@ use crate::keys::Keys;
 use etcd_client::{Compare, CompareOp, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
 use penstock_registry::store::Leadership;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
+
+/// What commits have found out about who leads.
+#[derive(Default)]
+pub(crate) struct Doubt {
+    /// The newest term that is over, whatever etcd says.
+    over: AtomicU64,
+    told: Notify,
+}
+
+impl Doubt {
+    /// A commit was refused: this server does not lead, as it seems.
+    pub(crate) fn tell(&self) {
+        self.told.notify_one();
+    }
+
+    /// A commit was not answered, and may yet be made: its term ends here and now, and its key is given back, so that what
+    /// is read in the next is read after it was made, or when it never will be.
+    pub(crate) fn end(&self, term: u64) {
+        self.over.fetch_max(term, Ordering::AcqRel);
+        self.told.notify_one();
+    }
+
+    pub(crate) fn is_over(&self, term: u64) -> bool {
+        term <= self.over.load(Ordering::Acquire)
+    }
+}
 
 /// What takes part in choosing who leads.
 pub(crate) struct Candidate {
@@ -23,8 +50,7 @@ pub(crate) struct Candidate {
     /// Of the lease.
     pub(crate) time_to_live: Duration,
     pub(crate) told: watch::Sender<Leadership>,
-    /// A commit was refused because this server does not lead.
-    pub(crate) doubted: Arc<Notify>,
+    pub(crate) doubt: Arc<Doubt>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -125,7 +151,7 @@ impl Candidate {
         self.tell(Leadership::Held { term });
         let why = tokio::select! {
             trouble = self.renew(lease, time_to_live, until) => trouble,
-            () = self.lost(term) => Trouble::Odd("has another leader, or none"),
+            trouble = self.lost(term) => trouble,
             () = self.stop.cancelled() => {
                 tracing::info!(term, "this server leads no more: it ends");
                 return Ok(());
@@ -178,17 +204,20 @@ impl Candidate {
         }
     }
 
-    /// Until a commit has been refused and the key is found to be another's, or gone.
-    async fn lost(&self, term: u64) {
+    /// Until a commit was not answered, or was refused and the key is found to be another's, or gone.
+    async fn lost(&self, term: u64) -> Trouble {
         loop {
-            self.doubted.notified().await;
+            self.doubt.told.notified().await;
+            if self.doubt.is_over(term) {
+                return Trouble::Odd("did not answer a commit");
+            }
             // Whoever does not answer is renewed, or not.
             let Ok(found) = self.connection.get(self.keys.leader(), GetOptions::new().with_keys_only()).await else {
                 continue;
             };
             let made = found.kvs().first().and_then(|key| u64::try_from(key.create_revision()).ok());
             if made != Some(term) {
-                return;
+                return Trouble::Odd("has another leader, or none");
             }
         }
     }

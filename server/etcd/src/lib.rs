@@ -2,7 +2,8 @@
 //!
 //! Opened by the composition root, used by the control plane by way of `penstock_registry::store::Store`. A server leads
 //! for as long as a key of etcd lives that its lease holds; every commit is one transaction that compares that key, so one
-//! that has lost its lease changes nothing, whatever its clock says. Reads are etcd's own, linearizable; nothing is kept in
+//! that has lost its lease changes nothing, whatever its clock says; one that has not been answered begins a new term, in which
+//! nothing of the old one can happen any more. Reads are etcd's own, linearizable; nothing is kept in
 //! memory. Never decides what the state means.
 
 mod connection;

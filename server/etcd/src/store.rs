@@ -5,7 +5,7 @@
 use crate::connection::{Connection, Trouble, unreachable};
 use crate::follow::{self, newest_revision};
 use crate::keys::Keys;
-use crate::lead::Candidate;
+use crate::lead::{Candidate, Doubt};
 use crate::newest::Newest;
 use crate::options::{EtcdError, EtcdOptions};
 use crate::transaction;
@@ -14,7 +14,7 @@ use etcd_client::{GetOptions, KeyValue};
 use penstock_registry::store::{Answer, Commit, Entry, Leadership, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +26,7 @@ pub struct EtcdStore {
     keys: Keys,
     newest: Arc<Newest>,
     leadership: watch::Receiver<Leadership>,
-    doubted: Arc<Notify>,
+    doubt: Arc<Doubt>,
     stop: CancellationToken,
     tasks: TaskTracker,
     timeout: Duration,
@@ -41,7 +41,7 @@ impl EtcdStore {
         let revision = newest_revision(&connection, &keys).await.map_err(|trouble| unreachable(&options, &trouble))?;
         let newest = Arc::new(Newest::new(revision));
         let (told, leadership) = watch::channel(Leadership::Elsewhere { leader: None });
-        let (doubted, stop, tasks) = (Arc::<Notify>::default(), CancellationToken::new(), TaskTracker::new());
+        let (doubt, stop, tasks) = (Arc::<Doubt>::default(), CancellationToken::new(), TaskTracker::new());
         let following = follow::run(connection.clone(), keys.clone(), newest.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(following));
         let candidate = Candidate {
@@ -50,12 +50,12 @@ impl EtcdStore {
             address: options.address,
             time_to_live: options.lease,
             told,
-            doubted: doubted.clone(),
+            doubt: doubt.clone(),
             stop: stop.clone(),
         };
         tasks.spawn(candidate.run());
         tasks.close();
-        Ok(Self { connection, keys, newest, leadership, doubted, stop, tasks, timeout: options.timeout })
+        Ok(Self { connection, keys, newest, leadership, doubt, stop, tasks, timeout: options.timeout })
     }
 
     async fn read(&self, is_blob: bool, key: &str) -> Result<Option<Entry>, StoreError> {
@@ -94,13 +94,17 @@ impl EtcdStore {
             Leadership::Elsewhere { leader } => return Err(StoreError::NotLeading { leader: leader.clone() }),
         };
         let term = commit.term().unwrap_or(term);
+        if self.doubt.is_over(term) {
+            return Err(StoreError::NotLeading { leader: None });
+        }
         let outcome = match self.connection.transaction(transaction::of(&self.keys, &commit, term)).await {
             Ok(response) => transaction::outcome(&commit, term, &response),
             Err(trouble) => Err(transaction::refused(&commit, &trouble)),
         };
         match &outcome {
             Ok(revision) => self.newest.tell(*revision),
-            Err(StoreError::NotLeading { .. }) => self.doubted.notify_one(),
+            Err(StoreError::NotLeading { .. }) => self.doubt.tell(),
+            Err(StoreError::Failed(_)) => self.doubt.end(term),
             Err(_) => {}
         }
         outcome

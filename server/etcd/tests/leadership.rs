@@ -157,6 +157,8 @@ async fn etcd_may_stand_still_and_go_on() {
     let unanswered = one.commit(Commit::new().put("a", "2")).await.unwrap_err();
     assert!(matches!(&unanswered, StoreError::Failed(why) if why.contains("not known")), "{unanswered}");
     assert!(at.elapsed() < Duration::from_secs(2), "each request has its deadline: {:?}", at.elapsed());
+    let next = one.commit(Commit::new().put("a", "3")).await.unwrap_err();
+    assert_eq!(next, StoreError::NotLeading { leader: None }, "nothing follows on what is not known");
     assert!(matches!(one.get("a").await, Err(StoreError::Away(_))));
     until(&one, |now| now.term().is_none()).await;
     assert!(at.elapsed() < 2 * LEASE, "{:?}", at.elapsed());
