@@ -123,7 +123,9 @@ class Machine:
         keys = {"AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"], "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"], "AWS_ENDPOINT_URL": s3_url}
         # A disk of its own where the script and the agent write.
         mounts = "mount -t tmpfs tmpfs /opt && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && "
-        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "bash", "-c"]
+        # Without root, one that is root in a name space of its own alone.
+        own_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        command = ["unshare", *own_root, "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "bash", "-c"]
         command += [mounts + 'bash "$MACHINE/user-data.sh"; while [ ! -e "$MACHINE/off" ]; do sleep 0.1; done']
         with open(self.folder / "console.log", "w") as console:
             self.process = subprocess.Popen(command, env=own | keys, stdout=console, stderr=console, start_new_session=True)
@@ -154,7 +156,7 @@ class Machines:
         (tools / "aws").write_text(f'#!/bin/bash\nexec {os.sys.executable} {aws} "$@"\n')
         (tools / "aws").chmod(0o755)
         self.tools = tools
-        self._stop = threading.Event()
+        self._stop, self.failure = threading.Event(), None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -174,6 +176,12 @@ class Machines:
         return f"s3://{BUCKET}/{KEY} {hashlib.sha256(content).hexdigest()}"
 
     def _run(self):
+        try:
+            self._follow()
+        except Exception as error:  # noqa: BLE001, told by whoever stops it
+            self.failure = error
+
+    def _follow(self):
         while not self._stop.is_set():
             alive = self.cloud.alive()
             self.vcpu_most = max(self.vcpu_most, sum(self.vcpu_of(one["InstanceType"]) for one in alive.values()))
@@ -192,6 +200,7 @@ class Machines:
     def stop(self):
         self._stop.set()
         self._thread.join()
+        assert self.failure is None, self.failure
         for machine in self.machines.values():
             machine.end()
         self.note.shutdown()

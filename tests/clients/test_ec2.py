@@ -210,5 +210,6 @@ def test_a_provider_that_cannot_be_used_says_why(world):
     assert any("no instance type is left in" in line for line in server.log)
     create(client, "f", identity(), MemorySize=2048, **on("none-left"))
     version = client.publish_version(FunctionName="f")["Version"]
-    until(lambda: "g99" in str(client.get_function_configuration(FunctionName="f", Qualifier=version)) or any("cannot be used" in line for line in server.log), "it is told", WAIT_S)
+    told = settled(client, "f", version, WAIT_S)
+    assert told["State"] == "Failed" and "no instance type is left in" in told["StateReason"], told
     assert not world.cloud.alive()

@@ -34,8 +34,14 @@ impl ControlPlane {
     }
 
     async fn latest(&self, named: &FunctionRef) -> ControlError {
-        if self.function(&named.name).await.is_err() && !self.house.is_of_repository(&named.name) {
-            return self.function_not_found(&named.name, Some("$LATEST"));
+        match self.function(&named.name).await {
+            _ if self.house.is_of_repository(&named.name) => {}
+            Err(error) if error.kind == ErrorKind::ResourceNotFound => {
+                return self.function_not_found(&named.name, Some("$LATEST"));
+            }
+            // It is not known whether there is one.
+            Err(error) => return error,
+            Ok(_) => {}
         }
         ControlError::invalid(
             "Functions configured with capacity provider configuration can't be invoked with $LATEST qualifier. To invoke this \
@@ -54,20 +60,26 @@ impl ControlPlane {
                 Err(_) => unknown(),
             };
         }
-        if self.function(&named.name).await.is_err() {
-            return unknown();
+        match self.function(&named.name).await {
+            Err(error) if error.kind == ErrorKind::ResourceNotFound => return unknown(),
+            Err(error) => return error,
+            Ok(_) => {}
         }
         let number = match qualifier {
             Qualifier::Version(number) => Some(*number),
             Qualifier::Alias(alias) => match self.alias(&named.name, alias).await {
                 Ok(Some((alias, _))) => VersionNumber::parse(&alias.version),
-                _ => None,
+                Ok(None) => None,
+                Err(error) => return error,
             },
             Qualifier::Unnamed => None,
         };
         let version = match number {
             None => None,
-            Some(number) => self.version(&named.name, number.0).await.ok().flatten(),
+            Some(number) => match self.version(&named.name, number.0).await {
+                Ok(version) => version,
+                Err(error) => return error,
+            },
         };
         match version {
             Some((version, _)) if version.standing.state == State::Deleting => unknown(),

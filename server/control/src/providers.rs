@@ -128,7 +128,7 @@ impl ControlPlane {
             None => (self.cores(), ENVIRONMENTS_HERE_MAX),
             Some(Standing::Open(fleet)) => (fleet.vcpu_max(), ENVIRONMENTS_MAX as u32),
             // Its own limit is not known here yet, and holds all the same.
-            Some(Standing::Opening | Standing::Failed(_)) => (u32::MAX, ENVIRONMENTS_MAX as u32),
+            Some(Standing::Opening | Standing::Failed { .. }) => (u32::MAX, ENVIRONMENTS_MAX as u32),
         }
     }
 
@@ -144,18 +144,11 @@ impl ControlPlane {
     pub(crate) fn follow_provider(&self, record: &ProviderRecord) {
         let scaling = record.settings.get("CapacityProviderScalingConfig").cloned().unwrap_or_default();
         let most = scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok());
-        let fleet = match self.options.fleets.standing(&record.name) {
-            None if record.name == LOCAL_PROVIDER => self.options.fleets.local().cloned(),
-            Some(Standing::Open(fleet)) => Some(fleet),
-            // It is new, or it may be what was said before that was wrong.
-            _ if record.name != LOCAL_PROVIDER => return self.options.fleets.want(&record.name, &record.settings),
-            _ => None,
-        };
-        if let Some((fleet, most)) = fleet.zip(most) {
-            fleet.set_vcpu_max(most);
-        }
         if record.name != LOCAL_PROVIDER {
-            return;
+            return self.options.fleets.want(&record.name, &record.settings);
+        }
+        if let Some((fleet, most)) = self.options.fleets.local().zip(most) {
+            fleet.set_vcpu_max(most);
         }
         let target = |metric: &str| {
             let policies = scaling["ScalingPolicies"].as_array().filter(|_| scaling["ScalingMode"] == "Manual")?;
@@ -177,7 +170,11 @@ impl ControlPlane {
         let mut users: Vec<String> = Vec::new();
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
             let used = uses(&function.latest.configuration, name)
-                || self.versions(&function.name).await?.iter().any(|(v, _)| uses(&v.content.configuration, name));
+                || self.versions(&function.name).await?.iter().any(|(version, _)| {
+                    // What serves while another takes its place, too.
+                    let mut contents = std::iter::once(&version.content).chain(&version.serving);
+                    contents.any(|content| uses(&content.configuration, name))
+                });
             users.extend(used.then_some(function.name));
         }
         if !users.is_empty() {
@@ -232,7 +229,7 @@ impl ControlPlane {
             None => provider.state,
             Some(Standing::Opening) => State::Pending,
             Some(Standing::Open(_)) => State::Active,
-            Some(Standing::Failed(_)) => State::Failed,
+            Some(Standing::Failed { .. }) => State::Failed,
         }
     }
 

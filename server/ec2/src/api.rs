@@ -32,6 +32,9 @@ use tokio::time::{Instant, timeout_at};
 use wire::{Answer, Call, Service, Wire};
 use xml::Element;
 
+/// Most pages of a list: of the longest, all instances of a region, there are some hundreds.
+const PAGES_MAX: usize = 1000;
+
 /// The services, with one identity.
 pub(crate) struct Api {
     wire: Wire,
@@ -89,6 +92,9 @@ impl Api {
             pages.push(page);
             match token {
                 None => return Ok(pages),
+                Some(_) if pages.len() >= PAGES_MAX => {
+                    return Err(ApiError::new(&format!("EC2 {action}"), Fault::Wrong, "a list without an end"));
+                }
                 // The same page for ever would be no answer.
                 Some(token) if next.as_ref() == Some(&token) => {
                     return Err(ApiError::new(&format!("EC2 {action}"), Fault::Wrong, "a page leads to itself"));

@@ -96,7 +96,6 @@ impl Ledger {
     }
 
     /// Those that are being ended.
-    #[cfg(test)]
     pub(crate) fn leaving(&self) -> Vec<String> {
         self.leaving.keys().cloned().collect()
     }

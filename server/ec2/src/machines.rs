@@ -69,11 +69,13 @@ pub(crate) async fn terminate(api: &Api, names: &[String]) -> Result<(), ApiErro
             Ok(()) => continue,
             Err(error) => error,
         };
-        // One that is not there keeps all others of the call from being ended.
+        // One that is not there, or may not be ended, keeps all others of the call from being ended.
         match error.fault {
-            Fault::NotFound if some.len() > 1 => {
+            Fault::NotFound | Fault::Denied | Fault::Wrong if some.len() > 1 => {
                 for name in some {
-                    failed = terminate_some(api, std::slice::from_ref(name)).await.err().or(failed);
+                    let error = terminate_some(api, std::slice::from_ref(name)).await.err();
+                    // What is not there hides nothing else.
+                    failed = failed.filter(|error: &ApiError| error.fault != Fault::NotFound).or(error);
                 }
             }
             _ => failed = Some(error),

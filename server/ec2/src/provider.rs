@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use penstock_instances::{Missing, Offer, Order, Outcome, Provider};
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,8 @@ const ENDED_MAX: usize = 4096;
 const UPKEEP_EVERY: u64 = 40;
 /// How long agents that were told to stop have for it, when the server ends.
 const MOMENT: Duration = Duration::from_secs(2);
+/// When the server ends: how long what was launched may not be seen before it counts as ended.
+const CLOSE_UNSEEN: Duration = Duration::from_secs(10);
 /// Between two looks when the server ends.
 const CLOSE_LOOK: Duration = Duration::from_secs(1);
 /// Overrides of a request, of EC2's limit of 300.
@@ -281,13 +284,27 @@ impl Inner {
 
     /// Ends all instances of the fleet, and waits until they are seen to end.
     async fn end_all(&self) {
-        self.ledger.lock().leave_all(Instant::now().into_std());
+        let begun = Instant::now();
+        let mut left = BTreeSet::new();
         loop {
+            // Before it is looked: what is answered after that is in the next look.
+            let is_quiet = !self.ledger.lock().is_ordering();
+            {
+                let mut ledger = self.ledger.lock();
+                ledger.leave_all(Instant::now().into_std());
+                left.extend(ledger.leaving());
+            }
             match machines::of_fleet(&self.api, &self.options.fleet).await {
                 Ok(seen) => {
-                    let alive = seen.into_iter().filter(|one| one.state != State::Gone);
-                    let names: Vec<String> = alive.map(|one| one.name).collect();
-                    let is_quiet = !self.ledger.lock().is_ordering();
+                    let (gone, alive): (Vec<_>, Vec<_>) = seen.into_iter().partition(|one| one.state == State::Gone);
+                    left.retain(|name| gone.iter().all(|one| one.name != *name));
+                    if begun.elapsed() > CLOSE_UNSEEN {
+                        left.clear();
+                    }
+                    // What was launched just now may not be seen yet.
+                    let mut names: BTreeSet<String> = alive.into_iter().map(|one| one.name).collect();
+                    names.extend(left.iter().cloned());
+                    let names: Vec<String> = names.into_iter().collect();
                     if names.is_empty() && is_quiet {
                         return;
                     }

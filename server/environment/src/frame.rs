@@ -139,6 +139,10 @@ pub(crate) async fn write_frames<W: AsyncWrite + Unpin>(outbox: Outbox, mut to: 
             if closed {
                 break to.shutdown().await;
             }
+            // What stands between this and the peer may keep something back, as TLS does.
+            if let Err(error) = to.flush().await {
+                break Err(error);
+            }
             outbox.0.wake.notified().await;
             // Whoever woke this task may be one of many about to send: let them, and write once for all. (The runtime
             // would run this task right after the first of them.)

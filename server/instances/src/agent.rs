@@ -28,12 +28,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 /// Between two signs of life.
 pub const BEAT: Duration = Duration::from_secs(1);
 /// Messages that wait to be told: then environments wait with what they write.
 const WAITING_MAX: usize = 256;
+/// After a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Read of an environment's log at once.
 const PIECE_BYTES: usize = 8 * 1024;
 /// Environments that were to end before they began.
@@ -108,7 +110,14 @@ pub async fn run(
                 Some(ToAgent::Stop) | None => return Ok(()),
             },
             accepted = listener.accept() => {
-                let raw = accepted?;
+                let raw = match accepted {
+                    Ok(raw) => raw,
+                    Err(error) => {
+                        tracing::warn!(%error, "nobody can connect to an instance");
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
                 if let Ok(place) = greeted.clone().try_reserve_owned() {
                     let (token, identity, shelf) = (told.token.clone(), identity.clone(), shelf.clone());
                     tokio::spawn(async move {

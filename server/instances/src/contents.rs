@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// How long an answer, or a piece of a content, may stand still.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it is told that something lasts.
+pub(crate) const BUSY_EVERY: Duration = Duration::from_secs(10);
 /// Bytes of a content that are sent at once.
 pub(crate) const PIECE_BYTES: usize = 256 * 1024;
 
@@ -41,6 +43,8 @@ pub(crate) struct Lay {
 pub(crate) enum Answer {
     /// These are to be sent, in this order.
     Lacking(Vec<ContentSha256>),
+    /// It is at it, or waits for its turn: to be told as long as that lasts.
+    Busy,
     /// Where the folders lie, in the order in which they were asked for.
     Laid(Vec<PathBuf>),
     /// Why they do not.

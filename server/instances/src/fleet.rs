@@ -159,9 +159,15 @@ impl Fleet {
     /// Ends all instances: call when nothing runs on them any more.
     pub async fn close(&self) {
         self.stop.cancel();
+        let seekers = std::mem::take(&mut *self.seekers.lock());
+        seekers.into_values().for_each(|seeker| drop(seeker.send(Err(Why::Unavailable))));
         let agents = std::mem::take(&mut *self.agents.lock());
         agents.values().for_each(|agent| drop(agent.try_send(ToAgent::Stop)));
         self.provider.close().await;
+        let none = ["launching", "ready", "draining"].map(|stage| (stage, 0));
+        penstock_telemetry::instances(&self.options.name, &none, 0);
+        let costs = self.costs.lock().of_all();
+        costs.iter().for_each(|cost| penstock_telemetry::cost(&self.options.name, &cost.function, 0.0));
     }
 
     /// Replaces all instances that there are, one after the other, without an end to what they serve.
@@ -197,6 +203,9 @@ impl Fleet {
         let (give, given) = oneshot::channel();
         let lease = {
             let mut roster = self.roster.lock();
+            if self.stop.is_cancelled() {
+                return Err(Why::Unavailable);
+            }
             let number = roster.seek(version, needs);
             self.seekers.lock().insert(number, give);
             Lease { fleet: self, number }

@@ -6,19 +6,24 @@
 use crate::fleet::Fleet;
 use crate::launch::OnInstances;
 use async_trait::async_trait;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use penstock_environment::{Launch, LaunchError, Specification, Started};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Before a provider is tried again: first and longest; it doubles.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// How long an environment waits for a fleet that is being made.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
+/// Members of a provider's settings that change nothing of its fleet, or what a fleet can change while it runs.
+const SCALED: [&str; 2] = ["CapacityProviderScalingConfig", "TelemetryConfig"];
 
 /// Makes the fleet of a capacity provider.
 #[async_trait]
@@ -35,8 +40,13 @@ pub enum Standing {
     Opening,
     /// It takes environments.
     Open(Arc<Fleet>),
-    /// It could not be made, and why; what may pass is tried again.
-    Failed(String),
+    /// It could not be made.
+    Failed {
+        /// Why.
+        why: String,
+        /// It is not tried again: what the provider was created with, or a setting, is wrong.
+        is_final: bool,
+    },
 }
 
 /// All fleets of a server.
@@ -44,18 +54,40 @@ pub struct Fleets {
     local: Option<Arc<Fleet>>,
     opener: Option<Arc<dyn OpenFleet>>,
     others: RwLock<BTreeMap<String, Held>>,
+    /// Told whenever one stands otherwise.
+    changed: watch::Sender<()>,
+    /// Fleets that were given up.
+    closing: Mutex<JoinSet<()>>,
 }
 
 struct Held {
     standing: Standing,
+    settings: Map<String, Value>,
     wanted: CancellationToken,
+}
+
+impl Held {
+    /// Not wanted any more: the fleet, if there is one.
+    fn give_up(self) -> Option<Arc<Fleet>> {
+        self.wanted.cancel();
+        match self.standing {
+            Standing::Open(fleet) => Some(fleet),
+            Standing::Opening | Standing::Failed { .. } => None,
+        }
+    }
 }
 
 impl Fleets {
     /// With the instances of this machine, if it has any, and what makes those of providers; without it, providers are records
     /// alone, and their environments run as those of this machine do.
     pub fn new(local: Option<Arc<Fleet>>, opener: Option<Arc<dyn OpenFleet>>) -> Arc<Self> {
-        Arc::new(Self { local, opener, others: RwLock::default() })
+        Arc::new(Self {
+            local,
+            opener,
+            others: RwLock::default(),
+            changed: watch::Sender::new(()),
+            closing: Mutex::default(),
+        })
     }
 
     /// The instances of this machine.
@@ -68,7 +100,7 @@ impl Fleets {
         let others = self.others.read();
         let open = others.values().filter_map(|held| match &held.standing {
             Standing::Open(fleet) => Some(fleet.clone()),
-            Standing::Opening | Standing::Failed(_) => None,
+            Standing::Opening | Standing::Failed { .. } => None,
         });
         self.local.iter().cloned().chain(open).collect()
     }
@@ -78,74 +110,153 @@ impl Fleets {
         self.others.read().get(provider).map(|held| held.standing.clone())
     }
 
-    /// The fleet of a provider is wanted. It is made in a task of its own.
+    /// The fleet of a provider is wanted, with these settings. It is made in a task of its own. One that there is stays, if only
+    /// its scaling is another now; else it is given up for a new one.
     pub fn want(self: &Arc<Self>, provider: &str, settings: &Map<String, Value>) {
         let Some(opener) = self.opener.clone() else { return };
         let wanted = CancellationToken::new();
-        let held = Held { standing: Standing::Opening, wanted: wanted.clone() };
-        if let Some(before) = self.others.write().insert(provider.to_owned(), held) {
-            before.wanted.cancel();
-        }
-        let (fleets, provider, settings) = (self.clone(), provider.to_owned(), settings.clone());
-        tokio::spawn(async move {
-            let mut pause = PAUSE.0;
-            loop {
-                let opened = tokio::select! {
-                    biased;
-                    () = wanted.cancelled() => return,
-                    opened = opener.open(&provider, &settings) => opened,
-                };
-                let (standing, is_final) = match opened {
-                    Ok(fleet) => (Standing::Open(fleet), true),
-                    Err(error) => {
-                        tracing::error!(provider, %error, "a capacity provider cannot be used");
-                        (Standing::Failed(error.to_string()), error.kind() == io::ErrorKind::InvalidInput)
+        let before = {
+            let mut others = self.others.write();
+            if let Some(held) = others.get_mut(provider) {
+                let is_alike = alike(&held.settings, settings);
+                match &held.standing {
+                    Standing::Open(fleet) if is_alike => {
+                        vcpu_max(settings).into_iter().for_each(|most| fleet.set_vcpu_max(most));
+                        held.settings = settings.clone();
+                        return;
                     }
-                };
-                if let Some(Standing::Open(unwanted)) = fleets.stands(&provider, &wanted, standing) {
-                    return unwanted.close().await;
-                }
-                if is_final {
-                    return;
-                }
-                tokio::select! {
-                    biased;
-                    () = wanted.cancelled() => return,
-                    () = sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+                    // What is under way, or tried again, is what is wanted.
+                    Standing::Opening | Standing::Failed { is_final: false, .. } if held.settings == *settings => {
+                        return;
+                    }
+                    Standing::Open(_) | Standing::Opening | Standing::Failed { .. } => {}
                 }
             }
+            let held = Held { standing: Standing::Opening, settings: settings.clone(), wanted: wanted.clone() };
+            others.insert(provider.to_owned(), held)
+        };
+        let (fleets, provider, settings) = (self.clone(), provider.to_owned(), settings.clone());
+        tokio::spawn(async move {
+            // Two of one name would end each other's instances.
+            if let Some(fleet) = before.and_then(Held::give_up) {
+                fleet.close().await;
+            }
+            fleets.open(opener, provider, settings, wanted).await;
         });
+    }
+
+    async fn open(
+        &self,
+        opener: Arc<dyn OpenFleet>,
+        provider: String,
+        settings: Map<String, Value>,
+        wanted: CancellationToken,
+    ) {
+        let mut pause = PAUSE.0;
+        loop {
+            let opened = tokio::select! {
+                biased;
+                () = wanted.cancelled() => return,
+                opened = opener.open(&provider, &settings) => opened,
+            };
+            let (standing, is_final) = match opened {
+                Ok(fleet) => (Standing::Open(fleet), true),
+                Err(error) => {
+                    tracing::error!(provider, %error, "a capacity provider cannot be used");
+                    let is_final = error.kind() == io::ErrorKind::InvalidInput;
+                    (Standing::Failed { why: error.to_string(), is_final }, is_final)
+                }
+            };
+            if let Some(Standing::Open(unwanted)) = self.stands(&provider, &wanted, standing) {
+                return unwanted.close().await;
+            }
+            if is_final {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = wanted.cancelled() => return,
+                () = sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+            }
+        }
     }
 
     /// Takes note of where one stands; gives it back if it is not wanted any more.
     fn stands(&self, provider: &str, wanted: &CancellationToken, standing: Standing) -> Option<Standing> {
         let mut others = self.others.write();
-        match others.get_mut(provider).filter(|_| !wanted.is_cancelled()) {
+        let unwanted = match others.get_mut(provider).filter(|_| !wanted.is_cancelled()) {
             Some(held) => {
                 held.standing = standing;
                 None
             }
             None => Some(standing),
-        }
+        };
+        drop(others);
+        self.changed.send_replace(());
+        unwanted
     }
 
     /// The fleet of a provider is not wanted any more: its instances are ended, in a task of its own.
     pub fn give_up(&self, provider: &str) {
         let held = self.others.write().remove(provider);
-        let Some(Held { standing, wanted }) = held else { return };
-        wanted.cancel();
-        if let Standing::Open(fleet) = standing {
-            tokio::spawn(async move { fleet.close().await });
+        self.changed.send_replace(());
+        if let Some(fleet) = held.and_then(Held::give_up) {
+            let mut closing = self.closing.lock();
+            while closing.try_join_next().is_some() {}
+            closing.spawn(async move { fleet.close().await });
         }
     }
 
     /// Ends all instances: call when nothing runs on them any more.
     pub async fn close(&self) {
-        let fleets = self.all();
-        let mut closing: JoinSet<()> = fleets.into_iter().map(|fleet| async move { fleet.close().await }).collect();
-        std::mem::take(&mut *self.others.write()).values().for_each(|held| held.wanted.cancel());
+        let others = std::mem::take(&mut *self.others.write());
+        self.changed.send_replace(());
+        let others = others.into_values().filter_map(Held::give_up);
+        let fleets: Vec<Arc<Fleet>> = self.local.iter().cloned().chain(others).collect();
+        let mut closing = std::mem::take(&mut *self.closing.lock());
+        for fleet in fleets {
+            closing.spawn(async move { fleet.close().await });
+        }
         while closing.join_next().await.is_some() {}
     }
+
+    /// The fleet of a provider, as soon as it is open. Errors: it cannot be, or not within [`OPEN_TIMEOUT`].
+    async fn opened(&self, provider: &str) -> Result<Arc<Fleet>, String> {
+        let (mut changed, until) = (self.changed.subscribe(), Instant::now() + OPEN_TIMEOUT);
+        loop {
+            let why = match self.standing(provider) {
+                None => return Err(format!("there is no capacity provider {provider}")),
+                Some(Standing::Open(fleet)) => return Ok(fleet),
+                Some(Standing::Opening) => format!("capacity provider {provider} is not ready yet"),
+                Some(Standing::Failed { why, is_final }) => {
+                    let why = format!("capacity provider {provider} cannot be used: {why}");
+                    if is_final {
+                        return Err(why);
+                    }
+                    why
+                }
+            };
+            // The sender lives as long as this.
+            if timeout_at(until, changed.changed()).await.is_err() {
+                return Err(why);
+            }
+        }
+    }
+}
+
+/// Whether two settings make the same fleet but for its scaling.
+fn alike(one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
+    let fixed = |settings: &Map<String, Value>| {
+        let mut settings = settings.clone();
+        SCALED.iter().for_each(|member| drop(settings.remove(*member)));
+        settings
+    };
+    fixed(one) == fixed(other)
+}
+
+fn vcpu_max(settings: &Map<String, Value>) -> Option<u32> {
+    let scaling = settings.get("CapacityProviderScalingConfig")?;
+    scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok())
 }
 
 /// Starts environments on the fleet of their capacity provider, and those that have none where this machine has them run.
@@ -159,15 +270,11 @@ pub struct ByProvider {
 #[async_trait]
 impl Launch for ByProvider {
     async fn start(&self, specification: &Specification) -> Result<Started, LaunchError> {
-        let standing = specification.provider.as_ref().and_then(|name| Some((name, self.fleets.standing(name)?)));
-        match standing {
+        match specification.provider.as_deref().filter(|_| self.fleets.opener.is_some()) {
             None => self.here.start(specification).await,
-            Some((_, Standing::Open(fleet))) => OnInstances(fleet).start(specification).await,
-            Some((name, Standing::Opening)) => {
-                Err(LaunchError::NoRoom(format!("capacity provider {name} is not ready yet")))
-            }
-            Some((name, Standing::Failed(why))) => {
-                Err(LaunchError::NoRoom(format!("capacity provider {name} cannot be used: {why}")))
+            Some(provider) => {
+                let fleet = self.fleets.opened(provider).await.map_err(LaunchError::NoRoom)?;
+                OnInstances(fleet).start(specification).await
             }
         }
     }

@@ -122,7 +122,9 @@ impl Hub {
         match read(&mut from).await? {
             FromAgent::Enrol(Enrol { name, token, public_key }) => {
                 let fleet = self.find(&name);
-                if let Err(why) = fleet.map_or(Err("nobody launched it"), |fleet| fleet.enrol(&name, &token)) {
+                if let Err(why) =
+                    fleet.map_or(Err("nobody launched it"), |fleet| fleet.enrol(&name, &token, &public_key))
+                {
                     refused(&name, why);
                     return Ok(None);
                 }

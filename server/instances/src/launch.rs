@@ -1,6 +1,6 @@
 //! Environments, started on instances: what the supervisor sees of it.
 
-use crate::contents::relocate;
+use crate::contents::{Catalog, relocate};
 use crate::fleet::{Begun, Fleet};
 use crate::protocol::{Begin, DeviceAccess, FromFleet, ToAgent, write};
 use crate::transport::Connection;
@@ -46,19 +46,21 @@ impl Launch for OnInstances {
         let number = lease.keep();
         let elsewhere = Elsewhere { fleet: self.0.clone(), number, ended: Some(ended) };
         self.0.begun(number, begun);
-        let Connection { mut from, mut to, cut, local: _ } = self.0.connect(&place).await?;
-        let mut there = match self.0.catalog() {
-            None => specification.clone(),
+        let folders = match self.0.catalog() {
+            None => Vec::new(),
             Some(catalog) => {
                 // Of what it needs of a GPU, each machine has its own.
                 let of_gpu =
                     specification.accelerator.iter().flat_map(|gpu| gpu.readable.iter().chain(&gpu.library_path));
                 let of_gpu: Vec<&PathBuf> = of_gpu.collect();
                 let paths = specification.isolation.readable.iter().filter(|path| !of_gpu.contains(path)).cloned();
-                let places = catalog.send(paths.collect(), &place.token, (&mut from, &mut to)).await?;
-                relocate(specification, &places)?
+                // Before anybody waits for it at the other end.
+                catalog.look(paths.collect()).await?
             }
         };
+        let Connection { mut from, mut to, cut, local: _ } = self.0.connect(&place).await?;
+        let places = Catalog::send(folders, &place.token, (&mut from, &mut to)).await?;
+        let mut there = relocate(specification, &places)?;
         put_on(&mut there, place.device);
         let begin = Begin {
             token: place.token,

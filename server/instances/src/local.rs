@@ -93,13 +93,14 @@ async fn keep(
             }
         }
     }
-    drop(devices);
     // If nobody asks, it is found by its silence.
     let _ = tell.try_send(id);
     // What it had ends with its links.
     if let Some(group) = group {
         group.remove().await;
     }
+    // Nobody is on them any more.
+    drop(devices);
     if let Some(disk) = disk
         && let Err(error) = tokio::fs::remove_dir_all(&disk).await
         && error.kind() != io::ErrorKind::NotFound

@@ -192,7 +192,8 @@ pub(crate) async fn write<T: Serialize>(to: &mut (impl AsyncWrite + Unpin), mess
     let bytes = u32::try_from(json.len()).map_err(io::Error::other)?;
     let mut framed = bytes.to_le_bytes().to_vec();
     framed.extend(json);
-    to.write_all(&framed).await
+    to.write_all(&framed).await?;
+    to.flush().await
 }
 
 /// The next message; what follows it stays where it is.

@@ -112,16 +112,19 @@ impl Roster {
     }
 
     /// An agent wants a certificate for its token. Errors: why it is not believed.
-    pub(crate) fn enrol(&mut self, name: &str, token: &str) -> Result<(), &'static str> {
+    /// Asked again with the same key, it is the one whose answer was lost.
+    pub(crate) fn enrol(&mut self, name: &str, token: &str, public_key: &str) -> Result<(), &'static str> {
         let id = self.id_of(name).ok_or("nobody launched it")?;
         let Some(entry) = self.instances.get_mut(&id) else { return Err("nobody launched it") };
         match entry.token.as_deref() {
             Some(known) if known != token => Err("its token is another"),
             None => Err("it has no token yet"),
-            Some(_) if entry.is_known => Err("its token was used"),
+            Some(_) if entry.known_key.as_deref().is_some_and(|known| known != public_key || known.is_empty()) => {
+                Err("its token was used")
+            }
             Some(_) if entry.stage != Stage::Launching => Err("it is too late"),
             Some(_) => {
-                entry.is_known = true;
+                entry.known_key = Some(public_key.to_owned());
                 Ok(())
             }
         }
@@ -136,12 +139,12 @@ impl Roster {
         now: Instant,
     ) -> Result<(String, Duration), &'static str> {
         if let Proof::Token(token) = proof {
-            self.enrol(name, token)?;
+            self.enrol(name, token, "")?;
         }
         let id = self.id_of(name).ok_or("nobody launched it")?;
         let Some(entry) = self.instances.get_mut(&id) else { return Err("nobody launched it") };
         match entry.stage {
-            _ if !entry.is_known => return Err("its certificate is not of its token"),
+            _ if entry.known_key.is_none() => return Err("its certificate is not of its token"),
             _ if entry.has_joined => return Err("it has joined already"),
             _ if machine.devices.len() < entry.shape.devices as usize => {
                 return Err("it has fewer devices than its type");

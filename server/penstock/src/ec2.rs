@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 /// Most characters of the name that marks a fleet.
 const FLEET_NAME_MAX: usize = 64;
 
+/// What marks fleets, if nothing is said.
+const FLEET_DEFAULT: &str = "penstock";
+
 /// Makes fleets of EC2.
 pub(crate) struct OfEc2 {
     config: Arc<Config>,
@@ -43,6 +46,19 @@ impl OfEc2 {
                 );
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
+        }
+        let fleet = config.text("ec2.fleet");
+        let wrong = |expected: &str| {
+            let text = format!("ec2.fleet: found '{fleet}', expected {expected}");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        };
+        if fleet.is_empty() || !fleet.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+            return wrong("letters, digits, - and _");
+        }
+        if config.text("state.store") == "etcd" && fleet == FLEET_DEFAULT {
+            return wrong(
+                "another name for each server that shares a state: each ends instances that it does not know",
+            );
         }
         let keys = remote::credentials(&config).map_err(io::Error::other)?;
         let hub = instances::hub(&config, stop.clone())?;

@@ -147,10 +147,14 @@ async fn serve(
     let doors = Doors::open(&config, &house, &scrape, budget, (lambda, guard), (http, grpc, metrics));
     let mut stop = Stop::new()?;
     tokio::select! {
-        started = start(&house, &control) => started?,
+        started = start(&house, &control) => if let Err(error) = started {
+            fleets.close().await;
+            return Err(error);
+        },
         () = stop.requested() => {
             say(&mut io::stderr(), "penstock: stopped while loading");
             house.drain().await;
+            fleets.close().await;
             return Ok(());
         }
     }

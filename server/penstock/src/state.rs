@@ -49,11 +49,23 @@ pub(crate) fn settings(config: &Config) -> Result<State, String> {
              as host:port"
         ));
     }
+    let is_alone = config.list("etcd.endpoints").iter().all(|endpoint| is_loopback(endpoint));
+    if own.is_empty() && address.ip().is_loopback() && !is_alone {
+        return Err(format!(
+            "state.address: nothing found, and listen.http is {address}, which other machines do not reach: say where they reach this \
+             server, as host:port"
+        ));
+    }
     if !own.is_empty() && !own.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok())
     {
         return Err(format!("state.address: found '{own}', expected host:port, such as 10.0.0.7:8000"));
     }
     etcd(config)
+}
+
+fn is_loopback(endpoint: &str) -> bool {
+    let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
+    ["127.", "localhost", "[::1]"].iter().any(|own| host.starts_with(own))
 }
 
 fn is_host(text: &str) -> bool {

@@ -11,7 +11,7 @@ use penstock_instances::{Launched, Market, Missing, Offer, Outcome};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 /// How long an order waits for the price of what it has already.
 const PRICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -172,10 +172,12 @@ impl Inner {
             self.wake.notify_one();
         }
         let mut launched = Vec::new();
+        // For all of them: agents are not known before this is answered.
+        let until = Instant::now() + PRICE_TIMEOUT;
         for (id, Bought { name, offer, market }) in ids.iter().zip(instances) {
             let usd_per_hour = match market {
                 Market::OnDemand => None,
-                Market::Spot => timeout(PRICE_TIMEOUT, self.prices.of(&self.api, &offer)).await.unwrap_or(None),
+                Market::Spot => timeout_at(until, self.prices.of(&self.api, &offer)).await.unwrap_or(None),
             };
             tracing::info!(
                 instance = name,

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use penstock_proto::link::{self, header::Kind};
 use proptest::prelude::*;
 use prost::Message;
+use std::time::Duration;
 
 fn cancel() -> Kind {
     Kind::Cancel(link::Cancel {})
@@ -154,4 +155,16 @@ proptest! {
             while let Ok(Some(_)) = reader.next().await {}
         });
     }
+}
+
+#[tokio::test]
+async fn what_stands_between_the_ends_is_told_to_send_on() {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let outbox = Outbox::new();
+    // As TLS does where the socket is full.
+    tokio::spawn(write_frames(outbox.clone(), tokio::io::BufWriter::with_capacity(1 << 16, near)));
+    outbox.send(7, Kind::Cancel(link::Cancel {}), Body::new());
+    let mut reader = FrameReader::new(far, 1 << 20);
+    let incoming = tokio::time::timeout(Duration::from_secs(10), reader.next()).await.expect("it is not kept back");
+    assert_eq!(incoming.unwrap().unwrap().call, 7);
 }

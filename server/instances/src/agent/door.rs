@@ -45,7 +45,10 @@ pub(super) async fn join(told: &Told, machine: Machine, wires: Option<&dyn Wires
     let (identity, renew_after) = match &told.fleet {
         Address::Unix(_) | Address::Wire(_) => (None, None),
         Address::Tcp(fleet) => {
-            let (identity, issued) = patiently(|| enrol(fleet, told, name)).await?;
+            // One key for all tries: an answer that is lost is given again.
+            let key = Key::generate()?;
+            let issued = patiently(|| enrol(fleet, told, name, &key)).await?;
+            let identity = key.with(&issued)?;
             (Some(Arc::new(identity)), Some(Duration::from_millis(issued.renew_after_ms)))
         }
     };
@@ -116,15 +119,14 @@ async fn patiently<T, F: Future<Output = io::Result<T>>>(ask: impl Fn() -> F) ->
 }
 
 /// Gets a certificate for the token.
-async fn enrol(fleet: &str, told: &Told, name: &str) -> io::Result<(Identity, Issued)> {
+async fn enrol(fleet: &str, told: &Told, name: &str, key: &Key) -> io::Result<Issued> {
     let trust = told.trust.as_deref().ok_or_else(|| io::Error::other("nobody said whom to believe"))?;
-    let key = Key::generate()?;
     let Connection { mut from, mut to, .. } =
         transport::connect_tcp(fleet, tls::unknown_connector(trust)?, FLEET).await?;
     let (name, token, public_key) = (name.to_owned(), told.token.clone(), key.public());
     write(&mut to, &FromAgent::Enrol(Enrol { name, token, public_key })).await?;
     match timeout(GREETING_TIMEOUT, read(&mut from)).await?? {
-        ToAgent::Enrolled(issued) => Ok((key.with(&issued)?, issued)),
+        ToAgent::Enrolled(issued) => Ok(issued),
         other => Err(unexpected(&other)),
     }
 }

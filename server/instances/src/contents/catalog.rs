@@ -27,6 +27,8 @@ const KNOWN_MAX: usize = 65_536;
 /// Hashes of the server's files, each of which is read once while it does not change.
 #[derive(Default)]
 pub(crate) struct Catalog {
+    /// One look at a time: what several environments read is hashed once.
+    turn: tokio::sync::Mutex<()>,
     known: Mutex<HashMap<Seen, ContentSha256>>,
 }
 
@@ -40,24 +42,27 @@ struct Seen {
 }
 
 /// A folder or file of the server's, and what it is made of.
-struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     manifest: Manifest,
     files: BTreeMap<ContentSha256, PathBuf>,
 }
 
 impl Catalog {
-    /// Sends what an environment reads, as far as the agent lacks it, and says what is where then: the server's path, the
-    /// instance's. Errors: something cannot be read, or the agent cannot keep it.
+    /// What an environment reads, by content. Reads all of it that it has not read before. Errors: something cannot be read.
+    pub(crate) async fn look(self: &Arc<Self>, paths: Vec<PathBuf>) -> io::Result<Vec<Folder>> {
+        let _turn = self.turn.lock().await;
+        let catalog = self.clone();
+        tokio::task::spawn_blocking(move || catalog.describe(paths)).await.map_err(io::Error::other)?
+    }
+
+    /// Sends these, as far as the agent lacks them, and says what is where then: the server's path, the instance's. Errors:
+    /// something cannot be read any more, or the agent cannot keep it.
     pub(crate) async fn send(
-        self: &Arc<Self>,
-        paths: Vec<PathBuf>,
+        folders: Vec<Folder>,
         token: &str,
         (from, to): (&mut Reader, &mut Writer),
     ) -> io::Result<Vec<(PathBuf, PathBuf)>> {
-        let catalog = self.clone();
-        let folders =
-            tokio::task::spawn_blocking(move || catalog.describe(paths)).await.map_err(io::Error::other)??;
         if folders.is_empty() {
             return Ok(Vec::new());
         }
@@ -77,6 +82,7 @@ impl Catalog {
                     return Ok(folders.into_iter().map(|folder| folder.path).zip(places).collect());
                 }
                 Answer::Laid(_) => return Err(io::Error::other("the agent has laid out something else")),
+                Answer::Busy => {}
                 Answer::Failed(why) => return Err(io::Error::other(why)),
             }
         }

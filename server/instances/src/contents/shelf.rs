@@ -1,6 +1,6 @@
 //! The agent's side: what was sent, kept by content.
 
-use super::{Answer, PIECE_BYTES, STALL_TIMEOUT};
+use super::{Answer, BUSY_EVERY, PIECE_BYTES, STALL_TIMEOUT};
 use crate::protocol::write;
 use penstock_packages::{ContentSha256, ContentStore, Manifest, PackageLimits};
 use std::io::{self, Read};
@@ -38,13 +38,19 @@ impl Shelf {
         folders: Vec<Manifest>,
         connection: &mut (impl AsyncRead + AsyncWrite + Unpin),
     ) -> io::Result<()> {
-        let _turn = self.turn.lock().await;
+        let _turn = at_it(self.turn.lock(), connection).await?;
         let mut lacking: Vec<(ContentSha256, u64)> = Vec::new();
         for manifest in &folders {
             let lengths = manifest.contents();
             let missing = self.store.missing(manifest).into_iter().map(|sha256| (sha256, lengths[&sha256]));
             let new: Vec<_> = missing.filter(|one| !lacking.contains(one)).collect();
             lacking.extend(new);
+        }
+        let wanted: u64 = lacking.iter().map(|(_, bytes)| bytes).sum();
+        if let Some(free) = self.store.free_bytes().ok().filter(|free| *free < wanted) {
+            let text =
+                format!("the instance's disk has {free} bytes left, and {wanted} are to be sent: give it a larger one");
+            return write(connection, &Answer::Failed(text)).await;
         }
         if !lacking.is_empty() {
             let contents = lacking.iter().map(|(sha256, _)| *sha256).collect();
@@ -59,7 +65,7 @@ impl Shelf {
             let laid = folders.into_iter().map(|manifest| Ok(store.ingest_manifest(manifest, &limits)?.folder));
             laid.collect::<Result<Vec<PathBuf>, penstock_packages::PackageError>>()
         });
-        let answer = match laid.await.map_err(io::Error::other)? {
+        let answer = match at_it(laid, connection).await?.map_err(io::Error::other)? {
             Ok(places) => Answer::Laid(places),
             Err(error) => Answer::Failed(format!("an instance cannot lay out what was sent: {error}")),
         };
@@ -67,7 +73,12 @@ impl Shelf {
     }
 
     /// Keeps one content, which comes next. Errors: it does not come, is another, or cannot be written.
-    async fn receive(&self, sha256: ContentSha256, bytes: u64, from: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    async fn receive(
+        &self,
+        sha256: ContentSha256,
+        bytes: u64,
+        from: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    ) -> io::Result<()> {
         let (give, take) = mpsc::channel(PIECES_MAX);
         let store = self.store.clone();
         let kept = spawn_blocking(move || {
@@ -83,7 +94,18 @@ impl Shelf {
             }
         }
         drop(give);
-        kept.await.map_err(io::Error::other)?
+        at_it(kept, from).await?.map_err(io::Error::other)?
+    }
+}
+
+/// Waits for something, and says on the connection that it does. Errors: the connection is of no use any more.
+async fn at_it<T>(wait: impl Future<Output = T>, connection: &mut (impl AsyncWrite + Unpin)) -> io::Result<T> {
+    tokio::pin!(wait);
+    loop {
+        match timeout(BUSY_EVERY, &mut wait).await {
+            Ok(done) => return Ok(done),
+            Err(_) => write(connection, &Answer::Busy).await?,
+        }
     }
 }
 

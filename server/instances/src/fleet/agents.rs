@@ -75,9 +75,9 @@ impl Fleet {
             (Address::Unix(path), None) => *path == self.options.folder.join(format!("{name}.sock")),
             (Address::Wire(own), None) => self.wires().is_some() && *own == name,
             // Nobody is sent elsewhere by an instance.
-            (Address::Tcp(address), Some(peer)) => {
-                address.parse::<SocketAddr>().is_ok_and(|address| address.ip() == peer.ip())
-            }
+            (Address::Tcp(address), Some(peer)) => address
+                .parse::<SocketAddr>()
+                .is_ok_and(|address| address.ip().to_canonical() == peer.ip().to_canonical()),
             _ => false,
         };
         let proof = if shown.is_some() { Proof::Certificate } else { Proof::Token(&token) };
@@ -117,8 +117,8 @@ impl Fleet {
     }
 
     /// An agent over TCP wants a certificate. Errors: why it gets none.
-    pub(crate) fn enrol(&self, name: &str, token: &str) -> Result<(), &'static str> {
-        self.roster.lock().enrol(name, token)
+    pub(crate) fn enrol(&self, name: &str, token: &str, public_key: &str) -> Result<(), &'static str> {
+        self.roster.lock().enrol(name, token, public_key)
     }
 
     /// Whether an instance of this name was launched, and is not gone.

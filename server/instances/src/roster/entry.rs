@@ -123,8 +123,8 @@ pub(crate) struct Entry {
     /// Its order was answered. Until then it may come, and has its cores, whatever time it takes.
     pub(super) is_answered: bool,
     pub(super) token: Option<String>,
-    /// Its token was used.
-    pub(super) is_known: bool,
+    /// Its token was used, for this key; on one machine for none.
+    pub(super) known_key: Option<String>,
     pub(super) has_joined: bool,
     pub(super) address: Option<Address>,
     pub(super) empty_since: Option<Instant>,

@@ -159,7 +159,7 @@ impl Roster {
             leases: BTreeMap::new(),
             is_answered: false,
             token: None,
-            is_known: false,
+            known_key: None,
             has_joined: false,
             address: None,
             empty_since: None,

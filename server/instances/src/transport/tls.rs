@@ -145,6 +145,14 @@ impl Authority {
     /// agents are to know. Errors: the files are wrong; what was read before holds.
     pub(crate) fn refresh(&self) -> io::Result<bool> {
         let now = (self.clock)();
+        {
+            // First: what is wrong with the files keeps nobody from connecting.
+            let mut held = self.held.lock();
+            if now >= held.renew_at {
+                held.fleet = Arc::new(fleet_identity(&held.issuer, &held.trust, now, self.life)?);
+                held.renew_at = now + self.life / 2;
+            }
+        }
         if let Source::Files { certificates, key } = &self.source {
             let read = read_both(certificates, key)?;
             if read != self.held.lock().read {
@@ -152,11 +160,6 @@ impl Authority {
                 *self.held.lock() = held;
                 return Ok(true);
             }
-        }
-        let mut held = self.held.lock();
-        if now >= held.renew_at {
-            held.fleet = Arc::new(fleet_identity(&held.issuer, &held.trust, now, self.life)?);
-            held.renew_at = now + self.life / 2;
         }
         Ok(false)
     }
