@@ -6,6 +6,7 @@ use crate::api::Api;
 use crate::api::error::{ApiError, Fault};
 use crate::api::query::Params;
 use crate::options::Image;
+use crate::options::said;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,13 +54,16 @@ async fn ask(api: &Api, image: &Image) -> Result<ImageFacts, ApiError> {
     let id = match image {
         Image::Id(id) => id.clone(),
         Image::Parameter(name) => api.parameter(name).await.map_err(|mut error| {
-            error.message = format!("ec2.images: {name}: {}", error.message);
+            error.message = format!("{}: {name}: {}", said("images"), error.message);
             error
         })?,
     };
     let answer = api.ec2("DescribeImages", Params::new().list("ImageId", [&id])).await?;
     let found = answer.items("imagesSet").next().ok_or_else(|| {
-        let text = format!("ec2.images: {id} is not there; expected an image that this account may use in this region");
+        let text = format!(
+            "{}: {id} is not there; expected an image that this account may use in this region",
+            said("images")
+        );
         ApiError::new("EC2 DescribeImages", Fault::NotFound, text)
     })?;
     let root_device = found.text("rootDeviceName").unwrap_or("/dev/xvda").to_owned();

@@ -6,6 +6,7 @@
 use crate::api::Api;
 use crate::api::error::{ApiError, Fault};
 use crate::api::query::Params;
+use crate::options::said;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -83,7 +84,7 @@ async fn ask(api: &Api, ids: &[String]) -> Result<Vec<Subnet>, ApiError> {
     match ids.iter().find(|id| !subnets.iter().any(|subnet| subnet.id == **id)) {
         None => Ok(subnets),
         Some(id) => {
-            let text = format!("ec2.subnets: {id} is not there; expected subnets of this account and region");
+            let text = format!("{}: {id} is not there; expected subnets of this account and region", said("subnets"));
             Err(ApiError::new("EC2 DescribeSubnets", Fault::Wrong, text))
         }
     }

@@ -184,7 +184,7 @@ impl Images {
 
 /// What is wrong with the options: the field, what was found and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("ec2.{field}: found {found:?}, expected {expected}")]
+#[error("{}: found {found:?}, expected {expected}", said(field))]
 pub struct WrongOption {
     /// The field.
     pub field: &'static str,
@@ -192,6 +192,19 @@ pub struct WrongOption {
     pub found: String,
     /// What would be right.
     pub expected: &'static str,
+}
+
+/// What a field is called by who sets it: a setting of the server, or a member of what the provider was created with.
+pub(crate) fn said(field: &str) -> String {
+    match field {
+        "subnets" => "VpcConfig.SubnetIds".into(),
+        "security_groups" => "VpcConfig.SecurityGroupIds".into(),
+        "tags" => "PropagateTags.ExplicitTags".into(),
+        "operator_role" => "PermissionsConfig.CapacityProviderOperatorRoleArn".into(),
+        "agents" => "ec2.agent_x86, ec2.agent_arm".into(),
+        "images" => "ec2.image_*".into(),
+        setting => format!("ec2.{setting}"),
+    }
 }
 
 impl Ec2Options {

@@ -259,7 +259,7 @@ impl Inner {
             };
             let architecture = facts.shape.architecture;
             if !self.options.agents.contains_key(&architecture) {
-                miss("there is no agent for its architecture (ec2.agents)");
+                miss("there is no agent for its architecture (ec2.agent_x86, ec2.agent_arm)");
                 continue;
             }
             let image = self.options.images.of(architecture, facts.shape.devices > 0);

@@ -128,7 +128,7 @@ async fn what_is_not_allowed_is_not_asked_twice() {
     assert_eq!((error.kind(), world.aws.asked("CreateFleet").len()), (std::io::ErrorKind::PermissionDenied, 1));
     world.aws.fail("GetParameter", 1, Failure::Code(400, "ParameterNotFound"));
     let error = world.launch("o-2", 1, &[("c7g.large", "a")]).await.unwrap_err().to_string();
-    assert_eq!(error, "SSM GetParameter: ParameterNotFound: ec2.images: /images/arm: No.");
+    assert_eq!(error, "SSM GetParameter: ParameterNotFound: ec2.image_*: /images/arm: No.");
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn a_provider_that_cannot_be_opened_says_why() {
         Ec2Provider::open(options).await.err().unwrap().to_string()
     };
     let error = open(|options| options.subnets.push("subnet-other".into())).await;
-    assert!(error.contains("ec2.subnets: subnet-other is not there"), "{error}");
+    assert!(error.contains("VpcConfig.SubnetIds: subnet-other is not there"), "{error}");
     let error = open(|options| options.spot_percent = 200).await;
     assert!(error.starts_with("ec2.spot_percent: "), "{error}");
 }

@@ -179,29 +179,35 @@ fn options_that_are_wrong_are_named_with_what_would_be_right() {
     for (error, field) in [
         (wrong(|options| options.region = "eu west".into()), "ec2.region: found \"eu west\", expected the name"),
         (wrong(|options| options.fleet = "a/b".into()), "ec2.fleet: found \"a/b\""),
-        (wrong(|options| options.subnets.clear()), "ec2.subnets: found \"\", expected one subnet"),
-        (wrong(|options| options.subnets.push("vpc-1".into())), "ec2.subnets: found \"vpc-1\""),
-        (wrong(|options| options.security_groups.clear()), "ec2.security_groups: found \"0\""),
-        (wrong(|options| drop(options.tags.insert("aws:x".into(), "".into()))), "ec2.tags: found \"aws:x\""),
+        (wrong(|options| options.subnets.clear()), "VpcConfig.SubnetIds: found \"\", expected one subnet"),
+        (wrong(|options| options.subnets.push("vpc-1".into())), "VpcConfig.SubnetIds: found \"vpc-1\""),
+        (wrong(|options| options.security_groups.clear()), "VpcConfig.SecurityGroupIds: found \"0\""),
+        (
+            wrong(|options| drop(options.tags.insert("aws:x".into(), "".into()))),
+            "PropagateTags.ExplicitTags: found \"aws:x\"",
+        ),
         (wrong(|options| options.instance_profile.clear()), "ec2.instance_profile: found"),
         (
             wrong(|options| options.spot_percent = 101),
             "ec2.spot_percent: found \"101\", expected a number from 0 to 100",
         ),
         (wrong(|options| options.volume_gib = 0), "ec2.volume_gib: found \"0\""),
-        (wrong(|options| options.agents.clear()), "ec2.agents: found \"\""),
+        (wrong(|options| options.agents.clear()), "ec2.agent_x86, ec2.agent_arm: found \"\""),
         (
             wrong(|options| options.agents.values_mut().for_each(|file| file.sha256.push('a'))),
-            "ec2.agents: found \"abab",
+            "ec2.agent_x86, ec2.agent_arm: found \"abab",
         ),
         (
             wrong(|options| options.agents.values_mut().for_each(|file| file.uri = "s3://a/'; x".into())),
-            "ec2.agents: found \"s3://a/'",
+            "ec2.agent_x86, ec2.agent_arm: found \"s3://a/'",
         ),
         (wrong(|options| options.agent_arguments.push("$(x)".into())), "ec2.agent_arguments: found \"$(x)\""),
-        (wrong(|options| options.images.x86 = crate::Image::Id("x".into())), "ec2.images: found \"x\""),
+        (wrong(|options| options.images.x86 = crate::Image::Id("x".into())), "ec2.image_*: found \"x\""),
         (wrong(|options| options.endpoints.sts = Some("http://me:word@h".into())), "ec2.sts_endpoint_url: found \"h\""),
-        (wrong(|options| options.operator_role.as_mut().unwrap().arn = "me".into()), "ec2.operator_role: found \"me\""),
+        (
+            wrong(|options| options.operator_role.as_mut().unwrap().arn = "me".into()),
+            "PermissionsConfig.CapacityProviderOperatorRoleArn: found \"me\"",
+        ),
     ] {
         assert!(error.starts_with(field), "{error}");
     }
@@ -216,14 +222,14 @@ async fn an_image_that_is_not_there_keeps_nothing_else_from_coming() {
         (outcome.launched[0].offer.clone(), missing(&outcome)),
         (offer("g6.xlarge", "a"), vec![offer("c7g.large", "a")])
     );
-    assert!(outcome.missing[0].reason.contains("ec2.images: /images/arm"), "{outcome:?}");
+    assert!(outcome.missing[0].reason.contains("ec2.image_*: /images/arm"), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn types_without_an_agent_are_neither_offered_nor_asked_for() {
     let world = World::open(|options| drop(options.agents.remove(&penstock_scaler::Architecture::Arm))).await;
     let outcome = world.launch("o-1", 1, &[("c7g.large", "a")]).await.unwrap();
-    assert_eq!(outcome.missing[0].reason, "there is no agent for its architecture (ec2.agents)");
+    assert_eq!(outcome.missing[0].reason, "there is no agent for its architecture (ec2.agent_x86, ec2.agent_arm)");
     let prices = [("c7g.large".to_owned(), 0.1), ("g6.xlarge".to_owned(), 0.8)].into();
     let names: Vec<_> = world.provider.offered(&prices, |_| true).types.into_iter().map(|one| one.name).collect();
     assert_eq!(names, ["g6.xlarge"]);
