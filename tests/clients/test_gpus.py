@@ -152,7 +152,14 @@ def gib(number):
 
 def visible(server):
     """`CUDA_VISIBLE_DEVICES` of every environment, sorted."""
-    variables = [open(f"/proc/{pid}/environ").read().split("\0") for pid in server.environments()]
+
+    def environ(pid):
+        try:
+            return open(f"/proc/{pid}/environ").read().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return None  # it has just ended
+
+    variables = [each for pid in server.environments() if (each := environ(pid)) is not None]
     found = [dict(v.split("=", 1) for v in each if v).get("CUDA_VISIBLE_DEVICES") for each in variables]
     return sorted(found, key=str)
 

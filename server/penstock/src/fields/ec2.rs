@@ -2,8 +2,8 @@
 
 use super::{Field, Kind};
 
-/// A parameter of SSM or an image.
-const IMAGE: &str = "ami-… or /parameter";
+/// The id of one, or a parameter of SSM that has it.
+const IMAGE: &str = "image";
 
 pub(super) const FIELDS: &[Field] = &[
     Field {
@@ -48,11 +48,11 @@ pub(super) const FIELDS: &[Field] = &[
     },
     Field {
         key: "ec2.metadata_endpoint_url",
-        variable: "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+        variable: "PENSTOCK_EC2_METADATA_ENDPOINT_URL",
         kind: Kind::Text,
         default: "",
         unit: "URL",
-        meaning: "Where instance metadata is: a server of EC2 has its keys from there if it is given none, and an agent its name. Empty: EC2's own.",
+        meaning: "Where instance metadata is: a server that is on EC2 has its keys from there if it is given none. Empty: EC2's own.",
     },
     Field {
         key: "ec2.external_id",
@@ -67,15 +67,15 @@ pub(super) const FIELDS: &[Field] = &[
         variable: "PENSTOCK_EC2_INSTANCE_PROFILE",
         kind: Kind::Text,
         default: "",
-        unit: "name or ARN",
-        meaning: "The instance profile of instances: it may read the agent's file, and nothing else.",
+        unit: "name",
+        meaning: "The name or ARN of the instance profile of instances: it may read the agent's file, and nothing else.",
     },
     Field {
         key: "ec2.agent_x86",
         variable: "PENSTOCK_EC2_AGENT_X86",
         kind: Kind::Text,
         default: "",
-        unit: "URI SHA-256",
+        unit: "words",
         meaning: "The program that x86_64 instances fetch and run: s3://BUCKET/KEY or https://…, a space, and its SHA-256. Empty: none are launched.",
     },
     Field {
@@ -83,8 +83,8 @@ pub(super) const FIELDS: &[Field] = &[
         variable: "PENSTOCK_EC2_AGENT_ARM",
         kind: Kind::Text,
         default: "",
-        unit: "URI SHA-256",
-        meaning: "The same for arm64.",
+        unit: "words",
+        meaning: "The program that arm64 instances fetch and run, as of ec2.agent_x86.",
     },
     Field {
         key: "ec2.image_x86",
@@ -92,7 +92,7 @@ pub(super) const FIELDS: &[Field] = &[
         kind: Kind::Text,
         default: "",
         unit: IMAGE,
-        meaning: "The machine image of x86_64 instances without GPUs. Empty: the newest Amazon Linux 2023.",
+        meaning: "The machine image of x86_64 instances without GPUs: its id, or a parameter of SSM that has it, such as /my/image. Empty: the newest Amazon Linux 2023.",
     },
     Field {
         key: "ec2.image_arm",
@@ -100,7 +100,7 @@ pub(super) const FIELDS: &[Field] = &[
         kind: Kind::Text,
         default: "",
         unit: IMAGE,
-        meaning: "The same for arm64.",
+        meaning: "The machine image of arm64 instances without GPUs, as of ec2.image_x86.",
     },
     Field {
         key: "ec2.image_gpu_x86",
@@ -116,7 +116,7 @@ pub(super) const FIELDS: &[Field] = &[
         kind: Kind::Text,
         default: "",
         unit: IMAGE,
-        meaning: "The same for arm64.",
+        meaning: "The machine image of arm64 instances with GPUs, as of ec2.image_gpu_x86.",
     },
     Field {
         key: "ec2.spot_percent",

@@ -112,8 +112,8 @@ pub(super) const FIELDS: &[Field] = &[
         variable: "PENSTOCK_INSTANCES_ADVERTISE",
         kind: Kind::Text,
         default: "",
-        unit: "host or host:port",
-        meaning: "The name or address by which instances know this process, where it is not that of instances.listen.",
+        unit: "host",
+        meaning: "The name or address, perhaps with a port, by which instances know this process, where it is not that of instances.listen.",
     },
     Field {
         key: "instances.agent_listen",
