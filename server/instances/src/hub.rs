@@ -4,24 +4,22 @@
 //! the fleet that launched it. Certificates are renewed, and who signs them may change, without an end to any connection.
 
 use crate::fleet::Fleet;
-use crate::fleet::agents::{Caller, GREETING_MAX, GREETING_TIMEOUT, refused};
+use crate::fleet::agents::{Caller, refused};
 use crate::protocol::{Enrol, FromAgent, ToAgent, read, write};
 use crate::transport::tls::{self, Authority, is_named};
-use crate::transport::{Address, Listener, Raw, Reader, Writer};
+use crate::transport::{Address, GREETING_TIMEOUT, Listener, Raw, Reader, Writer, accept_all};
 use parking_lot::Mutex;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How often it is looked whether certificates are to be renewed.
 const RENEW_TICK: Duration = Duration::from_secs(5);
-/// After a connection that could not be accepted.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// Hears the agents of other machines.
 pub struct Hub {
@@ -84,24 +82,8 @@ impl Hub {
         self.all().into_iter().find(|fleet| fleet.knows(name))
     }
 
-    async fn listen(self: Arc<Self>, mut listener: Listener) {
-        let greeting = Arc::new(Semaphore::new(GREETING_MAX));
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                accepted = listener.accept() => match accepted {
-                    // One more than may come at once comes again.
-                    Ok(raw) => if let Ok(place) = greeting.clone().try_acquire_owned() {
-                        tokio::spawn(self.clone().greet(raw, place));
-                    },
-                    Err(error) => {
-                        tracing::warn!(%error, "an agent could not connect");
-                        sleep(PAUSE).await;
-                    }
-                },
-            }
-        }
+    async fn listen(self: Arc<Self>, listener: Listener) {
+        accept_all(listener, &self.stop, |raw, greeting| self.clone().greet(raw, greeting)).await;
     }
 
     async fn greet(self: Arc<Self>, raw: Raw, greeting: OwnedSemaphorePermit) {

@@ -220,7 +220,7 @@ impl Roster {
         let mut actions = self.end_overdue(now);
         actions.extend(self.begin_drains(now));
         actions.extend(self.plan(now));
-        actions.extend(self.give(now));
+        actions.extend(self.give());
         actions
     }
 
@@ -322,9 +322,6 @@ impl Roster {
         }
         self.settle();
         actions.extend(self.order(fleet.launch, &unavailable, now));
-        for id in fleet.give_up {
-            actions.push(self.terminate(&id, Gone::GivenUp, now));
-        }
         for id in fleet.give_back {
             if let Some(entry) = self.instances.get_mut(&id) {
                 (entry.stage, entry.since, entry.leaving) = (Stage::Draining, now, Some(Gone::Empty));
@@ -398,7 +395,7 @@ impl Roster {
     }
 
     /// Those whose instance is ready get their room.
-    fn give(&mut self, _now: Instant) -> Vec<Action> {
+    fn give(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
         let placed: Vec<u64> = self.seekers.iter().filter(|(_, one)| one.place.is_some()).map(|(id, _)| *id).collect();
         for number in placed {

@@ -15,12 +15,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -213,4 +216,36 @@ pub(crate) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
     let (near, far) = std::os::unix::net::UnixStream::pair()?;
     near.set_nonblocking(true)?;
     Ok((UnixStream::from_std(near)?, far.into()))
+}
+
+/// How long an agent may take to say who it is.
+pub(crate) const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Agents that have not said who they are.
+const GREETING_MAX: usize = 64;
+/// After a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Accepts agents until `stop`, and has each greeted in a task of its own, which gives its place back once it knows who it is. One
+/// more than may come at once comes again.
+pub(crate) async fn accept_all<F: Future<Output = ()> + Send + 'static>(
+    mut listener: Listener,
+    stop: &CancellationToken,
+    greet: impl Fn(Raw, OwnedSemaphorePermit) -> F,
+) {
+    let greeting = Arc::new(Semaphore::new(GREETING_MAX));
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok(raw) => if let Ok(place) = greeting.clone().try_acquire_owned() {
+                    tokio::spawn(greet(raw, place));
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "an agent could not connect");
+                    sleep(PAUSE).await;
+                }
+            },
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::script::Script;
 use crate::stage::Start;
-use crate::world::{How, Run};
+use crate::world::{End, How, Run};
 use penstock_domain::{ErrorCode, Outcome};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -61,10 +61,10 @@ fn answers(script: &Script, run: &Run, broken: &mut Vec<String>) {
     }
 }
 
-/// received = done + failed + shed + expired + cancelled, each as the callers saw it, and nothing is held any more.
-fn books(run: &Run, broken: &mut Vec<String>) {
+/// How many ended how, as their callers saw it, by the outcome's index.
+pub(crate) fn seen(ends: &[End]) -> BTreeMap<usize, u64> {
     let mut seen: BTreeMap<usize, u64> = BTreeMap::new();
-    for end in &run.ends {
+    for end in ends {
         let outcome = match &end.how {
             How::Done | How::Wrong(_) => Outcome::Done,
             How::Refused(refusal) => refusal.outcome(),
@@ -72,6 +72,12 @@ fn books(run: &Run, broken: &mut Vec<String>) {
         };
         *seen.entry(outcome.index()).or_default() += 1;
     }
+    seen
+}
+
+/// received = done + failed + shed + expired + cancelled, each as the callers saw it, and nothing is held any more.
+fn books(run: &Run, broken: &mut Vec<String>) {
+    let seen = seen(&run.ends);
     let counted: BTreeMap<usize, u64> =
         run.balance.ended.iter().map(|(outcome, count)| (outcome.index(), *count)).collect();
     let total: u64 = counted.values().sum();

@@ -4,7 +4,8 @@
 
 use penstock_sim::fleet::checkers::check;
 use penstock_sim::fleet::script::Script;
-use penstock_sim::fleet::world::{How, Plant, Run, run};
+use penstock_sim::fleet::world::{Plant, Run, run};
+use penstock_sim::world::How;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SEEDS: u64 = 2000;

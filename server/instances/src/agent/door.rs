@@ -3,7 +3,7 @@
 use crate::contents::{Lay, Shelf};
 use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent, Told, read, write};
 use crate::transport::tls::{self, FLEET, Identity, Issued, Key, is_named};
-use crate::transport::{self, Address, Connection, Link, Listener, Raw, Reader, Wires, Writer};
+use crate::transport::{self, Address, Connection, GREETING_TIMEOUT, Link, Listener, Raw, Reader, Wires, Writer};
 use penstock_scaler::Shape;
 use std::io;
 use std::net::SocketAddr;
@@ -14,8 +14,6 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-/// How long an answer may take, and the first message on a connection.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages that wait to be heard.
 const WAITING_MAX: usize = 256;
 /// From another machine: the fleet may not know the instance yet, whose launch was not answered, or others come at the same

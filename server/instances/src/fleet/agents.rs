@@ -1,23 +1,18 @@
 //! A fleet's talk with its agents: who may join, and what they say.
 
-use super::{Fleet, TICK};
+use super::Fleet;
 use crate::protocol::{FromAgent, Join, ToAgent, read, write};
 use crate::roster::Proof;
-use crate::transport::{Address, Listener, Raw, Reader, Wire, Writer};
+use crate::transport::{Address, GREETING_TIMEOUT, Listener, Raw, Reader, Wire, Writer, accept_all};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_telemetry::{instance_event, instance_started};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout};
 
-/// How long an agent may take to say who it is.
-pub(crate) const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Agents that have not said who they are.
-pub(crate) const GREETING_MAX: usize = 64;
 /// Messages that wait for an agent.
 const WAITING_MAX: usize = 256;
 
@@ -32,24 +27,8 @@ pub(crate) struct Caller {
 
 impl Fleet {
     /// Hears agents of this machine, or at the other end of wires.
-    pub(super) async fn listen(self: Arc<Self>, mut listener: Listener) {
-        let greeting = Arc::new(Semaphore::new(GREETING_MAX));
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                accepted = listener.accept() => match accepted {
-                    // One more than may come at once is not an agent that was launched.
-                    Ok(raw) => if let Ok(place) = greeting.clone().try_acquire_owned() {
-                        tokio::spawn(self.clone().greet(raw, place));
-                    },
-                    Err(error) => {
-                        tracing::warn!(%error, "an agent could not connect");
-                        tokio::time::sleep(TICK).await;
-                    }
-                },
-            }
-        }
+    pub(super) async fn listen(self: Arc<Self>, listener: Listener) {
+        accept_all(listener, &self.stop, |raw, greeting| self.clone().greet(raw, greeting)).await;
     }
 
     async fn greet(self: Arc<Self>, raw: Raw, greeting: OwnedSemaphorePermit) {

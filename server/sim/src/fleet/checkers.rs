@@ -2,9 +2,11 @@
 
 use super::cloud::{LOOK, Stage};
 use super::script::{Fault, Script};
-use super::world::{How, Run, World};
+use super::world::{Run, World};
+use crate::checkers::seen;
+use crate::world::How;
 use penstock_dispatch::VersionState;
-use penstock_domain::{ErrorCode, Outcome};
+use penstock_domain::ErrorCode;
 use penstock_instances::InstanceView;
 use penstock_scaler::{Architecture, Needs};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,14 +62,7 @@ fn answers(script: &Script, run: &Run, broken: &mut Vec<String>) {
 
 /// received = answered + refused + failed, each as the callers saw it, and nothing is held any more.
 fn books(run: &Run, broken: &mut Vec<String>) {
-    let mut seen: BTreeMap<usize, u64> = BTreeMap::new();
-    for end in &run.ends {
-        let outcome = match &end.how {
-            How::Done | How::Wrong(_) => Outcome::Done,
-            How::Refused(refusal) => refusal.outcome(),
-        };
-        *seen.entry(outcome.index()).or_default() += 1;
-    }
+    let seen = seen(&run.ends);
     let mut counted: BTreeMap<usize, u64> = BTreeMap::new();
     for (outcome, count) in run.balances.iter().flat_map(|balance| &balance.ended) {
         *counted.entry(outcome.index()).or_default() += count;

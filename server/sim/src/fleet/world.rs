@@ -6,10 +6,11 @@ use super::cloud::{Cloud, OfCloud};
 use super::machine::{FUNCTION, Specifications};
 use super::script::{Fault, Function, Script};
 use super::wires::Net;
+use crate::world::{End, How};
 use bytes::Bytes;
 use penstock_admission::ByteBudget;
 use penstock_dispatch::{Balance, ControlMode, House, HouseOptions, Reply, ScalingPolicy, ServedVersion};
-use penstock_domain::{Datatype, FunctionName, Invocation, Qualifier, Refusal, Tensor, Variables, VersionNumber};
+use penstock_domain::{Datatype, FunctionName, Invocation, Qualifier, Tensor, Variables, VersionNumber};
 use penstock_environment::{BatchingPolicy, IsolationPolicy, QueueLimits, Specification};
 use penstock_instances::{Fleet, FleetOptions, Listen, OnInstances};
 use penstock_repository::{
@@ -50,30 +51,6 @@ pub enum Plant {
     SmallMachines,
     /// The machines of environments that are to move are ended at once.
     EndsAtNotice,
-}
-
-/// How a request ended for its caller.
-#[derive(Clone, Debug, PartialEq)]
-pub enum How {
-    /// With its own number.
-    Done,
-    /// With another.
-    Wrong(u64),
-    /// With a refusal.
-    Refused(Refusal),
-}
-
-/// The end of a request.
-#[derive(Clone, Debug, PartialEq)]
-pub struct End {
-    /// Its place in the script; probes follow.
-    pub number: u64,
-    /// When it came, from the run's start.
-    pub came: Duration,
-    /// When it ended.
-    pub ended: Duration,
-    /// And how.
-    pub how: How,
 }
 
 /// A run that has happened.
