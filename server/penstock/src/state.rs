@@ -177,6 +177,7 @@ mod tests {
             (&[("etcd.prefix", "a b")], "etcd.prefix: found 'a b'"),
             (&[("packages.s3_bucket", "")], "packages.s3_bucket: nothing found"),
             (&[("listen.http", "0.0.0.0:8000")], "state.address: nothing found, and listen.http is 0.0.0.0:8000"),
+            (&[("etcd.endpoints", "http://e:2379")], "state.address: nothing found, and listen.http is 127.0.0.1:8000"),
             (&[("state.address", "me")], "state.address: found 'me', expected host:port"),
         ] {
             let error = found(settings).err().unwrap_or_default();
@@ -197,7 +198,7 @@ mod tests {
     fn wrong_settings_of_etcd_name_their_field() {
         let here = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
         for (settings, text) in [
-            (&[("etcd.endpoints", "https://e:2379")][..], "etcd.ca_file: nothing found"),
+            (&[("etcd.endpoints", "https://127.0.0.1:2379")][..], "etcd.ca_file: nothing found"),
             (&[("etcd.ca_file", here)], "etcd.endpoints: found 'http://127.0.0.1:2379'"),
             (&[("etcd.endpoints", "127.0.0.1:2379")], "expected http:// or https://"),
             (&[("etcd.user", "me")], "etcd.password_file: nothing found"),
