@@ -54,7 +54,11 @@ class Etcd:
             with contextlib.suppress(urllib.error.URLError, TimeoutError):
                 return self.get("any") is None
 
-        until(answers, "etcd answers", 30)
+        try:
+            until(answers, "etcd answers", 30)
+        except BaseException:
+            self.kill()
+            raise
 
     def stand_still(self):
         self.process.send_signal(signal.SIGSTOP)
@@ -118,6 +122,8 @@ def certified(folder):
 def etcd(certificates=None):
     assert PROGRAM.is_file(), f"{PROGRAM} is not there: run tests/tools.sh etcd"
     running = Etcd(certificates)
-    yield running
-    running.go_on()
-    running.kill()
+    try:
+        yield running
+    finally:
+        running.go_on()
+        running.kill()

@@ -15,7 +15,7 @@ import pytest
 from etcd import certified, etcd
 from lambda_client import REGION, adding, ask, client_of, create, created, gone, identity, invoke, payload, publish, refused, settled, statistics
 from remote_services import KEYS, moto
-from scraped import until
+from scraped import Scraped, until
 from test_command_line import CONFIG, Shell
 
 from conftest import PROGRAM, Server
@@ -264,6 +264,7 @@ def test_a_killed_leader_is_followed_by_another_and_no_change_is_lost_or_doubled
     cluster.servers.remove(leader)
     next_leader, _ = cluster.led()
     assert next_leader in followers
+    assert [Scraped(one).value("penstock_controller_leads") for one in followers] == [float(one is next_leader) for one in followers]
 
     for client in map(client_of, followers):
         found = [(one["Name"], one["Description"]) for one in all_of(client.list_aliases, "Aliases", FunctionName="f")]

@@ -11,7 +11,7 @@ from scraped import Scraped, until
 from test_instances import Load, instances
 from test_lambda_scaling import environments, scaled
 
-from conftest import Server, descendants, role
+from conftest import PROGRAM, Server, descendants, role
 
 WAIT_S = 90
 VCPU = {"c7i.large": 2, "c7i.xlarge": 4, "m7i.xlarge": 4}
@@ -143,7 +143,59 @@ def test_a_function_runs_on_instances_that_come_and_go(world):
         client.delete_capacity_provider(CapacityProviderName="machines")
     client.delete_function(FunctionName="f")
     until(lambda: not world.cloud.alive(), "all are given back", WAIT_S)
+    told = client.delete_capacity_provider(CapacityProviderName="machines")["CapacityProvider"]
+    assert told["State"] == "Deleting"
+    until(lambda: is_gone(client), "it is gone", WAIT_S)
+    world.active(client)
+
+
+def is_gone(client):
+    try:
+        assert client.get_capacity_provider(CapacityProviderName="machines")["CapacityProvider"]["State"] == "Deleting"
+    except client.exceptions.ResourceNotFoundException:
+        return True
+
+
+def test_a_deletion_that_a_kill_cut_off_is_finished_by_the_next_server(world):
+    server = world.serve(("instances.empty_s", 600))
+    client = client_of(server)
+    world.active(client)
+    create(client, "f", identity(), MemorySize=2048, **on("machines"))
+    publish(client, "f")
+    world.at_rest(1)
+    client.delete_function(FunctionName="f")
+    until(lambda: not instances(server)[0]["Environments"], "nothing is there any more", WAIT_S)
     client.delete_capacity_provider(CapacityProviderName="machines")
+    with refused("ResourceConflictException", 409, "is being deleted"):
+        create(client, "g", identity(), MemorySize=2048, **on("machines"))
+    with refused("ResourceConflictException", 409, "is being deleted"):
+        client.update_capacity_provider(CapacityProviderName="machines", CapacityProviderScalingConfig={"MaxVCpuCount": 8})
+    server.kill()
+    # The next cannot reach EC2 at first, and does not forget it.
+    world.cloud.rule(operation="DescribeInstances", sequence={"fail": 2, "pass": 100}, error={"code": "UnauthorizedOperation"})
+    again = world.serve(env={"PENSTOCK_DATA_DIR": server.data.name})
+    client = client_of(again)
+    until(lambda: is_gone(client), "it is gone", WAIT_S)
+    assert not world.cloud.alive() and world.cloud.fired() == ["DescribeInstances"] * 2
+
+
+def test_more_cores_are_for_versions_without_a_maximum_of_their_own(world):
+    server = world.serve()
+    client = client_of(server)
+    world.active(client)
+    create(client, "f", identity(), MemorySize=2048, **on("machines"))
+    publish(client, "f")
+
+    def most():
+        return Scraped(server).value("penstock_environments_max", function="f")
+
+    until(lambda: most() == MOST, "as many as have a core each", WAIT_S)
+    client.update_capacity_provider(CapacityProviderName="machines", CapacityProviderScalingConfig={"MaxVCpuCount": 20})
+    until(lambda: most() == 20, "more", WAIT_S)
+    server.kill()
+    again = world.serve(env={"PENSTOCK_DATA_DIR": server.data.name})
+    server = again
+    until(lambda: most() == 20, "after a restart, too", WAIT_S)
 
 
 def test_what_is_taken_away_is_replaced(world):
@@ -198,9 +250,33 @@ def test_what_a_server_has_left_is_ended_by_the_next(world):
     assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [1.5])
 
 
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("ec2.agent_x86", "s3://agents/agent 12", "ec2.agent_x86, ec2.agent_arm: found \"12\", expected the SHA-256 of the file"),
+        ("ec2.instance_profile", "", "ec2.instance_profile: found \"\", expected the name or the ARN of an instance profile"),
+        ("ec2.prices_file", "/nowhere", "ec2.prices_file: /nowhere: No such file"),
+        ("ec2.fleet", "a.b", "ec2.fleet: found 'a.b', expected letters, digits, - and _"),
+        ("ec2.endpoint_url", "", "instances.listen: found 127.0.0.1:"),
+    ],
+)
+def test_wrong_settings_are_said_before_a_port_opens(key, value, words, tmp_path):
+    settings = {"instances.provider": "ec2", "ec2.endpoint_url": "http://127.0.0.1:1", "ec2.instance_profile": "own", "data_dir": tmp_path}
+    settings |= {"ec2.agent_x86": f"s3://agents/agent {'0' * 64}"} | {key: value}
+    command = [PROGRAM, "serve", *(word for name, text in settings.items() for word in ("--set", f"{name}={text}"))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 64 and words in ended.stderr, ended.stderr
+
+
 def test_a_provider_that_cannot_be_used_says_why(world):
     server = world.serve()
     client = client_of(server)
+    with refused("InvalidParameterValueException", 400, "VpcConfig.SecurityGroupIds: found \"0\", expected 1 to 5 security groups"):
+        client.create_capacity_provider(
+            CapacityProviderName="no-groups",
+            VpcConfig={"SubnetIds": list(world.subnets.values()), "SecurityGroupIds": []},
+            PermissionsConfig={"CapacityProviderOperatorRoleArn": "arn:aws:iam::123456789012:role/penstock-operator"},
+        )
     world.provider(client, "none-left", AllowedInstanceTypes=["g99.*"])
 
     def state(name):

@@ -224,6 +224,7 @@ def test_what_instances_cost_is_told_by_function(start):
     for _ in range(4):
         invoke(client, "f", 1.5, Qualifier="1")
     told = costs()["f"]
+    assert told["CapacityProviderNames"] == ["local"] and instances(server)[0]["CapacityProviderName"] == "local"
     assert told["Invocations"] == 4 and told["UsdPerMillionInvocations"] == pytest.approx(told["Usd"] / 4 * 1e6) and costs()["own"]["UsdPerMillionInvocations"] is None
     # 1.25 cents a second since it came.
     assert 0 < told["Usd"] < 0.0125 * 60

@@ -7,6 +7,7 @@ use crate::plane::ControlPlane;
 use penstock_domain::Outcome;
 use penstock_instances::InstanceView;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 impl ControlPlane {
     /// Has all instances replaced that there are now, one after the other. Errors: there are none to replace.
@@ -28,18 +29,39 @@ impl ControlPlane {
             let ended = versions.flat_map(|version| version.balance().ended);
             ended.filter(|(outcome, _)| *outcome == Outcome::Done).map(|(_, count)| count).sum::<u64>()
         };
-        let costs = fleets.iter().flat_map(|fleet| fleet.costs()).map(|cost| {
-            let done = done(&cost.function);
-            let per_million = (done > 0).then(|| cost.usd / done as f64 * 1e6);
+        let mut costs: BTreeMap<(String, Option<&str>), Cost> = BTreeMap::new();
+        for (provider, cost) in
+            fleets.iter().flat_map(|fleet| fleet.costs().into_iter().map(|cost| (fleet.name(), cost)))
+        {
+            // A function's versions may be of several providers; what is nobody's is of one.
+            let whose = cost.function.is_empty().then_some(provider);
+            let sum = costs.entry((cost.function, whose)).or_default();
+            sum.providers.push(provider);
+            sum.usd_per_hour += cost.usd_per_hour;
+            sum.usd += cost.usd;
+        }
+        let costs = costs.into_iter().map(|((function, _), Cost { providers, usd_per_hour, usd })| {
+            let done = done(&function);
+            let per_million = (done > 0).then(|| usd / done as f64 * 1e6);
             json!({
-                "FunctionName": cost.function,
-                "UsdPerHour": cost.usd_per_hour,
-                "Usd": cost.usd,
+                "FunctionName": function,
+                "CapacityProviderNames": providers,
+                "UsdPerHour": usd_per_hour,
+                "Usd": usd,
                 "Invocations": done,
                 "UsdPerMillionInvocations": per_million,
             })
         });
+        let costs: Vec<Value> = costs.collect();
         let instances: Vec<InstanceView> = fleets.iter().flat_map(|fleet| fleet.instances()).collect();
-        json!({ "Instances": instances, "Costs": costs.collect::<Vec<_>>() })
+        json!({ "Instances": instances, "Costs": costs })
     }
+}
+
+/// What something costs.
+#[derive(Default)]
+struct Cost<'a> {
+    providers: Vec<&'a str>,
+    usd_per_hour: f64,
+    usd: f64,
 }

@@ -16,7 +16,8 @@ use crate::versions::{bring_up_until_settled, is_coming_up};
 use parking_lot::Mutex;
 use penstock_domain::VersionNumber;
 use penstock_registry::{AliasRecord, FunctionRecord, ProviderRecord, State, VersionRecord, keys};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -28,8 +29,8 @@ const TOGETHER: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_secs(1);
 /// The pause after the records could not be read, and before what has ended without being finished is begun again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Functions that are followed at once: each may wait for its package.
-const FOLLOWED_AT_ONCE: usize = 8;
+/// Functions that are followed at once, and of those that lack packages how many fetch at once: storage may be slow.
+const AT_ONCE: usize = 8;
 
 /// What a function's records were when it was followed last: the revisions of all of them.
 type Mark = Vec<u64>;
@@ -54,7 +55,15 @@ struct Followed {
     under_way: Arc<Mutex<HashSet<Duty>>>,
     /// One of them has ended.
     ended: Arc<Notify>,
-    places: Arc<Semaphore>,
+    following: Arc<Following>,
+}
+
+/// Functions that are being followed.
+struct Following {
+    places: Semaphore,
+    fetches: Semaphore,
+    /// Those whose packages are being fetched, and whether they are to be looked at once more.
+    fetching: Mutex<HashMap<String, bool>>,
 }
 
 impl ControlPlane {
@@ -71,6 +80,7 @@ impl ControlPlane {
         if term != followed.term {
             // What was under way in another term may have been left half told to the house.
             followed.marks.values_mut().for_each(Vec::clear);
+            followed.providers.values_mut().for_each(|revision| *revision = 0);
             followed.term = term;
         }
         self.look_at_providers(followed).await?;
@@ -100,7 +110,7 @@ impl ControlPlane {
         let new =
             marks.iter().filter(|(name, mark)| followed.marks.get(*name) != Some(mark)).map(|(name, _)| name.clone());
         for name in gone.chain(new) {
-            tokio::spawn(follow_function(self.this.clone(), name, followed.places.clone()));
+            tokio::spawn(follow_function(self.this.clone(), name, followed.following.clone()));
         }
         let is_new = followed.marks != marks;
         followed.marks = marks;
@@ -117,8 +127,10 @@ impl ControlPlane {
             }
         }
         followed.providers = providers.into_iter().map(|(provider, revision)| (provider.name, revision)).collect();
-        let gone = known.keys().filter(|name| !followed.providers.contains_key(*name));
-        gone.for_each(|name| self.options.fleets.give_up(name));
+        for name in known.into_keys().filter(|name| !followed.providers.contains_key(name)) {
+            let fleets = self.options.fleets.clone();
+            tokio::spawn(async move { fleets.give_up(&name).await });
+        }
         Ok(())
     }
 
@@ -154,22 +166,27 @@ impl ControlPlane {
         }
     }
 
-    /// Has the house serve a function as its records say.
-    async fn serve_as_told(&self, name: &str) -> Result<(), ControlError> {
+    /// Has the house serve a function as its records say, as far as its packages are on disk; whether some are not.
+    async fn serve_as_told(&self, name: &str) -> Result<bool, ControlError> {
         let function = self.read::<FunctionRecord>(&keys::function(name)).await?;
         if function.is_none_or(|(function, _)| function.standing.state == State::Deleting) {
             self.take_down(name).await?;
             self.spawn_clean_up();
-            return Ok(());
+            return Ok(false);
         }
-        drop(self.serve_function(name, Reach::Anywhere).await?);
+        drop(self.serve_function(name, Reach::Disk).await?);
         for (version, _) in self.versions(name).await? {
             if version.standing.state == State::Active {
                 self.apply_scaling(name, version.number).await?;
             }
         }
         self.spawn_clean_up();
-        Ok(())
+        for version in self.versions_to_serve(name).await? {
+            if !self.is_verified(&version.content) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -188,7 +205,11 @@ async fn follow(
         term: None,
         under_way: Arc::default(),
         ended: Arc::default(),
-        places: Arc::new(Semaphore::new(FOLLOWED_AT_ONCE)),
+        following: Arc::new(Following {
+            places: Semaphore::new(AT_ONCE),
+            fetches: Semaphore::new(AT_ONCE),
+            fetching: Mutex::default(),
+        }),
     };
     drop((strong, served));
     let (mut failures, mut pause) = (0, TOGETHER);
@@ -228,13 +249,20 @@ async fn follow(
     }
 }
 
-/// Serves a function as its records say; if they cannot be read, until they can.
-async fn follow_function(plane: Weak<ControlPlane>, name: String, places: Arc<Semaphore>) {
-    let Ok(_place) = places.acquire().await else { return };
+/// Serves a function as its records say; if they cannot be read, until they can. What is not on disk is fetched after.
+async fn follow_function(weak: Weak<ControlPlane>, name: String, following: Arc<Following>) {
+    let Ok(_place) = following.places.acquire().await else { return };
     for pause in pauses() {
-        let Some(plane) = plane.upgrade() else { return };
+        let Some(plane) = weak.upgrade() else { return };
         match plane.serve_as_told(&name).await {
-            Ok(()) => return,
+            Ok(false) => return,
+            Ok(true) => {
+                let is_alone = following.fetching.lock().insert(name.clone(), true).is_none();
+                if is_alone {
+                    tokio::spawn(fetch_function(weak.clone(), name, following.clone()));
+                }
+                return;
+            }
             Err(error) if error.kind == ErrorKind::Unavailable => {
                 tracing::debug!(function = name, %error, "what is to be served of a function is not known for now");
             }
@@ -245,6 +273,28 @@ async fn follow_function(plane: Weak<ControlPlane>, name: String, places: Arc<Se
         }
         drop(plane);
         tokio::time::sleep(pause.min(PAUSE)).await;
+    }
+}
+
+/// Serves a function whose packages are not all on disk; what storage does not give now is asked for later by itself.
+async fn fetch_function(plane: Weak<ControlPlane>, name: String, following: Arc<Following>) {
+    let Ok(_place) = following.fetches.acquire().await else { return };
+    loop {
+        following.fetching.lock().insert(name.clone(), false);
+        let Some(plane) = plane.upgrade() else { return };
+        match plane.serve_function(&name, Reach::Anywhere).await {
+            Ok(_) => plane.spawn_clean_up(),
+            // Whoever asks again for what could not be fetched asks for this, too.
+            Err(error) => {
+                tracing::warn!(function = name, %error, "what it lacks was not asked for");
+                plane.unreachable.store(true, Ordering::Release);
+            }
+        }
+        let mut fetching = following.fetching.lock();
+        if !fetching.get(&name).is_some_and(|again| *again) {
+            fetching.remove(&name);
+            return;
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::check::{architecture, changed_configuration, new_configuration};
 use crate::error::{ControlError, ErrorKind};
 use crate::names::{FunctionRef, Which, check_new_name, provider_name};
 use crate::plane::{ControlPlane, Known, Writing, revision_id};
+use crate::providers::is_to_stay;
 use crate::requests::{CreateFunction, Page, Publish, UpdateCode, UpdateConfiguration};
 use crate::versions::{check_publish_to, is_there};
 use crate::view::{self, Object};
@@ -278,11 +279,11 @@ impl ControlPlane {
         }
     }
 
-    /// The provider that a configuration names must be there.
+    /// The provider that a configuration names must be there, and stay.
     async fn check_provider(&self, configuration: &Configuration) -> Result<(), ControlError> {
         let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
         let name = provider_name(&instances.capacity_provider_arn)?;
-        self.provider(name).await.map(drop)
+        is_to_stay(&self.provider(name).await?.0)
     }
 
     pub(crate) fn fresh_standing(&self, name: &str, version: &str, content: &Content) -> Standing {

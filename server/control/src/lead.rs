@@ -38,6 +38,19 @@ impl ControlPlane {
         self.leadership.borrow().clone()
     }
 
+    /// Tells in a metric whether this server leads, for as long as the store is open.
+    pub(crate) fn tell_leadership(&self) {
+        let mut leadership = self.leadership.clone();
+        tokio::spawn(async move {
+            loop {
+                penstock_telemetry::leads(leadership.borrow_and_update().term().is_some());
+                if leadership.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
     /// Waits until another leads, or none, instead of the one at this address.
     pub async fn leader_changed(&self, leader: &str) {
         let mut leadership = self.leadership.clone();

@@ -9,6 +9,7 @@ use crate::names::provider_name;
 use crate::plane::{ControlPlane, Known, Writing};
 use crate::requests::Page;
 use crate::scaling::{ENVIRONMENTS_HERE_MAX, ENVIRONMENTS_MAX};
+use crate::unreachable::pauses;
 use crate::versions::is_there;
 use crate::view;
 use penstock_dispatch::Targets;
@@ -18,6 +19,8 @@ use penstock_registry::store::Commit;
 use penstock_registry::{Configuration, FunctionRecord, ProviderRecord, State, VersionRecord, keys};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::sync::Weak;
+use tokio::sync::watch;
 
 /// Lambda's own.
 const PROVIDERS_MAX: usize = 1000;
@@ -86,6 +89,7 @@ impl ControlPlane {
         let mut settings: Map<String, Value> =
             request.iter().filter(|(key, value)| CREATE.contains(&key.as_str()) && !value.is_null()).map(own).collect();
         check(&mut settings)?;
+        self.options.fleets.check(&name, &settings).map_err(ControlError::invalid)?;
         let tags = tags_of(&request)?;
         let record = ProviderRecord { name, settings, state: State::Active, last_modified: self.now_text(), tags };
         turn.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
@@ -108,9 +112,11 @@ impl ControlPlane {
         }
         let turn = self.turn().await?;
         let (mut record, revision) = self.provider(name).await?;
+        is_to_stay(&record)?;
         let changes = request.iter().filter(|(key, value)| UPDATE.contains(&key.as_str()) && !value.is_null());
         record.settings.extend(changes.map(own));
         check(&mut record.settings)?;
+        self.options.fleets.check(name, &record.settings).map_err(ControlError::invalid)?;
         record.last_modified = self.now_text();
         write_provider(&turn, &record, revision).await?;
         self.follow_provider(&record);
@@ -135,21 +141,27 @@ impl ControlPlane {
     /// Providers that are there after a restart are followed, too.
     pub(crate) async fn restore_providers(&self) -> Result<(), ControlError> {
         for (record, _) in self.read_all::<ProviderRecord>(keys::PROVIDERS).await? {
-            self.follow_provider(&record);
+            // What is not finished is begun with all else, where several share the state.
+            if !self.is_shared() || record.state != State::Deleting {
+                self.follow_provider(&record);
+            }
         }
+        tokio::spawn(follow_fleets(self.this.clone(), self.options.fleets.changed()));
         Ok(())
     }
 
     /// What is said of a provider holds from now on.
     pub(crate) fn follow_provider(&self, record: &ProviderRecord) {
+        if record.state == State::Deleting {
+            tokio::spawn(end_provider(self.this.clone(), record.name.clone()));
+            return;
+        }
         let scaling = record.settings.get("CapacityProviderScalingConfig").cloned().unwrap_or_default();
         let most = scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok());
         if record.name != LOCAL_PROVIDER {
             return self.options.fleets.want(&record.name, &record.settings);
         }
-        if let Some((fleet, most)) = self.options.fleets.local().zip(most) {
-            fleet.set_vcpu_max(most);
-        }
+        most.into_iter().for_each(|most| self.options.fleets.set_local_vcpu_max(most));
         let target = |metric: &str| {
             let policies = scaling["ScalingPolicies"].as_array().filter(|_| scaling["ScalingMode"] == "Manual")?;
             let policy = policies.iter().find(|policy| policy["PredefinedMetricType"] == metric)?;
@@ -159,13 +171,16 @@ impl ControlPlane {
         self.house.set_targets(Targets { cpu, gpu });
     }
 
-    /// DeleteCapacityProvider: one that no function uses.
+    /// DeleteCapacityProvider: one that no function uses. One that buys instances is there until they have ended.
     pub async fn delete_provider(&self, name: &str) -> Result<Value, ControlError> {
         let name = provider_name(name)?;
         let turn = self.turn().await?;
-        let (mut record, _) = self.provider(name).await?;
+        let (mut record, revision) = self.provider(name).await?;
         if name == LOCAL_PROVIDER {
             return Err(ControlError::conflict("Capacity provider local is this machine, which is always there."));
+        }
+        if record.state == State::Deleting {
+            return Ok(self.told(&record));
         }
         let mut users: Vec<String> = Vec::new();
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
@@ -181,10 +196,39 @@ impl ControlPlane {
             let text = format!("Capacity provider {name} is in use by functions: {}", users.join(", "));
             return Err(ControlError::conflict(text));
         }
-        turn.commit(Commit::new().delete(keys::provider(name))).await?;
-        self.options.fleets.give_up(name);
         record.state = State::Deleting;
+        if !self.options.fleets.buys() {
+            turn.commit(Commit::new().delete(keys::provider(name))).await?;
+            return Ok(self.told(&record));
+        }
+        write_provider(&turn, &record, revision).await?;
+        // Of a state that is shared, all servers hear of it.
+        if !self.is_shared() {
+            self.follow_provider(&record);
+        }
         Ok(self.told(&record))
+    }
+
+    /// Takes a provider from the records whose instances have ended. Errors: this server does not lead.
+    async fn forget_provider(&self, name: &str) -> Result<(), ControlError> {
+        let turn = self.turn().await?;
+        match self.read::<ProviderRecord>(&keys::provider(name)).await? {
+            Some((record, _)) if record.state == State::Deleting => {
+                turn.commit(Commit::new().delete(keys::provider(name))).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Versions may be as many as their fleets have room for now.
+    async fn apply_room(&self) -> Result<(), ControlError> {
+        for (version, _) in self.read_all::<VersionRecord>(keys::VERSIONS).await? {
+            let has_own_most = version.requested_scaling.max_execution_environments.is_some();
+            if version.standing.state == State::Active && !has_own_most {
+                self.apply_scaling(&version.function, version.number).await?;
+            }
+        }
+        Ok(())
     }
 
     /// ListCapacityProviders, perhaps of one state.
@@ -243,6 +287,62 @@ impl ControlPlane {
         told.insert("State".into(), self.state_of(provider).name().into());
         told.insert("LastModified".into(), provider.last_modified.clone().into());
         Value::Object(told)
+    }
+}
+
+/// Ends what a provider has, until nothing is left of it, and then takes it from the records, if this server leads.
+async fn end_provider(plane: Weak<ControlPlane>, name: String) {
+    for pause in pauses() {
+        let Some(plane) = plane.upgrade() else { return };
+        let known = plane.read::<ProviderRecord>(&keys::provider(&name)).await;
+        let settings = match known {
+            Ok(Some((record, _))) if record.state == State::Deleting => Some(record.settings),
+            Ok(_) => return,
+            Err(error) => {
+                tracing::debug!(provider = name, %error, "a capacity provider is not known for now");
+                None
+            }
+        };
+        if let Some(settings) = settings {
+            let ended = plane.options.fleets.end(&name, &settings).await;
+            if ended.is_ok() && plane.leadership().term().is_none() {
+                // Whoever leads takes it from the records.
+                return;
+            }
+            let forgotten = match ended {
+                Ok(()) => plane.forget_provider(&name).await.map_err(|error| error.to_string()),
+                Err(error) => Err(error),
+            };
+            match forgotten {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(provider = name, error, "a capacity provider is not deleted yet; it is tried again");
+                }
+            }
+        }
+        drop(plane);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Has versions follow what their fleets have room for, whenever that changes.
+async fn follow_fleets(plane: Weak<ControlPlane>, mut changed: watch::Receiver<()>) {
+    // The fleets are gone when the server is.
+    while changed.changed().await.is_ok() {
+        let Some(plane) = plane.upgrade() else { return };
+        if let Err(error) = plane.apply_room().await {
+            tracing::warn!(%error, "how many environments versions may have is as before");
+        }
+    }
+}
+
+/// Errors: it is on its way out.
+pub(crate) fn is_to_stay(provider: &ProviderRecord) -> Result<(), ControlError> {
+    match provider.state {
+        State::Deleting => {
+            Err(ControlError::conflict(format!("Capacity provider {} is being deleted.", provider.name)))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -21,6 +21,7 @@ impl ControlPlane {
     /// stays what it is. Nothing that is wrong with one function keeps the others from being served.
     pub async fn restore(&self) -> Result<Restored, ControlError> {
         let mut restored = Restored::default();
+        self.tell_leadership();
         self.restore_providers().await?;
         for (function, _) in self.read_all::<FunctionRecord>(keys::FUNCTIONS).await? {
             let name = function.name.clone();
@@ -129,7 +130,7 @@ impl ControlPlane {
         }
     }
 
-    async fn versions_to_serve(&self, name: &str) -> Result<Vec<VersionRecord>, ControlError> {
+    pub(crate) async fn versions_to_serve(&self, name: &str) -> Result<Vec<VersionRecord>, ControlError> {
         let all = self.versions(name).await?.into_iter().map(|(version, _)| version);
         Ok(all.filter(|version| matches!(version.standing.state, State::Pending | State::Active)).collect())
     }
@@ -157,7 +158,14 @@ impl ControlPlane {
                     reach = Reach::Disk;
                 }
                 // One that cannot be read does not take the others with it: `bring_up` finds it missing.
-                tracing::error!(function = name, version = %number, reason = unread.reason, "a version cannot be read");
+                match unread.may_pass && reach == Reach::Disk {
+                    true => {
+                        tracing::info!(function = name, version = %number, reason = unread.reason, "a version is not here yet")
+                    }
+                    false => {
+                        tracing::error!(function = name, version = %number, reason = unread.reason, "a version cannot be read");
+                    }
+                }
                 if let Some(serving) = version.serving.filter(|serving| *serving != content) {
                     source = self.version_source(&serving, number, reach).await;
                     if let Err(unread) = &source {

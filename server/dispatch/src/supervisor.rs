@@ -229,7 +229,10 @@ impl Supervisor {
             Ok(started) => started,
             Err(LaunchError::NoRoom(reason)) => return Err(Life::NoInstance(reason)),
             Err(error) => {
-                return Err(failed(Cause::Ended, format!("the environment could not be started: {error}"), false));
+                let text = format!("the environment could not be started: {error}");
+                let on_instance = specification.accelerator.is_some_and(|accelerator| accelerator.with_instance);
+                // The way to an instance says nothing of its GPU.
+                return Err(if on_instance { Life::NoInstance(text) } else { failed(Cause::Ended, text, false) });
             }
         };
         let log = self.listen(log);

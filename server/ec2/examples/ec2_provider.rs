@@ -118,8 +118,8 @@ async fn carry_out(provider: &Ec2Provider, command: &Value) -> Value {
                     "is_guessed": offered.is_guessed, "zones": provider.zones(), "count": types.count() })
         }
         Some("close") => {
-            provider.close().await;
-            json!({})
+            let closed = provider.close().await;
+            closed.map_or_else(|error| json!({ "error": error.to_string() }), |()| json!({}))
         }
         _ => json!({ "error": "expected launch, terminate, offered or close" }),
     }

@@ -154,19 +154,19 @@ impl Provider for Ec2Provider {
         }
     }
 
-    async fn close(&self) {
+    async fn close(&self) -> io::Result<()> {
         self.inner.is_closing.store(true, Ordering::SeqCst);
         self.watch.abort();
         sleep(MOMENT.min(self.inner.options.timing.close / 4)).await;
         match timeout(self.inner.options.timing.close, self.inner.end_all()).await {
-            Ok(()) => tracing::info!(fleet = self.inner.options.fleet, "all instances are ended"),
+            Ok(()) => {
+                tracing::info!(fleet = self.inner.options.fleet, "all instances are ended");
+                Ok(())
+            }
             Err(_) => {
-                let (fleet, tag) = (&self.inner.options.fleet, FLEET_TAG);
-                tracing::error!(
-                    fleet,
-                    tag,
-                    "instances may be left: end those with this tag, or start the server again"
-                );
+                let text =
+                    format!("instances may be left: those with the tag {FLEET_TAG} {}", self.inner.options.fleet);
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
             }
         }
     }

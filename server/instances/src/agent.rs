@@ -14,12 +14,13 @@ pub use devices::DeviceOptions;
 
 use crate::contents::Shelf;
 use crate::protocol::{Beat, Begin, DeviceBeat, FromAgent, ToAgent, Told, write};
-use crate::transport::Link;
 use crate::transport::tls::Key;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use devices::Devices;
+use door::Greeted;
 use penstock_environment::Life;
+use penstock_packages::Hold;
 use penstock_scaler::Shape;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -54,6 +55,8 @@ struct Held {
     end: mpsc::Sender<Duration>,
     vcpu: u32,
     memory_mib: u64,
+    /// What it reads stays here as long as it does.
+    _contents: Vec<Hold>,
 }
 
 /// Runs an agent until it is told to stop or its fleet is gone. `notice` ends when the machine is to be taken away, and says
@@ -122,13 +125,13 @@ pub async fn run(
                     let (token, identity, shelf) = (told.token.clone(), identity.clone(), shelf.clone());
                     tokio::spawn(async move {
                         match (door::Door { token, identity, shelf }).greet(raw).await {
-                            Ok(begin) => drop(place.send(begin)),
+                            Ok(greeted) => drop(place.send(greeted)),
                             Err(error) => tracing::debug!(%error, "a connection to an instance came to nothing"),
                         }
                     });
                 }
             }
-            Some((begin, link)) = begins.recv() => agent.begin(begin, link).await,
+            Some(greeted) = begins.recv() => agent.begin(greeted).await,
             () = renewal.due() => write(&mut to, &FromAgent::Renew { public_key: renewal.begin()? }).await?,
             why = &mut notice, if taken_away.is_none() => taken_away = Some(why),
             Some(message) = said.recv() => {
@@ -186,7 +189,7 @@ impl Agent {
     }
 
     /// Starts an environment on a connection, if there is room for it.
-    async fn begin(&mut self, begin: Begin, link: Link) {
+    async fn begin(&mut self, Greeted { begin, contents, link }: Greeted) {
         let Begin { token, environment, variables, accelerated, vcpu, memory_mib } = begin;
         if token != self.token || self.held.contains_key(&environment) {
             tracing::warn!(environment, "somebody else wants to begin an environment");
@@ -213,7 +216,7 @@ impl Agent {
         let (end, ends) = mpsc::channel(4);
         self.room.vcpu -= vcpu;
         self.room.memory_mib -= memory_mib;
-        self.held.insert(environment, Held { end, vcpu, memory_mib });
+        self.held.insert(environment, Held { end, vcpu, memory_mib, _contents: contents });
         tokio::spawn(live(environment, life, log, ends, self.say.clone()));
     }
 
@@ -287,6 +290,7 @@ async fn pass_on(environment: u64, mut log: impl AsyncRead + Unpin, say: mpsc::S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Link;
     use crate::transport::Reader;
     use penstock_domain::Variables;
     use penstock_scaler::Architecture;
@@ -325,9 +329,10 @@ mod tests {
             memory_mib: 1,
         };
         let link = || Link::Socket(UnixStream::pair().unwrap().0.into());
+        let greeted = |environment| Greeted { begin: begin(environment), contents: Vec::new(), link: link() };
         agent.end(7, Duration::ZERO);
-        agent.begin(begin(7), link()).await;
-        agent.begin(begin(8), link()).await;
+        agent.begin(greeted(7)).await;
+        agent.begin(greeted(8)).await;
         agent.end(8, Duration::ZERO);
         for (number, ending, free) in [(7, "not here", 0), (8, "aborted", 2)] {
             let Some(FromAgent::Ended { environment, status }) = said.recv().await else { panic!("{number}") };

@@ -18,7 +18,7 @@ mod shelf;
 pub(crate) use catalog::{Catalog, relocate};
 pub(crate) use shelf::Shelf;
 
-use penstock_packages::{ContentSha256, Manifest};
+use penstock_packages::{ContentSha256, Manifest, PackageLimits};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +27,8 @@ use std::time::Duration;
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is told that something lasts.
 pub(crate) const BUSY_EVERY: Duration = Duration::from_secs(10);
+/// What is sent is on the server's disk already: how large it may be was judged when it came there.
+pub(crate) const LIMITS: PackageLimits = PackageLimits::large(u64::MAX);
 /// Bytes of a content that are sent at once.
 pub(crate) const PIECE_BYTES: usize = 256 * 1024;
 

@@ -16,9 +16,8 @@ use parking_lot::Mutex;
 use penstock_scaler::{InstanceType, Needs, Rules, Stage, Why};
 use penstock_telemetry::instance_event;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) mod agents;
+mod folder;
 mod orders;
 
 /// How often the roster is looked at when nothing happens.
@@ -36,8 +36,6 @@ const TICK: Duration = Duration::from_millis(500);
 const STALL: Duration = Duration::from_secs(2);
 /// The name under which a fleet listens at the end of wires.
 pub const WIRED: &str = "fleet";
-/// Most bytes of a socket's path, by `sockaddr_un`, its end included.
-const SOCKET_PATH_MAX: usize = 108;
 
 /// How a fleet is set up.
 pub struct FleetOptions {
@@ -115,7 +113,7 @@ impl Fleet {
     pub fn open(options: FleetOptions, provider: Arc<dyn Provider>, stop: CancellationToken) -> io::Result<Arc<Self>> {
         let lock = match &options.listen {
             Listen::Wires(_) => None,
-            Listen::Folder | Listen::Tcp(_) => Some(take_over(&options.folder)?),
+            Listen::Folder | Listen::Tcp(_) => Some(folder::take_over(&options.folder)?),
         };
         let addresses = match &options.listen {
             Listen::Folder => (Address::Unix(options.folder.join("fleet.sock")), Address::Unix(options.folder.clone())),
@@ -156,18 +154,25 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Ends all instances: call when nothing runs on them any more.
-    pub async fn close(&self) {
+    /// Ends all instances: call when nothing runs on them any more. Errors: some may be left.
+    pub async fn close(&self) -> io::Result<()> {
         self.stop.cancel();
         let seekers = std::mem::take(&mut *self.seekers.lock());
         seekers.into_values().for_each(|seeker| drop(seeker.send(Err(Why::Unavailable))));
         let agents = std::mem::take(&mut *self.agents.lock());
         agents.values().for_each(|agent| drop(agent.try_send(ToAgent::Stop)));
-        self.provider.close().await;
+        let closed = self.provider.close().await;
         let none = ["launching", "ready", "draining"].map(|stage| (stage, 0));
         penstock_telemetry::instances(&self.options.name, &none, 0);
+        penstock_telemetry::instance_gpus(&self.options.name, Default::default());
         let costs = self.costs.lock().of_all();
         costs.iter().for_each(|cost| penstock_telemetry::cost(&self.options.name, &cost.function, 0.0));
+        closed
+    }
+
+    /// Whether any environment has room on an instance.
+    pub(crate) fn is_used(&self) -> bool {
+        self.roster.lock().instances().values().any(|entry| !entry.leases.is_empty())
     }
 
     /// Replaces all instances that there are, one after the other, without an end to what they serve.
@@ -187,10 +192,15 @@ impl Fleet {
         self.roster.lock().vcpu_max()
     }
 
+    /// Its capacity provider.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
     /// Where instances stand.
     pub fn instances(&self) -> Vec<InstanceView> {
-        let now = Instant::now().into_std();
-        self.roster.lock().instances().iter().map(|(id, entry)| InstanceView::of(id, entry, now)).collect()
+        let (now, name) = (Instant::now().into_std(), self.name());
+        self.roster.lock().instances().iter().map(|(id, entry)| InstanceView::of(name, id, entry, now)).collect()
     }
 
     /// What they cost, and whom for.
@@ -338,6 +348,7 @@ impl Fleet {
         let of = |stage: Stage| roster.instances().values().filter(|entry| entry.stage == stage).count();
         let vcpu: u32 = roster.instances().values().map(|entry| entry.shape.vcpu).sum();
         penstock_telemetry::instances(&self.options.name, &stages.map(|(name, stage)| (name, of(stage))), vcpu);
+        penstock_telemetry::instance_gpus(&self.options.name, roster.gpus());
         let price =
             |name: &str| self.options.types.iter().find(|one| one.name == name).map_or(0.0, |one| one.usd_per_hour);
         let price = |entry: &Entry| entry.usd_per_hour.unwrap_or_else(|| price(&entry.instance_type));
@@ -432,41 +443,6 @@ impl Fleet {
     /// Where its sockets are.
     pub fn folder(&self) -> &Path {
         &self.options.folder
-    }
-}
-
-/// A folder for sockets, empty, and for nobody else.
-fn take_over(folder: &Path) -> io::Result<File> {
-    let lock = lock(folder)?;
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    std::fs::create_dir_all(folder)?;
-    // Who may connect here may have environments started.
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
-    Ok(lock)
-}
-
-/// Makes sure that no other server has these instances, and that their sockets can be named.
-fn lock(folder: &Path) -> io::Result<File> {
-    let longest = folder.join("i-00000000.sock").as_os_str().len();
-    if longest >= SOCKET_PATH_MAX {
-        let text = format!("the path of {} is too long for sockets: choose a shorter cache_dir", folder.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-    }
-    let path = folder.with_extension("lock");
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    let file = File::create(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::Error(error)) => Err(error),
-        Err(TryLockError::WouldBlock) => {
-            let text = format!("another server has the instances of this data_dir ({})", path.display());
-            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
-        }
     }
 }
 

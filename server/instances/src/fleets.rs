@@ -13,13 +13,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Before a provider is tried again: first and longest; it doubles.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// How long a provider that is given up waits for the ends of the environments that it has.
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two looks at whether it has any.
+const UNUSED_LOOK: Duration = Duration::from_millis(200);
 /// How long an environment waits for a fleet that is being made.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Members of a provider's settings that change nothing of its fleet, or what a fleet can change while it runs.
@@ -28,6 +32,9 @@ const SCALED: [&str; 2] = ["CapacityProviderScalingConfig", "TelemetryConfig"];
 /// Makes the fleet of a capacity provider.
 #[async_trait]
 pub trait OpenFleet: Send + Sync {
+    /// Judges what a provider is to be created with; calls nobody. Errors: the member that is wrong, and what would be right.
+    fn check(&self, name: &str, settings: &Map<String, Value>) -> Result<(), String>;
+
     /// `settings` are what the provider was created with, by Lambda's names. Errors: of the kind [`io::ErrorKind::InvalidInput`]
     /// if they are wrong, else what may pass.
     async fn open(&self, name: &str, settings: &Map<String, Value>) -> io::Result<Arc<Fleet>>;
@@ -54,7 +61,7 @@ pub struct Fleets {
     local: Option<Arc<Fleet>>,
     opener: Option<Arc<dyn OpenFleet>>,
     others: RwLock<BTreeMap<String, Held>>,
-    /// Told whenever one stands otherwise.
+    /// Told whenever one stands otherwise, or may have more or fewer cores.
     changed: watch::Sender<()>,
     /// Fleets that were given up.
     closing: Mutex<JoinSet<()>>,
@@ -95,6 +102,29 @@ impl Fleets {
         self.local.as_ref()
     }
 
+    /// Most cores of this machine's instances together, from now on.
+    pub fn set_local_vcpu_max(&self, most: u32) {
+        if let Some(fleet) = &self.local {
+            fleet.set_vcpu_max(most);
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Told whenever one stands otherwise, or may have more or fewer cores.
+    pub fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Judges what a provider is to be created with. Errors: the member that is wrong, and what would be right.
+    pub fn check(&self, provider: &str, settings: &Map<String, Value>) -> Result<(), String> {
+        self.opener.as_ref().map_or(Ok(()), |opener| opener.check(provider, settings))
+    }
+
+    /// Providers buy instances here; else they are records alone.
+    pub fn buys(&self) -> bool {
+        self.opener.is_some()
+    }
+
     /// All that there are.
     pub fn all(&self) -> Vec<Arc<Fleet>> {
         let others = self.others.read();
@@ -123,6 +153,7 @@ impl Fleets {
                     Standing::Open(fleet) if is_alike => {
                         vcpu_max(settings).into_iter().for_each(|most| fleet.set_vcpu_max(most));
                         held.settings = settings.clone();
+                        self.changed.send_replace(());
                         return;
                     }
                     // What is under way, or tried again, is what is wanted.
@@ -139,7 +170,7 @@ impl Fleets {
         tokio::spawn(async move {
             // Two of one name would end each other's instances.
             if let Some(fleet) = before.and_then(Held::give_up) {
-                fleet.close().await;
+                close(&fleet).await;
             }
             fleets.open(opener, provider, settings, wanted).await;
         });
@@ -168,7 +199,7 @@ impl Fleets {
                 }
             };
             if let Some(Standing::Open(unwanted)) = self.stands(&provider, &wanted, standing) {
-                return unwanted.close().await;
+                return close(&unwanted).await;
             }
             if is_final {
                 return;
@@ -196,14 +227,33 @@ impl Fleets {
         unwanted
     }
 
-    /// The fleet of a provider is not wanted any more: its instances are ended, in a task of its own.
-    pub fn give_up(&self, provider: &str) {
+    /// The fleet of a provider is not wanted any more: ends its instances, and those too that an earlier server has left. Goes on
+    /// in a task of its own, whoever waits. Errors: some may be left; to be called again.
+    pub async fn end(&self, provider: &str, settings: &Map<String, Value>) -> Result<(), String> {
+        let Some(opener) = self.opener.clone() else { return Ok(()) };
         let held = self.others.write().remove(provider);
         self.changed.send_replace(());
-        if let Some(fleet) = held.and_then(Held::give_up) {
+        let (provider, settings) = (provider.to_owned(), settings.clone());
+        let (tell, told) = oneshot::channel();
+        {
             let mut closing = self.closing.lock();
             while closing.try_join_next().is_some() {}
-            closing.spawn(async move { fleet.close().await });
+            closing.spawn(async move {
+                let ended = end(opener, held, &provider, &settings).await;
+                // Whoever waited may have left.
+                let _ = tell.send(ended);
+            });
+        }
+        told.await.unwrap_or_else(|_| Err("the server ends".into()))
+    }
+
+    /// [`Fleets::end`] of a provider that is in the records no more.
+    pub async fn give_up(&self, provider: &str) {
+        let settings = self.others.read().get(provider).map(|held| held.settings.clone());
+        if let Some(settings) = settings
+            && let Err(error) = self.end(provider, &settings).await
+        {
+            tracing::error!(provider, error, "a capacity provider was given up");
         }
     }
 
@@ -215,7 +265,7 @@ impl Fleets {
         let fleets: Vec<Arc<Fleet>> = self.local.iter().cloned().chain(others).collect();
         let mut closing = std::mem::take(&mut *self.closing.lock());
         for fleet in fleets {
-            closing.spawn(async move { fleet.close().await });
+            closing.spawn(async move { close(&fleet).await });
         }
         while closing.join_next().await.is_some() {}
     }
@@ -242,6 +292,40 @@ impl Fleets {
             }
         }
     }
+}
+
+async fn close(fleet: &Fleet) {
+    if let Err(error) = fleet.close().await {
+        tracing::error!(%error, "end them, or start the server again");
+    }
+}
+
+/// Ends what a provider has, if need be by opening it for that alone.
+async fn end(
+    opener: Arc<dyn OpenFleet>,
+    held: Option<Held>,
+    provider: &str,
+    settings: &Map<String, Value>,
+) -> Result<(), String> {
+    let fleet = match held.and_then(Held::give_up) {
+        Some(fleet) => {
+            // What was taken from it just now may have requests still.
+            let until = Instant::now() + UNUSED_TIMEOUT;
+            while fleet.is_used() && Instant::now() < until {
+                sleep(UNUSED_LOOK).await;
+            }
+            fleet
+        }
+        None => match opener.open(provider, settings).await {
+            Ok(fleet) => fleet,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                tracing::error!(provider, %error, "a capacity provider is given up without a look at what it may have left");
+                return Ok(());
+            }
+            Err(error) => return Err(error.to_string()),
+        },
+    };
+    fleet.close().await.map_err(|error| error.to_string())
 }
 
 /// Whether two settings make the same fleet but for its scaling.

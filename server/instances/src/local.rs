@@ -183,9 +183,10 @@ impl Provider for LocalProvider {
         }
     }
 
-    async fn close(&self) {
+    async fn close(&self) -> io::Result<()> {
         let running = std::mem::take(&mut *self.running.lock().await);
         let mut ends: JoinSet<()> = running.into_values().map(|one| one.end(CLOSE_TIMEOUT)).collect();
         while ends.join_next().await.is_some() {}
+        Ok(())
     }
 }

@@ -95,6 +95,7 @@ pub trait Provider: Send + Sync {
     /// The name of the next instance that has ended by itself; never, if that is not known here.
     async fn ended(&self) -> String;
 
-    /// The server ends: instances that were told to stop have a moment for it, then they are ended.
-    async fn close(&self);
+    /// Nothing is wanted any more: instances that were told to stop have a moment for it, then they are ended, and those too that
+    /// an earlier server has left. Errors: some may be left.
+    async fn close(&self) -> io::Result<()>;
 }

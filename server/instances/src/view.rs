@@ -14,6 +14,8 @@ use std::time::Instant;
 pub struct InstanceView {
     /// Its name.
     pub instance_id: String,
+    /// Whose it is.
+    pub capacity_provider_name: String,
     /// Its type.
     pub instance_type: String,
     /// Where it is.
@@ -83,13 +85,14 @@ impl DeviceView {
 }
 
 impl InstanceView {
-    pub(crate) fn of(id: &str, entry: &Entry, now: Instant) -> Self {
+    pub(crate) fn of(provider: &str, id: &str, entry: &Entry, now: Instant) -> Self {
         let mut environments = BTreeMap::new();
         for leased in entry.leases.values() {
             *environments.entry(leased.version.clone()).or_default() += 1;
         }
         Self {
             instance_id: entry.name.clone().unwrap_or_else(|| id.to_owned()),
+            capacity_provider_name: provider.to_owned(),
             instance_type: entry.instance_type.clone(),
             zone: entry.zone.clone(),
             market: match entry.market {

@@ -2,7 +2,7 @@
 
 use crate::accelerate::Accelerators;
 use crate::config::Config;
-use crate::ec2::OfEc2;
+use crate::ec2::{self, OfEc2};
 use crate::gpus::Gpus;
 use crate::remote::Services;
 use crate::roles::Roles;
@@ -63,6 +63,9 @@ pub(crate) fn run(config: Config) -> ExitCode {
         _ => LogFormat::Auto,
     };
     let checked = keys::authoriser(&config).and_then(|authoriser| {
+        if config.text("instances.provider") == "ec2" {
+            ec2::check(&config)?;
+        }
         Ok((authoriser, Roles::new(&config)?, remote::open(&config)?, state::settings(&config)?))
     });
     let (authoriser, roles, services, state) = match checked {

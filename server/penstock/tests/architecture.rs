@@ -55,6 +55,7 @@ fn imports_point_one_way() {
                 "penstock-instances",
                 "penstock-router",
                 "penstock-remote",
+                "penstock-telemetry",
             ],
         ),
         ("penstock-environment", &["penstock-domain", "penstock-admission", "penstock-executor", "penstock-proto"]),

@@ -14,6 +14,37 @@ pub fn instances(provider: &str, stages: &[(&'static str, usize)], vcpu: u32) {
     gauge!(names::INSTANCES_VCPU.name, "provider" => provider.to_owned()).set(f64::from(vcpu));
 }
 
+/// GPUs of a capacity provider's instances, and their memory in bytes, all together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InstanceGpus {
+    /// Those that take environments.
+    pub well: u32,
+    /// Those that take no other ones.
+    pub faulty: u32,
+    /// What they have.
+    pub memory_total: u64,
+    /// Of that, what environments were given.
+    pub memory_given: u64,
+    /// Of that, what is in use, as far as it is told.
+    pub memory_used: u64,
+}
+
+/// GPUs of a capacity provider's instances.
+pub fn instance_gpus(provider: &str, gpus: InstanceGpus) {
+    for (state, count) in [("well", gpus.well), ("faulty", gpus.faulty)] {
+        gauge!(names::INSTANCES_GPUS.name, "provider" => provider.to_owned(), "state" => state).set(f64::from(count));
+    }
+    let kinds = [("total", gpus.memory_total), ("given", gpus.memory_given), ("used", gpus.memory_used)];
+    for (kind, bytes) in kinds {
+        gauge!(names::INSTANCES_GPU_MEMORY.name, "provider" => provider.to_owned(), "kind" => kind).set(bytes as f64);
+    }
+}
+
+/// Whether this server leads.
+pub fn leads(leads: bool) {
+    gauge!(names::LEADS.name).set(f64::from(u8::from(leads)));
+}
+
 /// What a function's part of a provider's instances costs now, in US dollars an hour; of what no environment has, under no name.
 pub fn cost(provider: &str, function: &str, usd_per_hour: f64) {
     gauge!(names::COST.name, "provider" => provider.to_owned(), "function" => function.to_owned()).set(usd_per_hour);

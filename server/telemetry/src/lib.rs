@@ -17,7 +17,9 @@ mod triton;
 mod version;
 
 pub use device::{device, device_fault, device_granted};
-pub use instance::{cost, instance_event, instance_sent, instance_started, instances};
+pub use instance::{
+    InstanceGpus, cost, instance_event, instance_gpus, instance_sent, instance_started, instances, leads,
+};
 pub use logs::{LogFormat, init_logs};
 pub use outcome::{UnroutedMetrics, unrouted};
 pub use recorder::{Scrape, TelemetryError, install};

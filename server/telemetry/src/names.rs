@@ -138,6 +138,12 @@ declare! {
     // Labels: provider.
     INSTANCES_VCPU = gauge("penstock_instances_vcpu", Unit::Count,
         "Virtual cores of all its instances, those that are launching included.");
+    // Labels: provider, state.
+    INSTANCES_GPUS = gauge("penstock_instances_gpus", Unit::Count,
+        "GPUs, or slices of them, of instances that have joined: well, or faulty (nobody else is to run there).");
+    // Labels: provider, kind.
+    INSTANCES_GPU_MEMORY = gauge("penstock_instances_gpu_memory_bytes", Unit::Bytes,
+        "Memory of these GPUs: in all, given to environments, used by whomever.");
     // Labels: event.
     INSTANCE_EVENTS = counter("penstock_instance_events_total", Unit::Count,
         "What happened to instances: launched, ready, not_joined, and why those that are gone are (given_up, refused, lost, \
@@ -194,6 +200,9 @@ declare! {
     GPU_FAULTS = counter("penstock_gpu_faults_total", Unit::Count,
         "Faults that the driver reported, by NVIDIA's number and whose fault it is: a program's, the device's memory's, \
          the device's.");
+
+    LEADS = gauge("penstock_controller_leads", Unit::Count,
+        "1 while this server changes the state, which several may share, else 0.");
 
     // The process that answers; the names are those of Prometheus client libraries.
     BUILD_INFO = gauge("penstock_build_info", Unit::Count, "Always 1; the label says which version of Penstock runs.");

@@ -104,6 +104,9 @@ fn record_devices() {
 /// One instance is ready.
 fn record_instances() {
     crate::instances("local", &[("ready", 1)], 4);
+    let (well, faulty, memory_total, memory_given, memory_used) = (1, 1, 4 << 30, 2 << 30, 1 << 30);
+    crate::instance_gpus("local", crate::InstanceGpus { well, faulty, memory_total, memory_given, memory_used });
+    crate::leads(true);
     crate::cost("local", "minilm", 0.8);
     crate::instance_event("ready");
     crate::instance_sent(1);

@@ -95,7 +95,7 @@ async fn the_end_of_the_server_ends_all() {
     world.launch("o-1", 3, G6).await.unwrap();
     world.aws.put("o-0");
     world.aws.fail("TerminateInstances", 1, Failure::Code(403, "UnauthorizedOperation"));
-    world.provider.close().await;
+    world.provider.close().await.unwrap();
     assert_eq!(world.aws.alive().len(), 0);
     assert!(world.launch("o-2", 1, G6).await.unwrap_err().to_string().contains("the server ends"));
 }
@@ -107,6 +107,7 @@ async fn an_order_that_is_under_way_when_the_server_ends_leaves_nothing() {
     // Its answer is slow: it is asked for again and again meanwhile.
     world.aws.fail("CreateFleet", 1, Failure::Unanswered);
     world.aws.fail("CreateFleet", 8, Failure::Code(503, "RequestLimitExceeded"));
-    let (order, ()) = tokio::join!(world.launch("o-2", 2, G6), world.provider.close());
+    let (order, closed) = tokio::join!(world.launch("o-2", 2, G6), world.provider.close());
+    closed.unwrap();
     assert_eq!(world.aws.alive().len(), 0, "{order:?}");
 }

@@ -4,6 +4,7 @@ use crate::contents::{Lay, Shelf};
 use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent, Told, read, write};
 use crate::transport::tls::{self, FLEET, Identity, Issued, Key, is_named};
 use crate::transport::{self, Address, Connection, GREETING_TIMEOUT, Link, Listener, Raw, Reader, Wires, Writer};
+use penstock_packages::Hold;
 use penstock_scaler::Shape;
 use std::io;
 use std::net::SocketAddr;
@@ -137,20 +138,28 @@ pub(super) struct Door {
     pub(super) shelf: Option<Arc<Shelf>>,
 }
 
+/// An environment that is to begin.
+pub(super) struct Greeted {
+    pub(super) begin: Begin,
+    /// What it reads, as long as it is here.
+    pub(super) contents: Vec<Hold>,
+    pub(super) link: Link,
+}
+
 impl Door {
     /// Hears what a connection is for: an environment, and what is to be its link. Errors: it is somebody else's, or says nothing
     /// in time.
-    pub(super) async fn greet(self, raw: Raw) -> io::Result<(Begin, Link)> {
+    pub(super) async fn greet(self, raw: Raw) -> io::Result<Greeted> {
         match raw {
             Raw::Unix(mut stream) => {
-                let begin = self.hear_out(&mut stream).await?;
+                let (begin, contents) = self.hear_out(&mut stream).await?;
                 let link = stream.into_std()?;
                 link.set_nonblocking(false)?;
-                Ok((begin, Link::Socket(link.into())))
+                Ok(Greeted { begin, contents, link: Link::Socket(link.into()) })
             }
             Raw::Wire(mut wire) => {
-                let begin = self.hear_out(&mut tokio::io::join(&mut wire.from, &mut wire.to)).await?;
-                Ok((begin, Link::Wire(wire)))
+                let (begin, contents) = self.hear_out(&mut tokio::io::join(&mut wire.from, &mut wire.to)).await?;
+                Ok(Greeted { begin, contents, link: Link::Wire(wire) })
             }
             Raw::Tcp(stream, _) => {
                 let identity = self.identity.as_ref().ok_or_else(|| io::Error::other("there is no certificate yet"))?;
@@ -158,24 +167,25 @@ impl Door {
                 if !is_named(stream.get_ref().1.peer_certificates(), FLEET) {
                     return Err(denied("only the fleet begins environments"));
                 }
-                let begin = self.hear_out(&mut stream).await?;
+                let (begin, contents) = self.hear_out(&mut stream).await?;
                 let (near, far) = transport::pair()?;
                 tokio::spawn(pass_on(stream, near));
-                Ok((begin, Link::Socket(far)))
+                Ok(Greeted { begin, contents, link: Link::Socket(far) })
             }
         }
     }
 
     /// Lays out what it is told to, until it is told to begin an environment.
-    async fn hear_out(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<Begin> {
+    async fn hear_out(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<(Begin, Vec<Hold>)> {
+        let mut contents = Vec::new();
         loop {
             match timeout(GREETING_TIMEOUT, read(stream)).await?? {
-                FromFleet::Begin(begin) => return Ok(begin),
+                FromFleet::Begin(begin) => return Ok((begin, contents)),
                 FromFleet::Lay(Lay { token, .. }) if token != self.token => {
                     return Err(denied("somebody else wants something laid out"));
                 }
                 FromFleet::Lay(Lay { folders, .. }) => match &self.shelf {
-                    Some(shelf) => shelf.lay(folders, stream).await?,
+                    Some(shelf) => contents.extend(shelf.lay(folders, stream).await?),
                     None => return Err(io::Error::other("this instance has no disk of its own")),
                 },
             }

@@ -1,11 +1,11 @@
 //! The server's side: what there is to send, by content.
 
-use super::{Answer, Lay, PIECE_BYTES, STALL_TIMEOUT};
+use super::{Answer, LIMITS, Lay, PIECE_BYTES, STALL_TIMEOUT};
 use crate::protocol::{FromFleet, read, write};
 use crate::transport::{Reader, Writer};
 use parking_lot::Mutex;
 use penstock_environment::Specification;
-use penstock_packages::{ContentSha256, FileEntry, Manifest, PackageLimits};
+use penstock_packages::{ContentSha256, FileEntry, Manifest};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -109,9 +109,7 @@ impl Catalog {
             }
             if !entries.is_empty() {
                 let manifest = Manifest::new(entries).map_err(|error| at(&path, io::Error::other(error)))?;
-                PackageLimits::default()
-                    .check_manifest(&manifest)
-                    .map_err(|error| at(&path, io::Error::other(error)))?;
+                LIMITS.check_manifest(&manifest).map_err(|error| at(&path, io::Error::other(error)))?;
                 let path = if meta.is_dir() { path } else { path.parent().map(Path::to_owned).unwrap_or_default() };
                 folders.push(Folder { path, manifest, files });
             }
@@ -165,8 +163,8 @@ fn walk(folder: &Path, name: &str, found: &mut Vec<(String, PathBuf, Metadata)>,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(at(&path, error)),
         }
-        if found.len() > PackageLimits::DEFAULT_FILES {
-            let text = format!("more than {} files", PackageLimits::DEFAULT_FILES);
+        if found.len() > LIMITS.files {
+            let text = format!("more than {} files", LIMITS.files);
             return Err(at(folder, io::Error::other(text)));
         }
     }

@@ -1,8 +1,9 @@
-//! The agent's side: what was sent, kept by content.
+//! The agent's side: what was sent, kept by content for as long as the disk has room for it.
 
-use super::{Answer, BUSY_EVERY, PIECE_BYTES, STALL_TIMEOUT};
+use super::{Answer, BUSY_EVERY, LIMITS, PIECE_BYTES, STALL_TIMEOUT};
 use crate::protocol::write;
-use penstock_packages::{ContentSha256, ContentStore, Manifest, PackageLimits};
+use penstock_packages::{ContentSha256, ContentStore, Hold, Manifest, PackageError};
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,11 +15,15 @@ use tokio::time::timeout;
 /// Pieces of a content that wait to be written.
 const PIECES_MAX: usize = 8;
 
+/// Bytes that stay free beside what is laid out: more than that what makes an instance say that its disk is full.
+const SPARE_BYTES: u64 = 256 << 20;
+
 /// Contents and folders of an instance.
 pub(crate) struct Shelf {
     store: Arc<ContentStore>,
     /// One thing is laid out at a time: what several environments read is sent once.
     turn: Mutex<()>,
+    spare_bytes: u64,
 }
 
 impl Shelf {
@@ -28,17 +33,19 @@ impl Shelf {
             std::fs::create_dir_all(parent)?;
         }
         let store = ContentStore::open(folder).map_err(io::Error::other)?;
-        Ok(Self { store: Arc::new(store), turn: Mutex::new(()) })
+        Ok(Self { store: Arc::new(store), turn: Mutex::new(()), spare_bytes: SPARE_BYTES })
     }
 
-    /// Has these folders laid out, and says where. What is lacking comes on the connection. Errors: the connection is of no
-    /// use any more.
+    /// Has these folders laid out, and says where. What is lacking comes on the connection; where there is no room for it, what
+    /// nobody holds goes. Gives what keeps them here. Errors: the connection is of no use any more.
     pub(crate) async fn lay(
         &self,
         folders: Vec<Manifest>,
         connection: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<Hold>> {
         let _turn = at_it(self.turn.lock(), connection).await?;
+        // Before it is seen what is here.
+        let holds = folders.iter().map(|manifest| self.store.hold(manifest)).collect();
         let mut lacking: Vec<(ContentSha256, u64)> = Vec::new();
         for manifest in &folders {
             let lengths = manifest.contents();
@@ -47,10 +54,16 @@ impl Shelf {
             lacking.extend(new);
         }
         let wanted: u64 = lacking.iter().map(|(_, bytes)| bytes).sum();
-        if let Some(free) = self.store.free_bytes().ok().filter(|free| *free < wanted) {
-            let text =
-                format!("the instance's disk has {free} bytes left, and {wanted} are to be sent: give it a larger one");
-            return write(connection, &Answer::Failed(text)).await;
+        let (store, spare) = (self.store.clone(), self.spare_bytes);
+        let made = spawn_blocking(move || make_room(&store, wanted, spare));
+        let free = at_it(made, connection).await?.map_err(io::Error::other)?;
+        if let Some(free) = free.ok().filter(|free| *free < wanted) {
+            let text = format!(
+                "the instance's disk has {free} bytes left beside what its environments use, and {wanted} are to be sent: \
+                 give it a larger one"
+            );
+            write(connection, &Answer::Failed(text)).await?;
+            return Ok(Vec::new());
         }
         if !lacking.is_empty() {
             let contents = lacking.iter().map(|(sha256, _)| *sha256).collect();
@@ -61,15 +74,15 @@ impl Shelf {
         }
         let store = self.store.clone();
         let laid = spawn_blocking(move || {
-            let limits = PackageLimits::default();
-            let laid = folders.into_iter().map(|manifest| Ok(store.ingest_manifest(manifest, &limits)?.folder));
-            laid.collect::<Result<Vec<PathBuf>, penstock_packages::PackageError>>()
+            let laid = folders.into_iter().map(|manifest| Ok(store.ingest_manifest(manifest, &LIMITS)?.folder));
+            laid.collect::<Result<Vec<PathBuf>, PackageError>>()
         });
         let answer = match at_it(laid, connection).await?.map_err(io::Error::other)? {
             Ok(places) => Answer::Laid(places),
             Err(error) => Answer::Failed(format!("an instance cannot lay out what was sent: {error}")),
         };
-        write(connection, &answer).await
+        write(connection, &answer).await?;
+        Ok(holds)
     }
 
     /// Keeps one content, which comes next. Errors: it does not come, is another, or cannot be written.
@@ -96,6 +109,21 @@ impl Shelf {
         drop(give);
         at_it(kept, from).await?.map_err(io::Error::other)?
     }
+}
+
+/// Bytes that are free, after what nobody holds has gone if that many and some to spare were not. Blocks.
+fn make_room(store: &ContentStore, wanted: u64, spare: u64) -> Result<u64, PackageError> {
+    let enough = wanted.saturating_add(spare);
+    // What came since the last time is left the first time.
+    for _ in 0..2 {
+        let free = store.free_bytes()?;
+        if wanted == 0 || free >= enough {
+            return Ok(free);
+        }
+        let gone = store.retain(|| Some(BTreeSet::new()))?;
+        tracing::info!(bytes = gone.bytes, contents = gone.contents, "what no environment reads any more is gone");
+    }
+    store.free_bytes()
 }
 
 /// Waits for something, and says on the connection that it does. Errors: the connection is of no use any more.
@@ -125,5 +153,57 @@ impl Read for Pieces {
         to[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
         self.at += count;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::read;
+    use penstock_packages::FileEntry;
+    use tokio::io::AsyncWriteExt;
+
+    /// Lays out one file; what had to be sent for it, and where it lies.
+    async fn laid(shelf: &Shelf, text: &str) -> (usize, PathBuf, Vec<Hold>) {
+        let sha256 = ContentSha256::of(text.as_bytes());
+        let bytes = text.len() as u64;
+        let file = FileEntry { path: "file".into(), sha256, bytes, executable: false };
+        let manifest = Manifest::new(vec![file]).unwrap();
+        let (mut near, mut far) = tokio::io::duplex(1 << 16);
+        let fleet = async {
+            let mut sent = 0;
+            loop {
+                match read(&mut far).await.unwrap() {
+                    Answer::Lacking(all) => {
+                        sent += all.len();
+                        far.write_all(text.as_bytes()).await.unwrap();
+                    }
+                    Answer::Laid(places) => return (sent, places[0].join("file")),
+                    Answer::Busy => {}
+                    Answer::Failed(why) => panic!("{why}"),
+                }
+            }
+        };
+        let (holds, (sent, place)) = tokio::join!(shelf.lay(vec![manifest], &mut near), fleet);
+        (sent, place, holds.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_nobody_reads_goes_when_there_is_no_room_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut shelf = Shelf::open(folder.path().join("contents")).unwrap();
+        shelf.spare_bytes = 0;
+        let (sent, first, held) = laid(&shelf, "first").await;
+        let (_, second, unheld) = laid(&shelf, "second").await;
+        drop(unheld);
+        assert_eq!((sent, laid(&shelf, "second").await.0), (1, 0), "sent once");
+        // No disk has as much.
+        shelf.spare_bytes = u64::MAX;
+        let (sent, third, _) = laid(&shelf, "third").await;
+        assert_eq!((sent, first.exists(), second.exists(), third.exists()), (1, true, false, true));
+        assert_eq!(std::fs::read_to_string(&first).unwrap(), "first");
+        drop(held);
+        assert_eq!(laid(&shelf, "second").await.0, 1, "sent again");
+        assert!(!first.exists());
     }
 }

@@ -6,6 +6,7 @@
 use super::{Entry, Roster, Seat};
 use crate::protocol::Device;
 use penstock_scaler::{Needs, fullest_device};
+use penstock_telemetry::InstanceGpus;
 use std::collections::BTreeMap;
 
 impl Entry {
@@ -26,9 +27,12 @@ impl Entry {
         Some(machine.devices.iter().map(|device| self.left(device)).collect())
     }
 
+    fn has_failed(&self, device: &Device) -> bool {
+        self.beat.devices.iter().any(|told| told.uuid == device.uuid && told.fault.is_some())
+    }
+
     fn left(&self, device: &Device) -> u64 {
-        let has_failed = self.beat.devices.iter().any(|told| told.uuid == device.uuid && told.fault.is_some());
-        match has_failed {
+        match self.has_failed(device) {
             true => 0,
             false => device.for_environments_mib().saturating_sub(self.given_mib(&device.uuid)),
         }
@@ -36,6 +40,24 @@ impl Entry {
 }
 
 impl Roster {
+    /// The devices of all instances.
+    pub(crate) fn gpus(&self) -> InstanceGpus {
+        let mut gpus = InstanceGpus::default();
+        for entry in self.instances().values() {
+            for device in entry.devices() {
+                match entry.has_failed(device) {
+                    true => gpus.faulty += 1,
+                    false => gpus.well += 1,
+                }
+                gpus.memory_total += device.memory_mib << 20;
+                gpus.memory_given += entry.given_mib(&device.uuid) << 20;
+            }
+            let used = entry.beat.devices.iter().filter_map(|told| told.memory_used_mib);
+            gpus.memory_used += used.sum::<u64>() << 20;
+        }
+        gpus
+    }
+
     /// Whether an instance that may be bought would have room for one that needs this.
     pub(crate) fn may_hold(&self, needs: &Needs) -> bool {
         self.types.iter().any(|one| self.rules.may_buy(&one.name) && one.shape.holds(needs) > 0)

@@ -57,7 +57,9 @@ impl Provider for Tasks {
         std::future::pending().await
     }
 
-    async fn close(&self) {}
+    async fn close(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 pub(crate) fn specification(cores: u32) -> Specification {

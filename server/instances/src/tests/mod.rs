@@ -2,6 +2,7 @@
 
 mod agents;
 mod devices;
+mod fleets;
 mod gpus;
 mod random;
 

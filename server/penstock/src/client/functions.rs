@@ -157,7 +157,7 @@ impl Instances {
             return Ok(());
         }
         let list = |name: &str| told.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-        let heads = ["INSTANCE", "TYPE", "STATE", "VCPU", "MEMORY", "AGE", "ENVIRONMENTS"];
+        let heads = ["INSTANCE", "PROVIDER", "TYPE", "STATE", "VCPU", "MEMORY", "AGE", "ENVIRONMENTS"];
         print(false, list("Instances"), &heads, |instance| {
             let told = |name| text(instance, name);
             let age = instance.get("AgeSeconds").and_then(Value::as_f64).unwrap_or_default();
@@ -165,8 +165,9 @@ impl Instances {
             let each = environments.into_iter().flatten().map(|(version, count)| format!("{count} x {version}"));
             let memory = format!("{} MiB", told("MemoryMiB"));
             let environments = each.collect::<Vec<_>>().join(", ");
-            let (id, of_type, state) = (told("InstanceId"), told("InstanceType"), told("State"));
-            vec![id, of_type, state, told("VCpu"), memory, format!("{age:.0} s"), environments]
+            let (id, provider) = (told("InstanceId"), told("CapacityProviderName"));
+            let (of_type, state) = (told("InstanceType"), told("State"));
+            vec![id, provider, of_type, state, told("VCpu"), memory, format!("{age:.0} s"), environments]
         });
         let devices: Vec<Value> = list("Instances").iter().flat_map(devices).collect();
         if !devices.is_empty() {
@@ -186,14 +187,18 @@ impl Instances {
             list("Costs").into_iter().filter(|cost| usd(cost, "Usd").is_some_and(|usd| usd > 0.0)).collect();
         if !costs.is_empty() {
             show::say("");
-            print(false, costs, &["FUNCTION", "USD/H", "USD", "INVOCATIONS", "USD/MILLION"], |cost| {
+            let heads = ["FUNCTION", "PROVIDER", "USD/H", "USD", "INVOCATIONS", "USD/MILLION"];
+            print(false, costs, &heads, |cost| {
+                let providers = cost.get("CapacityProviderNames").and_then(Value::as_array);
+                let providers: Vec<&str> = providers.into_iter().flatten().filter_map(Value::as_str).collect();
                 let function = match text(cost, "FunctionName") {
                     none if none.is_empty() => "(nobody's)".to_owned(),
                     function => function,
                 };
                 let amount = |name: &str| usd(cost, name).map_or(String::new(), |usd| format!("{usd:.4}"));
-                let invocations = text(cost, "Invocations");
-                vec![function, amount("UsdPerHour"), amount("Usd"), invocations, amount("UsdPerMillionInvocations")]
+                let (per_hour, in_all) = (amount("UsdPerHour"), amount("Usd"));
+                let (done, per_million) = (text(cost, "Invocations"), amount("UsdPerMillionInvocations"));
+                vec![function, providers.join(", "), per_hour, in_all, done, per_million]
             });
         }
         Ok(())

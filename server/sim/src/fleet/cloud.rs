@@ -337,12 +337,13 @@ impl Provider for OfCloud {
         }
     }
 
-    async fn close(&self) {
+    async fn close(&self) -> io::Result<()> {
         let names: Vec<String> = {
             let mut state = self.0.state.lock();
             state.is_closed = true;
             state.machines.keys().cloned().collect()
         };
         names.iter().for_each(|name| self.0.gone(name));
+        Ok(())
     }
 }

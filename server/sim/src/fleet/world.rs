@@ -138,7 +138,7 @@ async fn happen(script: &Script, plant: Option<Plant>) -> Run {
     following.abort();
     watching.abort();
     world.house.drain().await;
-    world.fleet.close().await;
+    world.fleet.close().await.expect("all end");
     sleep(Duration::from_millis(10)).await;
     world.ended();
     world.nothing_was_refused();

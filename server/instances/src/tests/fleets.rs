@@ -1,0 +1,143 @@
+//! Fleets of providers that come, change and go.
+
+use super::{deadlines, rules, types};
+use crate::{Fleet, FleetOptions, Fleets, Listen, OpenFleet, Order, Outcome, Provider, Standing};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// What was asked of it, and what it answers next: the errors of opening and of closing.
+#[derive(Default)]
+struct World {
+    asked: Mutex<Vec<String>>,
+    opening: Mutex<Vec<io::Error>>,
+    closing: Mutex<Vec<io::Error>>,
+}
+
+struct Opener {
+    world: Arc<World>,
+    folder: PathBuf,
+}
+
+struct Empty(Arc<World>);
+
+#[async_trait]
+impl OpenFleet for Opener {
+    fn check(&self, _: &str, settings: &Map<String, Value>) -> Result<(), String> {
+        settings.get("wrong").map_or(Ok(()), |_| Err("wrong: found".into()))
+    }
+
+    async fn open(&self, name: &str, settings: &Map<String, Value>) -> io::Result<Arc<Fleet>> {
+        self.world.asked.lock().push(format!("open {name} {}", Value::Object(settings.clone())));
+        if let Some(error) = self.world.opening.lock().pop() {
+            return Err(error);
+        }
+        let options = FleetOptions {
+            name: name.into(),
+            rules: rules(10),
+            types: types(),
+            deadlines: deadlines(),
+            folder: self.folder.join(name),
+            listen: Listen::Folder,
+            disk: None,
+            token: || Ok("token".into()),
+        };
+        Fleet::open(options, Arc::new(Empty(self.world.clone())), CancellationToken::new())
+    }
+}
+
+#[async_trait]
+impl Provider for Empty {
+    async fn launch(&self, _: &Order) -> io::Result<Outcome> {
+        Ok(Outcome::default())
+    }
+
+    async fn terminate(&self, _: &str) {}
+
+    async fn ended(&self) -> String {
+        std::future::pending().await
+    }
+
+    async fn close(&self) -> io::Result<()> {
+        self.0.asked.lock().push("close".into());
+        self.0.closing.lock().pop().map_or(Ok(()), Err)
+    }
+}
+
+fn settings(vcpu_max: u32) -> Map<String, Value> {
+    json!({ "CapacityProviderScalingConfig": { "MaxVCpuCount": vcpu_max } }).as_object().unwrap().clone()
+}
+
+async fn open(fleets: &Fleets) -> Arc<Fleet> {
+    let mut changed = fleets.changed();
+    timeout(Duration::from_secs(30), async {
+        loop {
+            if let Some(Standing::Open(fleet)) = fleets.standing("p") {
+                return fleet;
+            }
+            changed.changed().await.unwrap();
+        }
+    })
+    .await
+    .unwrap()
+}
+
+fn fleets() -> (Arc<World>, Arc<Fleets>, tempfile::TempDir) {
+    let (world, folder) = (Arc::<World>::default(), tempfile::tempdir().unwrap());
+    let opener = Opener { world: world.clone(), folder: folder.path().to_owned() };
+    (world, Fleets::new(None, Some(Arc::new(opener))), folder)
+}
+
+fn asked(world: &World) -> Vec<String> {
+    std::mem::take(&mut *world.asked.lock())
+}
+
+const OPENED: &str = r#"open p {"CapacityProviderScalingConfig":{"MaxVCpuCount":10}}"#;
+
+#[tokio::test]
+async fn what_a_provider_may_have_changes_without_another_fleet_and_is_told() {
+    let (world, fleets, _folder) = fleets();
+    fleets.want("p", &settings(10));
+    let fleet = open(&fleets).await;
+    let mut changed = fleets.changed();
+    fleets.want("p", &settings(20));
+    assert_eq!((fleet.vcpu_max(), changed.has_changed().unwrap()), (20, true));
+    changed.mark_unchanged();
+    assert_eq!(asked(&world), [OPENED]);
+    assert!(fleets.check("p", &settings(1)).is_ok() && fleets.buys());
+    let wrong = json!({ "wrong": 1 }).as_object().unwrap().clone();
+    assert_eq!(fleets.check("p", &wrong), Err("wrong: found".into()));
+}
+
+#[tokio::test]
+async fn one_that_ends_is_closed_until_nothing_is_left() {
+    let (world, fleets, _folder) = fleets();
+    fleets.want("p", &settings(10));
+    open(&fleets).await;
+    world.closing.lock().push(io::Error::other("some may be left"));
+    assert_eq!(fleets.end("p", &settings(10)).await, Err("some may be left".into()));
+    assert!(fleets.standing("p").is_none() && fleets.all().is_empty());
+    // What is not known is opened, to be ended: as after a restart.
+    world.opening.lock().push(io::Error::other("away"));
+    assert_eq!(fleets.end("p", &settings(10)).await, Err("away".into()));
+    assert_eq!(fleets.end("p", &settings(10)).await, Ok(()));
+    assert_eq!(asked(&world), [OPENED, "close", OPENED, OPENED, "close"]);
+    // It never could have had any.
+    world.opening.lock().push(io::Error::new(io::ErrorKind::InvalidInput, "wrong"));
+    assert_eq!(fleets.end("p", &settings(10)).await, Ok(()));
+    // One that is gone from the records is ended if there is one.
+    fleets.want("p", &settings(10));
+    open(&fleets).await;
+    asked(&world);
+    fleets.give_up("p").await;
+    fleets.give_up("p").await;
+    assert_eq!(asked(&world), ["close"]);
+    // Where nobody buys any there is nothing to end.
+    assert_eq!(Fleets::new(None, None).end("p", &settings(10)).await, Ok(()));
+}
