@@ -242,7 +242,7 @@ def test_functions_share_instances_and_people_see_them(start):
     assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [1.5])
     shown = subprocess.run([PROGRAM, "instances", "--endpoint", server.url], capture_output=True, text=True, check=True).stdout
     head, *rows = shown.splitlines()
-    assert head.split() == ["INSTANCE", "TYPE", "STATE", "VCPU", "MEMORY", "AGE", "ENVIRONMENTS"]
+    assert head.split() == ["INSTANCE", "PROVIDER", "TYPE", "STATE", "VCPU", "MEMORY", "AGE", "ENVIRONMENTS"]
     assert any("Ready" in row and "x f:1" in row for row in rows), shown
     logs = subprocess.run([PROGRAM, "logs", "f", "--endpoint", server.url], capture_output=True, text=True, check=True).stdout
     assert "environment ready" in logs

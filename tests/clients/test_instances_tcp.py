@@ -32,6 +32,19 @@ def authority(days=1):
     return builder.sign(key, hashes.SHA256()).public_bytes(encoding).decode(), pem
 
 
+def issued(certificate, key, name):
+    """A certificate with a name, signed by an authority, and its key: all as PEM."""
+    signer = serialization.load_pem_private_key(key.encode(), None)
+    issuer = x509.load_pem_x509_certificate(certificate.encode()).subject
+    own = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(issuer, x509.Name([]), own.public_key(), x509.random_serial_number(), now - datetime.timedelta(1), now + datetime.timedelta(1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), False)
+    pem = own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    return builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode(), pem
+
+
 @pytest.fixture
 def files(tmp_path):
     return tmp_path / "ca.pem", tmp_path / "ca.key"

@@ -18,6 +18,11 @@ impl Keys {
         format!("{}/leader", self.prefix).into_bytes()
     }
 
+    /// One that is written once, by whoever comes first.
+    pub(crate) fn once(&self, name: &str) -> Vec<u8> {
+        format!("{}/once/{name}", self.prefix).into_bytes()
+    }
+
     pub(crate) fn of(&self, is_blob: bool, key: &str) -> Vec<u8> {
         format!("{}/{}/{key}", self.prefix, kind(is_blob)).into_bytes()
     }

@@ -10,7 +10,7 @@ use crate::newest::Newest;
 use crate::options::{EtcdError, EtcdOptions};
 use crate::transaction;
 use bytes::Bytes;
-use etcd_client::{GetOptions, KeyValue};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp};
 use penstock_registry::store::{Answer, Commit, Entry, Leadership, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +56,20 @@ impl EtcdStore {
         tasks.spawn(candidate.run());
         tasks.close();
         Ok(Self { connection, keys, newest, leadership, doubt, stop, tasks, timeout: options.timeout })
+    }
+
+    /// What lies under a name of its own beside the state: `value`, unless somebody was first. It never changes.
+    ///
+    /// Errors: etcd is away or refuses.
+    pub async fn once(&self, name: &str, value: Vec<u8>) -> Result<Bytes, StoreError> {
+        let key = self.keys.once(name);
+        let is_first = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
+        let write = Txn::new().when([is_first]).and_then([TxnOp::put(key.clone(), value, None)]);
+        // Whoever has written it, this is what it is then.
+        self.connection.transaction(write).await.map_err(away)?;
+        let found = self.connection.get(key, GetOptions::new()).await.map_err(away)?;
+        let found = found.kvs().first().map(|found| Bytes::copy_from_slice(found.value()));
+        found.ok_or_else(|| StoreError::Failed(format!("{name} was taken out of etcd by somebody else")))
     }
 
     async fn read(&self, is_blob: bool, key: &str) -> Result<Option<Entry>, StoreError> {

@@ -113,3 +113,14 @@ async fn what_etcd_has_no_room_for_is_told_and_not_done() {
     assert!(refused.to_string().contains("--quota-backend-bytes"), "{refused}");
     assert_eq!(store.list_blobs("", None, 100).await.unwrap().len(), usize::from(kept));
 }
+
+#[tokio::test]
+async fn what_is_written_once_is_the_firsts_whoever_leads() {
+    let etcd = Etcd::start().await;
+    let open = |own| penstock_etcd::EtcdStore::open(common::options(etcd.address(), "penstock", own));
+    let (one, other) = (open("https://one").await.unwrap(), open("https://other").await.unwrap());
+    let (first, second) = tokio::join!(other.once("name", b"1".to_vec()), one.once("name", b"2".to_vec()));
+    assert_eq!(first.unwrap(), second.unwrap(), "both have what came first");
+    assert_eq!(one.once("another", b"3".to_vec()).await.unwrap(), "3");
+    assert!(one.list("", None, 10).await.unwrap().is_empty(), "it is no part of the state");
+}

@@ -15,12 +15,15 @@ use connection::Connection;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use penstock_trust::{Authority, SERVER, is_named};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -39,6 +42,52 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    accept(listener, limits, shutdown, |stream, connection| connection.run(stream, router.clone())).await;
+}
+
+/// The same for other servers of this state alone: TLS, on which each shows a certificate of `authority` with the name
+/// [`SERVER`].
+pub async fn serve_servers<S, B>(
+    listener: TcpListener,
+    router: S,
+    limits: HostLimits,
+    shutdown: CancellationToken,
+    authority: Arc<Authority>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let patience = limits.head_timeout;
+    let served = |stream, connection: Connection| {
+        let (router, authority) = (router.clone(), authority.clone());
+        async move {
+            match timeout(patience, known(&authority, stream)).await {
+                Ok(Ok(stream)) => connection.run(stream, router).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a connection is not another server's"),
+                Err(_) => tracing::debug!("a connection did not say in time whose it is"),
+            }
+        }
+    };
+    accept(listener, limits, shutdown, served).await;
+}
+
+/// The stream of another server. Errors: it is somebody else's.
+async fn known(authority: &Authority, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    let stream = authority.own().acceptor(false)?.accept(stream).await?;
+    match is_named(stream.get_ref().1.peer_certificates(), SERVER) {
+        true => Ok(stream),
+        false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "its certificate is not a server's")),
+    }
+}
+
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    limits: HostLimits,
+    shutdown: CancellationToken,
+    serve: impl Fn(TcpStream, Connection) -> F,
+) {
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(limits.connections_max));
     let limits = Arc::new(limits);
@@ -59,9 +108,9 @@ where
                 };
                 ready_stream(&stream);
                 let connection = Connection { limits: limits.clone(), shutdown: shutdown.clone() };
-                let router = router.clone();
+                let served = serve(stream, connection);
                 connections.spawn(async move {
-                    connection.run(stream, router).await;
+                    served.await;
                     drop(place);
                 });
             }

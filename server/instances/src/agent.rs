@@ -14,7 +14,6 @@ pub use devices::DeviceOptions;
 
 use crate::contents::Shelf;
 use crate::protocol::{Beat, Begin, DeviceBeat, FromAgent, ToAgent, Told, write};
-use crate::transport::tls::Key;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use devices::Devices;
@@ -22,6 +21,7 @@ use door::Greeted;
 use penstock_environment::Life;
 use penstock_packages::Hold;
 use penstock_scaler::Shape;
+use penstock_trust::Key;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;

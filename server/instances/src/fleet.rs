@@ -10,11 +10,13 @@ use crate::hub::Hub;
 use crate::protocol::ToAgent;
 use crate::provider::Provider;
 use crate::roster::{Action, Deadlines, Entry, Gone, Place, Roster};
-use crate::transport::{self, Address, Connection, Cut, Listener, Wires, tls, tls::Authority};
+use crate::transport::{self, Address, Connection, Cut, Listener, Wires};
 use crate::view::InstanceView;
 use parking_lot::Mutex;
+
 use penstock_scaler::{InstanceType, Needs, Rules, Stage, Why};
 use penstock_telemetry::instance_event;
+use penstock_trust::{self as tls, Authority};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
@@ -274,7 +276,7 @@ impl Fleet {
 
     /// A connection to the agent of an instance, which is shown to be that one's. Errors: it does not answer, or is another's.
     pub(crate) async fn connect(&self, place: &Place) -> io::Result<Connection> {
-        let identity = self.authority().map(|authority| authority.fleet());
+        let identity = self.authority().map(|authority| authority.own());
         transport::connect(&place.address, identity.as_deref(), &tls::instance_name(&place.name), self.wires()).await
     }
 

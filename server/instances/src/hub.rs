@@ -6,9 +6,9 @@
 use crate::fleet::Fleet;
 use crate::fleet::agents::{Caller, refused};
 use crate::protocol::{Enrol, FromAgent, ToAgent, read, write};
-use crate::transport::tls::{self, Authority, is_named};
 use crate::transport::{Address, GREETING_TIMEOUT, Listener, Raw, Reader, Writer, accept_all};
 use parking_lot::Mutex;
+use penstock_trust::{self as tls, Authority, is_named};
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -97,7 +97,7 @@ impl Hub {
     /// What a connection is for: an agent's that may speak, or only to give it its certificate.
     async fn hear_out(&self, raw: Raw) -> io::Result<Option<(Arc<Fleet>, Caller)>> {
         let Raw::Tcp(stream, peer) = raw else { return Ok(None) };
-        let stream = self.authority.fleet().acceptor(true)?.accept::<TcpStream>(stream).await?;
+        let stream = self.authority.own().acceptor(true)?.accept::<TcpStream>(stream).await?;
         let shown = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
         let (from, to) = tokio::io::split(stream);
         let (mut from, mut to): (Reader, Writer) = (Box::new(from), Box::new(to));
@@ -110,7 +110,8 @@ impl Hub {
                     refused(&name, why);
                     return Ok(None);
                 }
-                write(&mut to, &ToAgent::Enrolled(self.authority.issue(&name, &public_key)?)).await?;
+                write(&mut to, &ToAgent::Enrolled(self.authority.issue(&tls::instance_name(&name), &public_key)?))
+                    .await?;
                 to.shutdown().await?;
                 Ok(None)
             }

@@ -35,7 +35,6 @@ pub use local::LocalProvider;
 pub use protocol::{DeviceAccess, Told};
 pub use provider::{Launched, Market, Missing, Offer, Order, Outcome, Provider};
 pub use roster::{Deadlines, Gone};
-pub use transport::tls::Authority;
 pub use transport::{Address, Link, Reader, Wire, Wires, Writer};
 pub use view::{DeviceView, InstanceView};
 

@@ -5,9 +5,9 @@
 
 use crate::contents::Lay;
 use crate::transport::Address;
-use crate::transport::tls::Issued;
 use penstock_domain::Variables;
 use penstock_scaler::Shape;
+use penstock_trust::Issued;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;

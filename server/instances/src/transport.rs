@@ -2,12 +2,10 @@
 //! [`Wires`] of its own.
 //!
 //! Called by the fleet and by the agent. Who the other side is, is known when a connection is made: on one machine by the
-//! folder, which is open to one user alone, else by its certificate (see `tls`).
+//! folder, which is open to one user alone, else by its certificate (see `penstock_trust`).
 
-pub(crate) mod tls;
-
-use crate::transport::tls::Identity;
 use async_trait::async_trait;
+use penstock_trust::Identity;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -5,13 +5,14 @@
 use crate::config::Config;
 use crate::instances;
 use crate::remote::Services;
-use crate::state::State;
+use crate::state::{Opened, State};
 use penstock_control::names::Account;
 use penstock_control::{ControlOptions, ControlPlane};
 use penstock_dispatch::House;
 use penstock_instances::Fleets;
 use penstock_packages::{ContentStore, PackageError};
 use penstock_registry::store::OpenError;
+use penstock_trust::Authority;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,21 +28,25 @@ pub(crate) enum ControlPlaneError {
     #[cfg(feature = "etcd")]
     #[error("etcd.endpoints: {0}")]
     Etcd(#[from] penstock_etcd::EtcdError),
+    /// Certificates of the servers that share the store.
+    #[cfg(feature = "etcd")]
+    #[error("{0}")]
+    Servers(#[from] std::io::Error),
     /// The packages.
     #[error("data_dir: {0}")]
     Packages(#[from] PackageError),
 }
 
-/// Opens what the data directory and the store hold. `address` is where this server listens. Blocks.
+/// Opens what the data directory and the store hold. `address` is where this server hears others of the same state. Blocks.
 pub(crate) fn open(
     config: &Config,
-    (state, address): (State, SocketAddr),
+    (state, address): (State, Option<SocketAddr>),
     services: Services,
     house: Arc<House>,
     fleets: Arc<Fleets>,
-) -> Result<Arc<ControlPlane>, ControlPlaneError> {
+) -> Result<(Arc<ControlPlane>, Option<Arc<Authority>>), ControlPlaneError> {
     let folder = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
-    let store = state.open(&folder, address)?;
+    let Opened { store, servers } = state.open(config, &folder, address)?;
     let mut content = ContentStore::open(folder.join("packages"))?;
     if let Some(contents) = services.contents {
         content = content.with_backing(Arc::new(contents));
@@ -58,7 +63,7 @@ pub(crate) fn open(
         concurrency: config.integer_u32("limits.concurrency"),
         clock: now,
     };
-    Ok(ControlPlane::new(options, store, Arc::new(content), house))
+    Ok((ControlPlane::new(options, store, Arc::new(content), house), servers))
 }
 
 #[allow(clippy::disallowed_methods)]

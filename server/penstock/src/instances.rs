@@ -9,10 +9,11 @@ use clap::Args;
 use penstock_ec2::Metadata;
 use penstock_environment::Launcher;
 use penstock_instances::{
-    Authority, Deadlines, Fleet, FleetOptions, Hub, Listen, LocalProvider, Told, agent, agent::DeviceOptions,
+    Deadlines, Fleet, FleetOptions, Hub, Listen, LocalProvider, Told, agent, agent::DeviceOptions,
 };
 use penstock_packages::ContentSha256;
 use penstock_scaler::{Architecture, InstanceType, Rules, Shape};
+use penstock_trust::{Authority, FLEET};
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read};
 use std::net::TcpListener;
@@ -195,10 +196,12 @@ pub(crate) fn hub(config: &Config, stop: CancellationToken) -> io::Result<Arc<Hu
     let clock = time::OffsetDateTime::now_utc;
     let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text.to_owned());
     let authority = match (config.path("instances.ca_file"), config.path("instances.ca_key_file")) {
-        (None, None) => Authority::embedded(life, clock)?,
-        (Some(certificates), Some(key)) => Authority::from_files(certificates, key, life, clock).map_err(|error| {
-            io::Error::new(error.kind(), format!("instances.ca_file, instances.ca_key_file: {error}"))
-        })?,
+        (None, None) => Authority::embedded(FLEET, life, clock)?,
+        (Some(certificates), Some(key)) => {
+            Authority::from_files(FLEET, certificates, key, life, clock).map_err(|error| {
+                io::Error::new(error.kind(), format!("instances.ca_file, instances.ca_key_file: {error}"))
+            })?
+        }
         (Some(_), None) => {
             return Err(invalid("instances.ca_key_file is missing: expected the key of instances.ca_file"));
         }

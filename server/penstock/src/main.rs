@@ -17,6 +17,8 @@ mod remote;
 mod roles;
 mod runtime;
 mod serve;
+#[cfg(feature = "etcd")]
+mod servers;
 mod state;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};

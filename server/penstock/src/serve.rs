@@ -23,6 +23,7 @@ use penstock_frontend::request_id::RequestIds;
 use penstock_frontend::status::OverloadCodes;
 use penstock_instances::{ByProvider, Fleets, OnInstances, OpenFleet};
 use penstock_telemetry::{LogFormat, Scrape};
+use penstock_trust::Authority;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -116,6 +117,11 @@ async fn serve(
     let http = listen(&config, "listen.http").await?;
     let grpc = listen(&config, "listen.grpc").await?;
     let metrics = listen(&config, "listen.metrics").await?;
+    let others = match state.is_shared() {
+        true => Some(listen(&config, "state.listen").await?),
+        false => None,
+    };
+    let others_at = others.as_ref().map(TcpListener::local_addr).transpose()?;
     let addresses = (http.local_addr()?, grpc.local_addr()?, metrics.local_addr()?);
 
     let own = std::env::current_exe()?;
@@ -139,15 +145,16 @@ async fn serve(
     let fleets = open_fleets(&config, accelerators.as_ref(), &instances)?;
     let _ends_with_this = instances.drop_guard();
     let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles, &fleets)?);
-    let control = {
+    let (control, servers) = {
         let (config, house) = (config.clone(), house.clone());
         let fleets = fleets.clone();
-        tokio::task::spawn_blocking(move || control::open(&config, (state, addresses.0), services, house, fleets))
+        tokio::task::spawn_blocking(move || control::open(&config, (state, others_at), services, house, fleets))
             .await
             .map_err(io::Error::other)??
     };
-    let lambda = Lambda::new(control.clone());
-    let doors = Doors::open(&config, &house, &scrape, budget, (lambda, guard), (http, grpc, metrics));
+    let lambda = Lambda::new(control.clone(), servers.clone());
+    let others = others.zip(servers);
+    let doors = Doors::open(&config, &house, &scrape, budget, (lambda, guard), (http, grpc, metrics, others));
     let mut stop = Stop::new()?;
     tokio::select! {
         started = start(&house, &control) => if let Err(error) = started {
@@ -262,7 +269,7 @@ async fn listen(config: &Config, key: &'static str) -> Result<TcpListener, Serve
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { key, address, source })
 }
 
-/// The three ports, served.
+/// The ports, served.
 struct Doors {
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -275,7 +282,7 @@ impl Doors {
         scrape: &Arc<Scrape>,
         budget: ByteBudget,
         (lambda, guard): (Lambda, Option<Guard>),
-        (http, grpc, metrics): (TcpListener, TcpListener, TcpListener),
+        (http, grpc, metrics, others): (TcpListener, TcpListener, TcpListener, Option<(TcpListener, Arc<Authority>)>),
     ) -> Self {
         let codes = match config.text("overload_codes") {
             "triton" => OverloadCodes::Triton,
@@ -309,6 +316,10 @@ impl Doors {
         let http_door = http_router(house.clone(), http_options, Some(lambda));
         let grpc_door = grpc_service(house.clone(), grpc_options);
         let metrics_door = metrics_router(scrape.clone(), guard);
+        if let Some((others, authority)) = others {
+            let served = host::serve_servers(others, http_door.clone(), limits.clone(), shutdown.clone(), authority);
+            tasks.spawn(served);
+        }
         tasks.spawn(host::serve(http, http_door, limits.clone(), shutdown.clone()));
         tasks.spawn(host::serve(grpc, grpc_door, limits.clone(), shutdown.clone()));
         tasks.spawn(host::serve(metrics, metrics_door, limits, shutdown.clone()));

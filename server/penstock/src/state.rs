@@ -6,6 +6,7 @@
 use crate::config::Config;
 use crate::control::ControlPlaneError;
 use penstock_registry::store::{LocalStore, LocalStoreOptions, Store};
+use penstock_trust::Authority;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,23 +43,29 @@ pub(crate) fn settings(config: &Config) -> Result<State, String> {
                     a bucket; name one";
         return Err(text.into());
     }
-    let (own, address) = (config.text("state.address"), config.address("listen.http"));
+    let (own, address) = (config.text("state.address"), config.address("state.listen"));
     if own.is_empty() && address.ip().is_unspecified() {
         return Err(format!(
-            "state.address: nothing found, and listen.http is {address}, which leads nowhere: say where other servers reach this one, \
+            "state.address: nothing found, and state.listen is {address}, which leads nowhere: say where other servers reach this one, \
              as host:port"
         ));
     }
     let is_alone = config.list("etcd.endpoints").iter().all(|endpoint| is_loopback(endpoint));
     if own.is_empty() && address.ip().is_loopback() && !is_alone {
         return Err(format!(
-            "state.address: nothing found, and listen.http is {address}, which other machines do not reach: say where they reach this \
+            "state.address: nothing found, and state.listen is {address}, which other machines do not reach: say where they reach this \
              server, as host:port"
         ));
     }
+    if let (Some(_), None) | (None, Some(_)) = (config.path("state.ca_file"), config.path("state.ca_key_file")) {
+        return Err(match config.path("state.ca_file") {
+            Some(_) => "state.ca_key_file is missing: expected the key of state.ca_file".into(),
+            None => "state.ca_file is missing: expected the certificate of state.ca_key_file".into(),
+        });
+    }
     if !own.is_empty() && !own.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok())
     {
-        return Err(format!("state.address: found '{own}', expected host:port, such as 10.0.0.7:8000"));
+        return Err(format!("state.address: found '{own}', expected host:port, such as 10.0.0.7:8020"));
     }
     etcd(config)
 }
@@ -136,22 +143,44 @@ fn etcd(config: &Config) -> Result<State, String> {
 }
 
 impl State {
-    /// Opens it. `address` is where this server listens. Blocks.
-    #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "nobody else has to reach this server"))]
-    pub(crate) fn open(self, folder: &Path, address: SocketAddr) -> Result<Arc<dyn Store>, ControlPlaneError> {
+    /// Other servers have it too, and send changes to the one that leads.
+    pub(crate) fn is_shared(&self) -> bool {
+        !matches!(self, State::Local)
+    }
+
+    /// Opens it. `address` is where this server hears others. Blocks.
+    #[cfg_attr(not(feature = "etcd"), expect(unused_variables, reason = "there are no others"))]
+    pub(crate) fn open(
+        self,
+        config: &Config,
+        folder: &Path,
+        address: Option<SocketAddr>,
+    ) -> Result<Opened, ControlPlaneError> {
         match self {
-            State::Local => Ok(Arc::new(LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?)),
+            State::Local => {
+                let store = LocalStore::open(&folder.join("state"), LocalStoreOptions::default())?;
+                Ok(Opened { store: Arc::new(store), servers: None })
+            }
             #[cfg(feature = "etcd")]
             State::Etcd(mut options) => {
-                if options.address.is_empty() {
+                if let Some(address) = address.filter(|_| options.address.is_empty()) {
                     options.address = address.to_string();
                 }
-                options.address = format!("http://{}", options.address);
-                let opening = penstock_etcd::EtcdStore::open(*options);
-                Ok(Arc::new(tokio::runtime::Handle::current().block_on(opening)?))
+                options.address = format!("https://{}", options.address);
+                let runtime = tokio::runtime::Handle::current();
+                let store = runtime.block_on(penstock_etcd::EtcdStore::open(*options))?;
+                let servers = runtime.block_on(crate::servers::authority(config, &store))?;
+                Ok(Opened { store: Arc::new(store), servers: Some(servers) })
             }
         }
     }
+}
+
+/// A state that was opened.
+pub(crate) struct Opened {
+    pub(crate) store: Arc<dyn Store>,
+    /// Who signs for the servers that share it, if several do.
+    pub(crate) servers: Option<Arc<Authority>>,
 }
 
 #[cfg(test)]
@@ -176,8 +205,9 @@ mod tests {
             (&[("etcd.endpoints", "")][..], "etcd.endpoints: nothing found"),
             (&[("etcd.prefix", "a b")], "etcd.prefix: found 'a b'"),
             (&[("packages.s3_bucket", "")], "packages.s3_bucket: nothing found"),
-            (&[("listen.http", "0.0.0.0:8000")], "state.address: nothing found, and listen.http is 0.0.0.0:8000"),
-            (&[("etcd.endpoints", "http://e:2379")], "state.address: nothing found, and listen.http is 127.0.0.1:8000"),
+            (&[("state.listen", "0.0.0.0:8020")], "state.address: nothing found, and state.listen is 0.0.0.0:8020"),
+            (&[("state.ca_file", "/ca.pem")], "state.ca_key_file is missing: expected the key of state.ca_file"),
+            (&[("etcd.endpoints", "http://e:2379")], "state.address: nothing found, and state.listen is 127.0.0.1:0"),
             (&[("state.address", "me")], "state.address: found 'me', expected host:port"),
         ] {
             let error = found(settings).err().unwrap_or_default();

@@ -43,6 +43,7 @@ fn imports_point_one_way() {
         ("penstock-etcd", &["penstock-registry"]),
         ("penstock-packages", &["penstock-domain"]),
         ("penstock-authority", &[]),
+        ("penstock-trust", &[]),
         ("penstock-remote", &["penstock-packages", "penstock-authority"]),
         (
             "penstock-control",
@@ -69,6 +70,7 @@ fn imports_point_one_way() {
                 "penstock-inventory",
                 "penstock-packages",
                 "penstock-telemetry",
+                "penstock-trust",
             ],
         ),
         ("penstock-ec2", &["penstock-authority", "penstock-remote", "penstock-scaler", "penstock-instances"]),
@@ -96,6 +98,7 @@ fn imports_point_one_way() {
                 "penstock-telemetry",
                 "penstock-control",
                 "penstock-authority",
+                "penstock-trust",
             ],
         ),
         ("penstock-identity", &["penstock-domain", "penstock-executor", "penstock-device"]),
@@ -146,8 +149,8 @@ fn heavy_libraries_stay_in_their_crates() {
         ("object_store", &["penstock-remote"]),
         ("quick-xml", &["penstock-ec2"]),
         ("reqwest", &["penstock-remote", "penstock-ec2", "penstock"]),
-        ("rustls", &["penstock-remote", "penstock-instances", "penstock"]),
-        ("rcgen", &["penstock-instances"]),
+        ("rustls", &["penstock-remote", "penstock-instances", "penstock-trust", "penstock-frontend", "penstock"]),
+        ("rcgen", &["penstock-trust"]),
         ("clap", &["penstock", "penstock-loadtest", "penstock-sim"]),
     ]);
     for (name, dependencies) in dependencies() {

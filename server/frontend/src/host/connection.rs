@@ -16,7 +16,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
@@ -28,8 +28,9 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Serves `stream` until it ends. Requests in flight are cancelled by being dropped when it is cut.
-    pub(super) async fn run<S, B>(self, stream: TcpStream, router: S)
+    pub(super) async fn run<T, S, B>(self, stream: T, router: S)
     where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + Unpin + 'static,

@@ -13,10 +13,15 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
 use penstock_control::{ControlError, ErrorKind, Leadership};
+use penstock_trust::{Identity, SERVER};
+use rustls::pki_types::ServerName;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,16 +41,50 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// The way to other servers.
-pub(crate) struct Forward(Client<HttpConnector, Body>);
+/// The way to other servers: TLS, on which each shows that it is one.
+pub(crate) struct Forward {
+    /// Who signs for servers; `None` where there are no others.
+    authority: Option<Arc<penstock_trust::Authority>>,
+    /// With what this one shows.
+    client: Mutex<Option<(Arc<Identity>, ToServers)>>,
+}
 
-impl Default for Forward {
-    fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        Self(Client::builder(TokioExecutor::new()).build(connector))
+type ToServers = Client<HttpsConnector<HttpConnector>, Body>;
+
+impl Forward {
+    pub(super) fn new(authority: Option<Arc<penstock_trust::Authority>>) -> Self {
+        Self { authority, client: Mutex::new(None) }
     }
+
+    /// Connections are made anew when what this server shows is.
+    fn client(&self) -> Result<ToServers, String> {
+        let authority = self.authority.as_ref().ok_or("this server has no certificate")?;
+        let own = authority.own();
+        let mut client = self.client.lock();
+        match &*client {
+            Some((shown, client)) if Arc::ptr_eq(shown, &own) => Ok(client.clone()),
+            _ => {
+                let made = client_of(&own).map_err(|error| error.to_string())?;
+                *client = Some((own, made.clone()));
+                Ok(made)
+            }
+        }
+    }
+}
+
+fn client_of(own: &Identity) -> io::Result<ToServers> {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    connector.enforce_http(false);
+    let name = ServerName::try_from(SERVER).map_err(io::Error::other)?;
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(own.client()?)
+        .https_only()
+        .with_server_name_resolver(FixedServerNameResolver::new(name))
+        .enable_http1()
+        .wrap_connector(connector);
+    Ok(Client::builder(TokioExecutor::new()).build(connector))
 }
 
 /// Carries a change out where it is made.
@@ -96,7 +135,7 @@ impl Forward {
         let (mut head, body) = request.into_parts();
         let path = head.uri.path_and_query().cloned().ok_or("the request has no path")?;
         let authority: Authority =
-            leader.trim_start_matches("http://").trim_end_matches('/').parse().map_err(|_| "its address is none")?;
+            leader.trim_start_matches("https://").trim_end_matches('/').parse().map_err(|_| "its address is none")?;
         if !head.headers.contains_key(header::HOST) {
             // What HTTP/2 calls otherwise, and signatures are made over.
             let own = head.uri.authority().map_or(leader, Authority::as_str);
@@ -107,11 +146,11 @@ impl Forward {
         }
         strip(&mut head.headers);
         head.headers.insert(FORWARDED, HeaderValue::from_static("1"));
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path);
+        let uri = Uri::builder().scheme(Scheme::HTTPS).authority(authority).path_and_query(path);
         head.uri = uri.build().map_err(|error| error.to_string())?;
         head.version = Version::HTTP_11;
         head.extensions.clear();
-        let response = self.0.request(Request::from_parts(head, body)).await.map_err(|error| words(&error))?;
+        let response = self.client()?.request(Request::from_parts(head, body)).await.map_err(|error| words(&error))?;
         let (mut head, body) = response.into_parts();
         strip(&mut head.headers);
         head.version = Version::HTTP_11;

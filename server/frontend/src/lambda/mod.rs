@@ -25,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use http::StatusCode;
 use penstock_control::{ControlError, ControlPlane, ErrorKind};
+use penstock_trust::Authority;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -37,10 +38,10 @@ pub struct Lambda {
 }
 
 impl Lambda {
-    /// A door to this control plane.
-    pub fn new(control: Arc<ControlPlane>) -> Self {
+    /// A door to this control plane. `servers` signs for those that share its state, if several do.
+    pub fn new(control: Arc<ControlPlane>, servers: Option<Arc<Authority>>) -> Self {
         let attempts = retries::Attempts::new(invoke::Done::is_kept);
-        Self { control, attempts, forward: forward::Forward::default() }
+        Self { control, attempts, forward: forward::Forward::new(servers) }
     }
 }
 

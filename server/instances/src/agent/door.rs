@@ -2,10 +2,10 @@
 
 use crate::contents::{Lay, Shelf};
 use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent, Told, read, write};
-use crate::transport::tls::{self, FLEET, Identity, Issued, Key, is_named};
 use crate::transport::{self, Address, Connection, GREETING_TIMEOUT, Link, Listener, Raw, Reader, Wires, Writer};
 use penstock_packages::Hold;
 use penstock_scaler::Shape;
+use penstock_trust::{self as tls, FLEET, Identity, Issued, Key, is_named};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use crate::transport::{Address, GREETING_TIMEOUT, Listener, Raw, Reader, Wire, W
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use penstock_telemetry::{instance_event, instance_started};
+use penstock_trust::instance_name;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
@@ -117,7 +118,7 @@ impl Fleet {
             FromAgent::Enrol(_) | FromAgent::Join(_) => {}
             FromAgent::Renew { public_key } => {
                 let Some(authority) = self.authority() else { return };
-                match authority.issue(name, &public_key) {
+                match authority.issue(&instance_name(name), &public_key) {
                     Ok(issued) => {
                         let agent = self.agents.lock().get(id).cloned();
                         if let Some(agent) = agent {

@@ -3,10 +3,7 @@
 use super::{SECOND, deadlines, rules, types};
 use crate::agent::DeviceOptions;
 use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent, Told, read, write};
-use crate::transport::tls;
-use crate::{
-    Address, Authority, Fleet, FleetOptions, Hub, Launched, Listen, OnInstances, Order, Outcome, Provider, agent,
-};
+use crate::{Address, Fleet, FleetOptions, Hub, Launched, Listen, OnInstances, Order, Outcome, Provider, agent};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use penstock_domain::Variables;
@@ -14,6 +11,7 @@ use penstock_environment::{
     BatchingPolicy, IsolationPolicy, Launch, LaunchError, Launcher, QueueLimits, Specification, Started,
 };
 use penstock_scaler::InstanceType;
+use penstock_trust::{self as tls, Authority};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -97,7 +95,7 @@ fn world(script: &'static str) -> World {
 }
 
 fn world_over_tcp(script: &'static str, life: Duration) -> (World, Arc<Authority>) {
-    let authority = Arc::new(Authority::embedded(life, time::OffsetDateTime::now_utc).unwrap());
+    let authority = Arc::new(Authority::embedded(tls::FLEET, life, time::OffsetDateTime::now_utc).unwrap());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stop = CancellationToken::new();
     let hub = Hub::open(listener, None, "127.0.0.1:0".into(), authority.clone(), stop).unwrap();
@@ -250,7 +248,7 @@ async fn over_tcp_a_token_gives_one_certificate_and_only_the_fleet_begins_enviro
     let nobody = || tls::unknown_connector(&authority.trust()).unwrap();
     let identity = |name: &str| {
         let key = tls::Key::generate().unwrap();
-        let issued = authority.issue(name, &key.public()).unwrap();
+        let issued = authority.issue(&tls::instance_name(name), &key.public()).unwrap();
         key.with(&issued).unwrap()
     };
     let enrol = |name: &str, token: &str| {
@@ -288,7 +286,7 @@ async fn over_tcp_a_token_gives_one_certificate_and_only_the_fleet_begins_enviro
     for connector in [nobody(), known(), identity("i-2").connector().unwrap()] {
         assert!(say::<u8>(&agent, connector, &name, &FromFleet::Begin(begin(77, 1))).await.is_err());
     }
-    let own = authority.fleet().connector().unwrap();
+    let own = authority.own().connector().unwrap();
     let mut connection = crate::transport::connect_tcp(&agent, own, &name).await.unwrap();
     write(&mut connection.to, &FromFleet::Begin(begin(78, 1))).await.unwrap();
     assert_ne!(connection.from.read(&mut [0; 8]).await.unwrap(), 0, "the fleet is believed");

@@ -1,10 +1,15 @@
-//! TLS between a fleet and its agents: who signs, who is who, and how certificates are renewed.
+//! TLS between the roles: who signs, who is who, and how certificates are renewed.
 //!
-//! Both sides show a certificate of the fleet's authority and look at the other's name: a fleet is [`FLEET`], an instance is
-//! [`instance_name`]. The one exception is an agent that has just started: it sees who the fleet is, by the authority that it
-//! was told of, and shows its token; for that it gets its certificate. TLS 1.3 alone (RFC 8446), keys on P-256.
+//! ```text
+//!  server (FLEET)  <-- agents join, environments' links -->  instance (instance_name)
+//!  server (SERVER) <-- changes that are sent on ----------->  server (SERVER)
+//! ```
 //!
-//! Called by the fleet and by the agent, when connections are made and twice in a certificate's life.
+//! Both sides show a certificate of one authority and look at the other's name. The one exception is an agent that has just
+//! started: it sees who the fleet is, by the authority that it was told of, and shows its token; for that it gets its
+//! certificate. TLS 1.3 alone (RFC 8446), keys on P-256.
+//!
+//! Called when connections are made, and twice in a certificate's life. Never says what a name may do.
 
 use parking_lot::Mutex;
 use rcgen::{
@@ -24,8 +29,10 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// The name in a fleet's certificate.
-pub(crate) const FLEET: &str = "fleet.penstock.internal";
+/// The name in the certificate of a server as instances know it.
+pub const FLEET: &str = "fleet.penstock.internal";
+/// The name in the certificate of a server as other servers know it.
+pub const SERVER: &str = "server.penstock.internal";
 /// How long the embedded authority is good for: it ends with its process.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Clocks may differ by so much.
@@ -34,28 +41,41 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(600);
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The name in an instance's certificate: its provider's name for it.
-pub(crate) fn instance_name(name: &str) -> String {
+pub fn instance_name(name: &str) -> String {
     format!("{name}.instance.penstock.internal")
 }
 
 /// A certificate, and whom to trust, as PEM.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Issued {
-    pub(crate) certificate: String,
-    pub(crate) trust: String,
+pub struct Issued {
+    /// The certificate.
+    pub certificate: String,
+    /// Whom to trust.
+    pub trust: String,
     /// After which it should be renewed, in milliseconds: half of its life.
-    pub(crate) renew_after_ms: u64,
+    pub renew_after_ms: u64,
 }
 
 /// What one side shows, and whom it believes.
-pub(crate) struct Identity {
+pub struct Identity {
     key: PrivateKeyDer<'static>,
     chain: Vec<CertificateDer<'static>>,
     trust: Arc<RootCertStore>,
 }
 
-/// Signs the certificates of a fleet and its instances.
+/// What an authority is made of, as PEM.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pem {
+    /// Its certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// Signs the certificates of this process, and of those that it lets in.
 pub struct Authority {
+    /// The name of this process.
+    own: &'static str,
     source: Source,
     life: Duration,
     clock: fn() -> OffsetDateTime,
@@ -64,8 +84,8 @@ pub struct Authority {
 
 /// Where an authority comes from.
 enum Source {
-    /// Made for this process, and nowhere else: nobody can take its key from a disk.
-    Embedded,
+    /// In memory, as it was given.
+    Memory,
     Files {
         certificates: PathBuf,
         key: PathBuf,
@@ -78,7 +98,7 @@ struct Held {
     trust: String,
     /// What the files held.
     read: (Vec<u8>, Vec<u8>),
-    fleet: Arc<Identity>,
+    own: Arc<Identity>,
     renew_at: OffsetDateTime,
 }
 
@@ -95,68 +115,81 @@ fn crypto() -> Arc<CryptoProvider> {
 }
 
 impl Authority {
-    /// One that is made now. Its certificates are good for `life`.
-    pub fn embedded(life: Duration, clock: fn() -> OffsetDateTime) -> io::Result<Self> {
+    /// One that is made now and is in memory alone: nobody can take its key from a disk. Its certificates are good for `life`,
+    /// that of this process has the name `own`.
+    pub fn embedded(own: &'static str, life: Duration, clock: fn() -> OffsetDateTime) -> io::Result<Self> {
+        Self::from_pem(own, &Self::make(clock)?, life, clock)
+    }
+
+    /// What an authority is made of that is new.
+    pub fn make(clock: fn() -> OffsetDateTime) -> io::Result<Pem> {
         let mut params = CertificateParams::new(Vec::new()).map_err(other)?;
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "Penstock instances");
+        params.distinguished_name.push(DnType::CommonName, "Penstock");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         (params.not_before, params.not_after) = (clock() - CLOCKS_DIFFER, clock() + AUTHORITY_LIFE);
         let key = KeyPair::generate().map_err(other)?;
-        let made = params.self_signed(&key).map_err(other)?;
-        let issuer = Issuer::new(params, key);
-        let held = Held::new(issuer, made.pem(), (Vec::new(), Vec::new()), life, clock())?;
-        Ok(Self { source: Source::Embedded, life, clock, held: Mutex::new(held) })
+        let certificate = params.self_signed(&key).map_err(other)?.pem();
+        Ok(Pem { certificate, key: key.serialize_pem() })
+    }
+
+    /// That of which this is given. Errors: it is of no use, and how.
+    pub fn from_pem(own: &'static str, pem: &Pem, life: Duration, clock: fn() -> OffsetDateTime) -> io::Result<Self> {
+        let read = (pem.certificate.clone().into_bytes(), pem.key.clone().into_bytes());
+        let named = (Path::new("the authority's certificate"), Path::new("the authority's key"));
+        let held = Held::read(own, read, named, life, clock())?;
+        Ok(Self { own, source: Source::Memory, life, clock, held: Mutex::new(held) })
     }
 
     /// That of two files in PEM: certificates, of which the first signs and all are believed, and the key of the first. They
     /// are read again when they change. Errors: which of the files is wrong, and how.
     pub fn from_files(
+        own: &'static str,
         certificates: PathBuf,
         key: PathBuf,
         life: Duration,
         clock: fn() -> OffsetDateTime,
     ) -> io::Result<Self> {
-        let held = Held::read(read_both(&certificates, &key)?, (&certificates, &key), life, clock())?;
-        Ok(Self { source: Source::Files { certificates, key }, life, clock, held: Mutex::new(held) })
+        let held = Held::read(own, read_both(&certificates, &key)?, (&certificates, &key), life, clock())?;
+        Ok(Self { own, source: Source::Files { certificates, key }, life, clock, held: Mutex::new(held) })
     }
 
-    /// Whom agents are to believe, as PEM.
-    pub(crate) fn trust(&self) -> String {
+    /// Whom others are to believe, as PEM.
+    pub fn trust(&self) -> String {
         self.held.lock().trust.clone()
     }
 
-    /// A certificate for an instance that has this public key (PEM).
-    pub(crate) fn issue(&self, name: &str, public_key: &str) -> io::Result<Issued> {
+    /// A certificate with this name for whoever has this public key (PEM). Errors: it is none.
+    pub fn issue(&self, name: &str, public_key: &str) -> io::Result<Issued> {
         let key = SubjectPublicKeyInfo::from_pem(public_key).map_err(other)?;
         let held = self.held.lock();
-        let certificate = sign(&held.issuer, &instance_name(name), &key, (self.clock)(), self.life)?.pem();
+        let certificate = sign(&held.issuer, name, &key, (self.clock)(), self.life)?.pem();
         let renew_after_ms = u64::try_from(self.life.as_millis() / 2).unwrap_or(u64::MAX);
         Ok(Issued { certificate, trust: held.trust.clone(), renew_after_ms })
     }
 
-    /// What the fleet shows.
-    pub(crate) fn fleet(&self) -> Arc<Identity> {
-        self.held.lock().fleet.clone()
+    /// What this process shows.
+    pub fn own(&self) -> Arc<Identity> {
+        self.held.lock().own.clone()
     }
 
-    /// Reads files again that have changed, and renews the fleet's certificate in time. Whether others are believed now: then
-    /// agents are to know. Errors: the files are wrong; what was read before holds.
-    pub(crate) fn refresh(&self) -> io::Result<bool> {
+    /// Reads files again that have changed, and renews its own certificate in time. Whether others are believed now: then those
+    /// whom it let in are to know. Errors: the files are wrong; what was read before holds.
+    pub fn refresh(&self) -> io::Result<bool> {
         let now = (self.clock)();
         {
             // First: what is wrong with the files keeps nobody from connecting.
             let mut held = self.held.lock();
             if now >= held.renew_at {
-                held.fleet = Arc::new(fleet_identity(&held.issuer, &held.trust, now, self.life)?);
+                held.own = Arc::new(identity(&held.issuer, self.own, &held.trust, now, self.life)?);
                 held.renew_at = now + self.life / 2;
             }
         }
         if let Source::Files { certificates, key } = &self.source {
             let read = read_both(certificates, key)?;
             if read != self.held.lock().read {
-                let held = Held::read(read, (certificates, key), self.life, now)?;
+                let held = Held::read(self.own, read, (certificates, key), self.life, now)?;
                 *self.held.lock() = held;
                 return Ok(true);
             }
@@ -166,18 +199,8 @@ impl Authority {
 }
 
 impl Held {
-    fn new(
-        issuer: Issuer<'static, KeyPair>,
-        trust: String,
-        read: (Vec<u8>, Vec<u8>),
-        life: Duration,
-        now: OffsetDateTime,
-    ) -> io::Result<Self> {
-        let fleet = Arc::new(fleet_identity(&issuer, &trust, now, life)?);
-        Ok(Self { issuer, trust, read, fleet, renew_at: now + life / 2 })
-    }
-
     fn read(
+        name: &'static str,
         read: (Vec<u8>, Vec<u8>),
         (certificates, key): (&Path, &Path),
         life: Duration,
@@ -208,18 +231,18 @@ impl Held {
         if !(validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now.unix_timestamp()) {
             return Err(wrong(certificates, format!("the first certificate was good until {}", validity.not_after)));
         }
-        let held = Self::new(issuer, trust, read, life, now)?;
+        let identity = identity(&issuer, name, &trust, now, life)?;
         // Else nobody could connect.
-        is_believed(&held.fleet, now).map_err(|error| wrong(certificates, error))?;
-        Ok(held)
+        is_believed(&identity, name, now).map_err(|error| wrong(certificates, error))?;
+        Ok(Self { issuer, trust, read, own: Arc::new(identity), renew_at: now + life / 2 })
     }
 }
 
-fn is_believed(identity: &Identity, now: OffsetDateTime) -> Result<(), String> {
+fn is_believed(identity: &Identity, name: &'static str, now: OffsetDateTime) -> Result<(), String> {
     let verifier =
         rustls::client::WebPkiServerVerifier::builder_with_provider(identity.trust.clone(), crypto()).build();
     let verifier = verifier.map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(FLEET).map_err(|error| error.to_string())?;
+    let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
     let seconds = Duration::from_secs(u64::try_from(now.unix_timestamp()).unwrap_or_default());
     let now = rustls::pki_types::UnixTime::since_unix_epoch(seconds);
     let [own, between @ ..] = &identity.chain[..] else { return Err("no certificate".into()) };
@@ -267,54 +290,61 @@ fn sign(
     params.signed_by(key, issuer).map_err(other)
 }
 
-fn fleet_identity(
+fn identity(
     issuer: &Issuer<'static, KeyPair>,
+    own: &str,
     trust: &str,
     now: OffsetDateTime,
     life: Duration,
 ) -> io::Result<Identity> {
     let key = KeyPair::generate().map_err(other)?;
-    let certificate = sign(issuer, FLEET, &key, now, life)?;
+    let certificate = sign(issuer, own, &key, now, life)?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(other)?;
     Ok(Identity { key, chain: vec![certificate.der().clone()], trust: roots(trust)? })
 }
 
 /// A key that waits for its certificate.
-pub(crate) struct Key(KeyPair);
+pub struct Key(KeyPair);
 
 impl Key {
-    pub(crate) fn generate() -> io::Result<Self> {
+    /// A new one.
+    pub fn generate() -> io::Result<Self> {
         KeyPair::generate().map(Self).map_err(other)
     }
 
     /// Its public half, as PEM.
-    pub(crate) fn public(&self) -> String {
+    pub fn public(&self) -> String {
         self.0.public_key_pem()
     }
 
-    pub(crate) fn with(self, issued: &Issued) -> io::Result<Identity> {
+    /// With its certificate. Errors: it is none.
+    pub fn with(self, issued: &Issued) -> io::Result<Identity> {
         let key = PrivateKeyDer::try_from(self.0.serialize_der()).map_err(other)?;
         Ok(Identity { key, chain: certificates_of(&issued.certificate)?, trust: roots(&issued.trust)? })
     }
 }
 
 /// Connects to those whom `trust` (PEM) names, and shows nothing.
-pub(crate) fn unknown_connector(trust: &str) -> io::Result<TlsConnector> {
+pub fn unknown_connector(trust: &str) -> io::Result<TlsConnector> {
     let config = ClientConfig::builder_with_provider(crypto()).with_protocol_versions(&[&TLS13]).map_err(other)?;
     Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots(trust)?).with_no_client_auth())))
 }
 
 impl Identity {
     /// Connects, and shows who it is.
-    pub(crate) fn connector(&self) -> io::Result<TlsConnector> {
+    pub fn connector(&self) -> io::Result<TlsConnector> {
+        Ok(TlsConnector::from(Arc::new(self.client()?)))
+    }
+
+    /// The same, for a library that connects itself.
+    pub fn client(&self) -> io::Result<ClientConfig> {
         let config = ClientConfig::builder_with_provider(crypto()).with_protocol_versions(&[&TLS13]).map_err(other)?;
         let config = config.with_root_certificates(self.trust.clone());
-        let config = config.with_client_auth_cert(self.chain.clone(), self.key.clone_key()).map_err(other)?;
-        Ok(TlsConnector::from(Arc::new(config)))
+        config.with_client_auth_cert(self.chain.clone(), self.key.clone_key()).map_err(other)
     }
 
     /// Takes connections, of those who show who they are; of others, too, if `strangers`.
-    pub(crate) fn acceptor(&self, strangers: bool) -> io::Result<TlsAcceptor> {
+    pub fn acceptor(&self, strangers: bool) -> io::Result<TlsAcceptor> {
         let verifier = WebPkiClientVerifier::builder_with_provider(self.trust.clone(), crypto());
         let verifier = if strangers { verifier.allow_unauthenticated() } else { verifier };
         let config = ServerConfig::builder_with_provider(crypto()).with_protocol_versions(&[&TLS13]).map_err(other)?;
@@ -327,7 +357,7 @@ impl Identity {
 }
 
 /// Whether the other side of a connection has shown a certificate with this name.
-pub(crate) fn is_named(shown: Option<&[CertificateDer<'_>]>, name: &str) -> bool {
+pub fn is_named(shown: Option<&[CertificateDer<'_>]>, name: &str) -> bool {
     let certificate = shown.and_then(|shown| webpki::EndEntityCert::try_from(shown.first()?).ok());
     certificate
         .zip(ServerName::try_from(name).ok())
@@ -350,7 +380,7 @@ mod tests {
 
     fn instance(authority: &Authority, name: &str) -> Identity {
         let key = Key::generate().unwrap();
-        let issued = authority.issue(name, &key.public()).unwrap();
+        let issued = authority.issue(&instance_name(name), &key.public()).unwrap();
         key.with(&issued).unwrap()
     }
 
@@ -365,15 +395,16 @@ mod tests {
 
     #[tokio::test]
     async fn each_side_knows_the_other_by_its_name_and_nobody_else() {
-        let (own, foreign) = (Authority::embedded(LIFE, now).unwrap(), Authority::embedded(LIFE, now).unwrap());
-        let (fleet, one) = (own.fleet(), instance(&own, "i-1"));
+        let (own, foreign) =
+            (Authority::embedded(FLEET, LIFE, now).unwrap(), Authority::embedded(FLEET, LIFE, now).unwrap());
+        let (fleet, one) = (own.own(), instance(&own, "i-1"));
         let name = instance_name("i-1");
         let agent = || one.acceptor(false).unwrap();
         assert_eq!(shake(fleet.connector().unwrap(), agent(), &name, FLEET).await, (true, true));
         assert!(!shake(fleet.connector().unwrap(), agent(), &instance_name("i-2"), FLEET).await.0);
         let sibling = instance(&own, "i-2").connector().unwrap();
         assert_eq!(shake(sibling, agent(), &name, FLEET).await, (true, false), "another instance is not the fleet");
-        let stranger = foreign.fleet().connector().unwrap();
+        let stranger = foreign.own().connector().unwrap();
         assert_eq!(shake(stranger, agent(), &name, FLEET).await, (false, false));
         // To the fleet one may come without a certificate, and is nobody then.
         let door = || fleet.acceptor(true).unwrap();
@@ -400,7 +431,7 @@ mod tests {
             std::fs::write(&file, certificates).unwrap();
             std::fs::write(&key, pair).unwrap();
         };
-        let open = || Authority::from_files(file.clone(), key.clone(), LIFE, now);
+        let open = || Authority::from_files(FLEET, file.clone(), key.clone(), LIFE, now);
         let (first, second) = (make(now() + AUTHORITY_LIFE), make(now() + AUTHORITY_LIFE));
         write(&first);
         let authority = open().unwrap();
@@ -409,7 +440,7 @@ mod tests {
         // Both for a while: what was signed by the first is still believed.
         write(&(format!("{}{}", second.0, first.0), second.1.clone()));
         assert!(authority.refresh().unwrap());
-        let (fleet, door) = (authority.fleet(), authority.fleet().acceptor(true).unwrap());
+        let (fleet, door) = (authority.own(), authority.own().acceptor(true).unwrap());
         let name = instance_name("i-1");
         assert_eq!(shake(agent.connector().unwrap(), door, FLEET, &name).await, (false, false), "it has not heard yet");
         let told = instance(&authority, "i-1");
@@ -432,13 +463,13 @@ mod tests {
     }
 
     #[test]
-    fn the_fleets_certificate_is_renewed_in_time() {
-        let mut authority = Authority::embedded(LIFE, now).unwrap();
-        let first = authority.fleet();
+    fn its_own_certificate_is_renewed_in_time() {
+        let mut authority = Authority::embedded(FLEET, LIFE, now).unwrap();
+        let first = authority.own();
         authority.refresh().unwrap();
-        assert!(Arc::ptr_eq(&first, &authority.fleet()));
+        assert!(Arc::ptr_eq(&first, &authority.own()));
         authority.clock = later;
         authority.refresh().unwrap();
-        assert!(!Arc::ptr_eq(&first, &authority.fleet()));
+        assert!(!Arc::ptr_eq(&first, &authority.own()));
     }
 }
