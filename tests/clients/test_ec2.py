@@ -149,9 +149,9 @@ def test_a_function_runs_on_instances_that_come_and_go(world):
     world.active(client)
 
 
-def is_gone(client):
+def is_gone(client, name="machines"):
     try:
-        assert client.get_capacity_provider(CapacityProviderName="machines")["CapacityProvider"]["State"] == "Deleting"
+        assert client.get_capacity_provider(CapacityProviderName=name)["CapacityProvider"]["State"] == "Deleting"
     except client.exceptions.ResourceNotFoundException:
         return True
 
@@ -171,6 +171,10 @@ def test_a_deletion_that_a_kill_cut_off_is_finished_by_the_next_server(world):
     with refused("ResourceConflictException", 409, "is being deleted"):
         client.update_capacity_provider(CapacityProviderName="machines", CapacityProviderScalingConfig={"MaxVCpuCount": 8})
     server.kill()
+    # One that has no agent, which would end by itself.
+    tags = [{"Key": "penstock:fleet", "Value": "penstock.machines"}]
+    image = world.cloud.ec2.describe_images()["Images"][0]["ImageId"]
+    world.cloud.ec2.run_instances(ImageId=image, InstanceType="c7i.large", MinCount=1, MaxCount=1, TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])
     # The next cannot reach EC2 at first, and does not forget it.
     world.cloud.rule(operation="DescribeInstances", sequence={"fail": 2, "pass": 100}, error={"code": "UnauthorizedOperation"})
     again = world.serve(env={"PENSTOCK_DATA_DIR": server.data.name})
@@ -284,6 +288,12 @@ def test_a_provider_that_cannot_be_used_says_why(world):
 
     until(lambda: state("none-left") == "Failed", "it fails", WAIT_S)
     assert any("no instance type is left in" in line for line in server.log)
+    # One whose role may not be assumed can be deleted all the same.
+    world.cloud.rule(service="sts", operation="AssumeRole", sequence={"fail": 100, "pass": 1}, error={"code": "AccessDenied"})
+    world.provider(client, "denied")
+    until(lambda: state("denied") == "Failed", "it fails", WAIT_S)
+    client.delete_capacity_provider(CapacityProviderName="denied")
+    until(lambda: is_gone(client, "denied"), "it is gone", WAIT_S)
     create(client, "f", identity(), MemorySize=2048, **on("none-left"))
     version = client.publish_version(FunctionName="f")["Version"]
     told = settled(client, "f", version, WAIT_S)

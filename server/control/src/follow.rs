@@ -17,7 +17,6 @@ use parking_lot::Mutex;
 use penstock_domain::VersionNumber;
 use penstock_registry::{AliasRecord, FunctionRecord, ProviderRecord, State, VersionRecord, keys};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -128,8 +127,10 @@ impl ControlPlane {
         }
         followed.providers = providers.into_iter().map(|(provider, revision)| (provider.name, revision)).collect();
         for name in known.into_keys().filter(|name| !followed.providers.contains_key(name)) {
-            let fleets = self.options.fleets.clone();
-            tokio::spawn(async move { fleets.give_up(&name).await });
+            // If it is not being ended yet: this server did not see that it was to be.
+            if let Some(settings) = self.options.fleets.settings(&name) {
+                self.spawn_provider_end(name, Some(settings));
+            }
         }
         Ok(())
     }
@@ -166,27 +167,34 @@ impl ControlPlane {
         }
     }
 
-    /// Has the house serve a function as its records say, as far as its packages are on disk; whether some are not.
-    async fn serve_as_told(&self, name: &str) -> Result<bool, ControlError> {
+    /// Whether a function is to serve something that is not on disk.
+    async fn lacks_packages(&self, name: &str) -> Result<bool, ControlError> {
         let function = self.read::<FunctionRecord>(&keys::function(name)).await?;
         if function.is_none_or(|(function, _)| function.standing.state == State::Deleting) {
-            self.take_down(name).await?;
-            self.spawn_clean_up();
             return Ok(false);
         }
-        drop(self.serve_function(name, Reach::Disk).await?);
-        for (version, _) in self.versions(name).await? {
-            if version.standing.state == State::Active {
-                self.apply_scaling(name, version.number).await?;
-            }
-        }
-        self.spawn_clean_up();
         for version in self.versions_to_serve(name).await? {
-            if !self.is_verified(&version.content) {
+            if !self.is_verified(&version.content) && !self.is_on_disk(&version.content).await {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Has the house serve a function as its records say. What served goes on until that is read.
+    async fn serve_as_told(&self, name: &str) -> Result<(), ControlError> {
+        let function = self.read::<FunctionRecord>(&keys::function(name)).await?;
+        if function.is_none_or(|(function, _)| function.standing.state == State::Deleting) {
+            self.take_down(name).await?;
+            self.spawn_clean_up();
+            return Ok(());
+        }
+        drop(self.serve_function(name, Reach::Anywhere).await?);
+        for (version, _) in self.versions(name).await? {
+            self.scale_if_served(&version).await?;
+        }
+        self.spawn_clean_up();
+        Ok(())
     }
 }
 
@@ -249,20 +257,39 @@ async fn follow(
     }
 }
 
-/// Serves a function as its records say; if they cannot be read, until they can. What is not on disk is fetched after.
+/// Serves a function as its records say: what lacks packages waits for storage among its like, and keeps no other waiting.
 async fn follow_function(weak: Weak<ControlPlane>, name: String, following: Arc<Following>) {
-    let Ok(_place) = following.places.acquire().await else { return };
+    let lacks = match weak.upgrade() {
+        Some(plane) => plane.lacks_packages(&name).await,
+        None => return,
+    };
+    // What cannot be read now is asked for again below.
+    if !lacks.unwrap_or(false) {
+        let Ok(_place) = following.places.acquire().await else { return };
+        return serve_until_known(&weak, &name).await;
+    }
+    if following.fetching.lock().insert(name.clone(), true).is_some() {
+        // Whoever is at it looks once more.
+        return;
+    }
+    let Ok(_place) = following.fetches.acquire().await else { return };
+    loop {
+        following.fetching.lock().insert(name.clone(), false);
+        serve_until_known(&weak, &name).await;
+        let mut fetching = following.fetching.lock();
+        if !fetching.get(&name).is_some_and(|again| *again) {
+            fetching.remove(&name);
+            return;
+        }
+    }
+}
+
+/// Serves a function as its records say; if they cannot be read, until they can.
+async fn serve_until_known(weak: &Weak<ControlPlane>, name: &str) {
     for pause in pauses() {
         let Some(plane) = weak.upgrade() else { return };
-        match plane.serve_as_told(&name).await {
-            Ok(false) => return,
-            Ok(true) => {
-                let is_alone = following.fetching.lock().insert(name.clone(), true).is_none();
-                if is_alone {
-                    tokio::spawn(fetch_function(weak.clone(), name, following.clone()));
-                }
-                return;
-            }
+        match plane.serve_as_told(name).await {
+            Ok(()) => return,
             Err(error) if error.kind == ErrorKind::Unavailable => {
                 tracing::debug!(function = name, %error, "what is to be served of a function is not known for now");
             }
@@ -273,28 +300,6 @@ async fn follow_function(weak: Weak<ControlPlane>, name: String, following: Arc<
         }
         drop(plane);
         tokio::time::sleep(pause.min(PAUSE)).await;
-    }
-}
-
-/// Serves a function whose packages are not all on disk; what storage does not give now is asked for later by itself.
-async fn fetch_function(plane: Weak<ControlPlane>, name: String, following: Arc<Following>) {
-    let Ok(_place) = following.fetches.acquire().await else { return };
-    loop {
-        following.fetching.lock().insert(name.clone(), false);
-        let Some(plane) = plane.upgrade() else { return };
-        match plane.serve_function(&name, Reach::Anywhere).await {
-            Ok(_) => plane.spawn_clean_up(),
-            // Whoever asks again for what could not be fetched asks for this, too.
-            Err(error) => {
-                tracing::warn!(function = name, %error, "what it lacks was not asked for");
-                plane.unreachable.store(true, Ordering::Release);
-            }
-        }
-        let mut fetching = following.fetching.lock();
-        if !fetching.get(&name).is_some_and(|again| *again) {
-            fetching.remove(&name);
-            return;
-        }
     }
 }
 

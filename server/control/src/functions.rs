@@ -175,9 +175,6 @@ impl ControlPlane {
 
     /// UpdateFunctionConfiguration.
     pub async fn update_configuration(&self, name: &str, request: UpdateConfiguration) -> Result<Object, ControlError> {
-        let (function, _) = self.own_function(name).await?;
-        let new = changed_configuration(request.settings.clone(), function.latest.configuration)?;
-        self.check_provider(&new).await?;
         let update = |function: &mut FunctionRecord| {
             function.latest.configuration =
                 changed_configuration(request.settings, function.latest.configuration.clone())?;
@@ -317,6 +314,7 @@ impl ControlPlane {
             )));
         }
         change(&mut function)?;
+        self.check_provider(&function.latest.configuration).await?;
         let fresh = self.fresh_standing(name, "$LATEST", &function.latest);
         function.standing.last_modified = fresh.last_modified;
         function.standing.revision_id = fresh.revision_id;

@@ -17,7 +17,7 @@ use penstock_registry::{AliasRecord, FunctionRecord, VersionRecord, keys};
 use penstock_remote::Remote;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -82,6 +82,8 @@ pub struct ControlPlane {
     pub(crate) uploads: Uploads,
     /// Destinations outside this machine that are being told, or have failed.
     pub(crate) elsewhere: Elsewhere,
+    /// Capacity providers whose instances are being ended.
+    pub(crate) ending: parking_lot::Mutex<HashSet<String>>,
     /// A removal of unused packages is about to begin.
     pub(crate) cleaning: AtomicBool,
     /// A package could not be fetched, and perhaps can be later.
@@ -118,6 +120,7 @@ impl ControlPlane {
             taking: Semaphore::new(TAKEN_AT_ONCE),
             uploads: Uploads::default(),
             elsewhere: Elsewhere::default(),
+            ending: parking_lot::Mutex::default(),
             cleaning: AtomicBool::new(false),
             unreachable: AtomicBool::new(false),
         })

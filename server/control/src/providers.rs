@@ -20,11 +20,16 @@ use penstock_registry::{Configuration, FunctionRecord, ProviderRecord, State, Ve
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Weak;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Lambda's own.
 const PROVIDERS_MAX: usize = 1000;
 const PAGE_MAX: usize = 50;
+/// A provider that could not be asked for anything, and was refused so often for what does not pass, is deleted all the same.
+const REFUSED_MAX: u32 = 3;
+/// Between two looks at whether a provider whose instances have ended is to be taken from the records, or has been.
+const FORGET_PAUSE: Duration = Duration::from_secs(5);
 /// Most virtual cores of a provider's instances, if nothing is said.
 const VCPU_DEFAULT: u64 = 400;
 /// What a policy may have a target for, on the CPU and on GPUs: how busy runtime workers are.
@@ -153,8 +158,7 @@ impl ControlPlane {
     /// What is said of a provider holds from now on.
     pub(crate) fn follow_provider(&self, record: &ProviderRecord) {
         if record.state == State::Deleting {
-            tokio::spawn(end_provider(self.this.clone(), record.name.clone()));
-            return;
+            return self.spawn_provider_end(record.name.clone(), None);
         }
         let scaling = record.settings.get("CapacityProviderScalingConfig").cloned().unwrap_or_default();
         let most = scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok());
@@ -209,6 +213,20 @@ impl ControlPlane {
         Ok(self.told(&record))
     }
 
+    /// Ends what a provider has here, in a task of its own, unless one is at it.
+    pub(crate) fn spawn_provider_end(&self, name: String, settings: Option<Map<String, Value>>) {
+        if !self.ending.lock().insert(name.clone()) {
+            return;
+        }
+        let weak = self.this.clone();
+        tokio::spawn(async move {
+            end_provider(weak.clone(), name.clone(), settings).await;
+            if let Some(plane) = weak.upgrade() {
+                plane.ending.lock().remove(&name);
+            }
+        });
+    }
+
     /// Takes a provider from the records whose instances have ended. Errors: this server does not lead.
     async fn forget_provider(&self, name: &str) -> Result<(), ControlError> {
         let turn = self.turn().await?;
@@ -223,9 +241,8 @@ impl ControlPlane {
     /// Versions may be as many as their fleets have room for now.
     async fn apply_room(&self) -> Result<(), ControlError> {
         for (version, _) in self.read_all::<VersionRecord>(keys::VERSIONS).await? {
-            let has_own_most = version.requested_scaling.max_execution_environments.is_some();
-            if version.standing.state == State::Active && !has_own_most {
-                self.apply_scaling(&version.function, version.number).await?;
+            if version.requested_scaling.max_execution_environments.is_none() {
+                self.scale_if_served(&version).await?;
             }
         }
         Ok(())
@@ -290,38 +307,47 @@ impl ControlPlane {
     }
 }
 
-/// Ends what a provider has, until nothing is left of it, and then takes it from the records, if this server leads.
-async fn end_provider(plane: Weak<ControlPlane>, name: String) {
+/// Ends what a provider has here until nothing is left of it, and takes it from the records if this server leads. `settings` are
+/// those of one that is in the records no more.
+async fn end_provider(plane: Weak<ControlPlane>, name: String, mut settings: Option<Map<String, Value>>) {
+    let (mut has_ended, mut refused, mut may_pass) = (false, 0, false);
     for pause in pauses() {
         let Some(plane) = plane.upgrade() else { return };
-        let known = plane.read::<ProviderRecord>(&keys::provider(&name)).await;
-        let settings = match known {
-            Ok(Some((record, _))) if record.state == State::Deleting => Some(record.settings),
-            Ok(_) => return,
-            Err(error) => {
-                tracing::debug!(provider = name, %error, "a capacity provider is not known for now");
-                None
-            }
-        };
-        if let Some(settings) = settings {
-            let ended = plane.options.fleets.end(&name, &settings).await;
-            if ended.is_ok() && plane.leadership().term().is_none() {
-                // Whoever leads takes it from the records.
-                return;
-            }
-            let forgotten = match ended {
-                Ok(()) => plane.forget_provider(&name).await.map_err(|error| error.to_string()),
-                Err(error) => Err(error),
-            };
-            match forgotten {
-                Ok(()) => return,
+        match plane.read::<ProviderRecord>(&keys::provider(&name)).await {
+            Ok(Some((record, _))) if record.state == State::Deleting => settings = Some(record.settings),
+            // One that was made anew ends what it does not know of the one before.
+            Ok(Some(_)) => return,
+            Ok(None) if has_ended || settings.is_none() => return,
+            Ok(None) => {}
+            Err(error) => tracing::debug!(provider = name, %error, "a capacity provider is not known for now"),
+        }
+        if let Some(settings) = settings.as_ref().filter(|_| !has_ended) {
+            match plane.options.fleets.end(&name, settings).await {
+                Ok(()) => has_ended = true,
                 Err(error) => {
-                    tracing::warn!(provider = name, error, "a capacity provider is not deleted yet; it is tried again");
+                    tracing::warn!(provider = name, %error, "a capacity provider is not deleted yet; it is tried again");
+                    // Once it could be asked, there may be instances.
+                    may_pass |= error.may_pass;
+                    refused += 1;
                 }
+            }
+            if refused == REFUSED_MAX && !may_pass {
+                tracing::error!(
+                    provider = name,
+                    "a capacity provider is deleted without a look at what it may have left"
+                );
+                has_ended = true;
+            }
+        }
+        // If another leads, that one does; this one sees that it has.
+        if has_ended && plane.leadership().term().is_some() {
+            match plane.forget_provider(&name).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(provider = name, %error, "a capacity provider is not deleted yet"),
             }
         }
         drop(plane);
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(if has_ended { FORGET_PAUSE } else { pause }).await;
     }
 }
 
@@ -329,9 +355,14 @@ async fn end_provider(plane: Weak<ControlPlane>, name: String) {
 async fn follow_fleets(plane: Weak<ControlPlane>, mut changed: watch::Receiver<()>) {
     // The fleets are gone when the server is.
     while changed.changed().await.is_ok() {
-        let Some(plane) = plane.upgrade() else { return };
-        if let Err(error) = plane.apply_room().await {
-            tracing::warn!(%error, "how many environments versions may have is as before");
+        for pause in pauses() {
+            let Some(plane) = plane.upgrade() else { return };
+            match plane.apply_room().await {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(%error, "how many environments versions may have is as before for now"),
+            }
+            drop(plane);
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Called whenever what is to be served has changed, and at start. Never inside a request.
 
-use crate::error::ControlError;
+use crate::error::{ControlError, ErrorKind};
 use crate::plane::ControlPlane;
 use crate::sources::{Reach, Unread, cores_of};
 use crate::versions::{BroughtUp, is_coming_up};
@@ -158,14 +158,7 @@ impl ControlPlane {
                     reach = Reach::Disk;
                 }
                 // One that cannot be read does not take the others with it: `bring_up` finds it missing.
-                match unread.may_pass && reach == Reach::Disk {
-                    true => {
-                        tracing::info!(function = name, version = %number, reason = unread.reason, "a version is not here yet")
-                    }
-                    false => {
-                        tracing::error!(function = name, version = %number, reason = unread.reason, "a version cannot be read");
-                    }
-                }
+                tracing::error!(function = name, version = %number, reason = unread.reason, "a version cannot be read");
                 if let Some(serving) = version.serving.filter(|serving| *serving != content) {
                     source = self.version_source(&serving, number, reach).await;
                     if let Err(unread) = &source {
@@ -209,6 +202,17 @@ impl ControlPlane {
             None => cores / cores_of(configuration),
         };
         Bounds { min, max: max.unwrap_or(here).min(most).max(min) }
+    }
+
+    /// [`ControlPlane::apply_scaling`] of a version that may not be served here, for instance because its package is not.
+    pub(crate) async fn scale_if_served(&self, version: &VersionRecord) -> Result<(), ControlError> {
+        if version.standing.state != State::Active {
+            return Ok(());
+        }
+        match self.apply_scaling(&version.function, version.number).await {
+            Err(error) if error.kind == ErrorKind::ResourceNotFound => Ok(()),
+            applied => applied,
+        }
     }
 
     /// Has the house keep as many environments of a version as its record asks for, if it serves.

@@ -74,6 +74,8 @@ enum Life {
     Lost(String, Duration),
     /// It never got ready; `true` if trying again cannot help.
     Failed(Unavailable, bool),
+    /// The way to its instance broke before it began, which says nothing of a GPU there.
+    Unreached(Unavailable),
     /// There is no device with so much memory left.
     NoRoom(NoRoom),
     /// There is no instance for it.
@@ -86,7 +88,7 @@ impl Life {
     /// Why it never got ready.
     fn reason(&self) -> String {
         match self {
-            Life::Failed(why, _) => why.reason.clone(),
+            Life::Failed(why, _) | Life::Unreached(why) => why.reason.clone(),
             Life::NoRoom(no_room) => no_room.to_string(),
             Life::NoInstance(reason) => reason.clone(),
             Life::Stopped | Life::Lost(..) | Life::Moved => "it is stopped".to_owned(),
@@ -145,6 +147,7 @@ impl Supervisor {
                     self.set_state(VersionState::Restarting("it moves to another instance".into()));
                     continue;
                 }
+                Life::Unreached(why) => self.set_state(VersionState::Unavailable(why)),
                 Life::Failed(why, permanent) => {
                     self.grant = None;
                     self.set_state(VersionState::Unavailable(why));
@@ -231,8 +234,10 @@ impl Supervisor {
             Err(error) => {
                 let text = format!("the environment could not be started: {error}");
                 let on_instance = specification.accelerator.is_some_and(|accelerator| accelerator.with_instance);
-                // The way to an instance says nothing of its GPU.
-                return Err(if on_instance { Life::NoInstance(text) } else { failed(Cause::Ended, text, false) });
+                return Err(match on_instance {
+                    true => Life::Unreached(Unavailable { cause: Cause::Ended, reason: text }),
+                    false => failed(Cause::Ended, text, false),
+                });
             }
         };
         let log = self.listen(log);

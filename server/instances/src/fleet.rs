@@ -13,7 +13,6 @@ use crate::roster::{Action, Deadlines, Entry, Gone, Place, Roster};
 use crate::transport::{self, Address, Connection, Cut, Listener, Wires};
 use crate::view::InstanceView;
 use parking_lot::Mutex;
-
 use penstock_scaler::{InstanceType, Needs, Rules, Stage, Why};
 use penstock_telemetry::instance_event;
 use penstock_trust::{self as tls, Authority};

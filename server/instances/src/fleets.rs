@@ -67,6 +67,16 @@ pub struct Fleets {
     closing: Mutex<JoinSet<()>>,
 }
 
+/// Why instances of a provider may be left.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct EndError {
+    /// In words.
+    pub why: String,
+    /// Another try may do; else what the provider was created with is refused by who would have to look.
+    pub may_pass: bool,
+}
+
 struct Held {
     standing: Standing,
     settings: Map<String, Value>,
@@ -227,9 +237,14 @@ impl Fleets {
         unwanted
     }
 
+    /// What the fleet of a provider was wanted with, if it is.
+    pub fn settings(&self, provider: &str) -> Option<Map<String, Value>> {
+        self.others.read().get(provider).map(|held| held.settings.clone())
+    }
+
     /// The fleet of a provider is not wanted any more: ends its instances, and those too that an earlier server has left. Goes on
     /// in a task of its own, whoever waits. Errors: some may be left; to be called again.
-    pub async fn end(&self, provider: &str, settings: &Map<String, Value>) -> Result<(), String> {
+    pub async fn end(&self, provider: &str, settings: &Map<String, Value>) -> Result<(), EndError> {
         let Some(opener) = self.opener.clone() else { return Ok(()) };
         let held = self.others.write().remove(provider);
         self.changed.send_replace(());
@@ -244,17 +259,7 @@ impl Fleets {
                 let _ = tell.send(ended);
             });
         }
-        told.await.unwrap_or_else(|_| Err("the server ends".into()))
-    }
-
-    /// [`Fleets::end`] of a provider that is in the records no more.
-    pub async fn give_up(&self, provider: &str) {
-        let settings = self.others.read().get(provider).map(|held| held.settings.clone());
-        if let Some(settings) = settings
-            && let Err(error) = self.end(provider, &settings).await
-        {
-            tracing::error!(provider, error, "a capacity provider was given up");
-        }
+        told.await.unwrap_or_else(|_| Err(EndError { why: "the server ends".into(), may_pass: true }))
     }
 
     /// Ends all instances: call when nothing runs on them any more.
@@ -306,7 +311,7 @@ async fn end(
     held: Option<Held>,
     provider: &str,
     settings: &Map<String, Value>,
-) -> Result<(), String> {
+) -> Result<(), EndError> {
     let fleet = match held.and_then(Held::give_up) {
         Some(fleet) => {
             // What was taken from it just now may have requests still.
@@ -316,16 +321,14 @@ async fn end(
             }
             fleet
         }
-        None => match opener.open(provider, settings).await {
-            Ok(fleet) => fleet,
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                tracing::error!(provider, %error, "a capacity provider is given up without a look at what it may have left");
-                return Ok(());
-            }
-            Err(error) => return Err(error.to_string()),
-        },
+        // What cannot even be asked for was never launched.
+        None if opener.check(provider, settings).is_err() => return Ok(()),
+        None => opener.open(provider, settings).await.map_err(|error| EndError {
+            may_pass: !matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied),
+            why: error.to_string(),
+        })?,
     };
-    fleet.close().await.map_err(|error| error.to_string())
+    fleet.close().await.map_err(|error| EndError { why: error.to_string(), may_pass: true })
 }
 
 /// Whether two settings make the same fleet but for its scaling.

@@ -28,7 +28,7 @@ mod view;
 
 pub use cost::FunctionCost;
 pub use fleet::{Fleet, FleetOptions, Listen, WIRED};
-pub use fleets::{ByProvider, Fleets, OpenFleet, Standing};
+pub use fleets::{ByProvider, EndError, Fleets, OpenFleet, Standing};
 pub use hub::Hub;
 pub use launch::OnInstances;
 pub use local::LocalProvider;

@@ -5,6 +5,7 @@
 
 use crate::config::Config;
 use crate::control::ControlPlaneError;
+use crate::state::is_loopback;
 use penstock_etcd::EtcdStore;
 use penstock_trust::{Authority, Pem, SERVER};
 use std::io;
@@ -19,23 +20,51 @@ const RENEW_TICK: Duration = Duration::from_secs(5);
 /// Under which name the authority lies in etcd.
 const NAME: &str = "authority";
 
+/// The operator's own authority, if there is one. Errors: the setting that is wrong.
+pub(crate) fn own(config: &Config) -> io::Result<Option<Authority>> {
+    let missing = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    match (config.path("state.ca_file"), config.path("state.ca_key_file")) {
+        (None, None) => Ok(None),
+        (Some(_), None) => missing("state.ca_key_file is missing: expected the key of state.ca_file"),
+        (None, Some(_)) => missing("state.ca_file is missing: expected the certificate of state.ca_key_file"),
+        (Some(certificates), Some(key)) => {
+            let read = Authority::from_files(SERVER, certificates, key, LIFE, OffsetDateTime::now_utc);
+            let named =
+                |error: io::Error| io::Error::new(error.kind(), format!("state.ca_file, state.ca_key_file: {error}"));
+            read.map(Some).map_err(named)
+        }
+    }
+}
+
 /// The authority, whose certificates are renewed from now on.
 pub(crate) async fn authority(config: &Config, store: &EtcdStore) -> Result<Arc<Authority>, ControlPlaneError> {
-    let clock = OffsetDateTime::now_utc;
-    let authority = match config.path("state.ca_file").zip(config.path("state.ca_key_file")) {
-        Some((certificates, key)) => Authority::from_files(SERVER, certificates, key, LIFE, clock)
-            .map_err(|error| io::Error::new(error.kind(), format!("state.ca_file, state.ca_key_file: {error}"))),
-        None => {
-            let new = serde_json::to_vec(&Authority::make(clock)?).map_err(io::Error::other)?;
-            let kept = store.once(NAME, new).await.map_err(io::Error::other)?;
-            let pem: Pem = serde_json::from_slice(&kept).map_err(io::Error::other)?;
-            Authority::from_pem(SERVER, &pem, LIFE, clock)
-                .map_err(|error| io::Error::new(error.kind(), format!("the servers' authority in etcd: {error}")))
-        }
+    let authority = match own(config)? {
+        Some(own) => own,
+        None => kept(config, store).await.map_err(|error| {
+            let (kind, key) = (error.kind(), format!("{}/once/{NAME}", config.text("etcd.prefix")));
+            let remedy = "if it is damaged or too old, remove it from etcd and start all servers again";
+            io::Error::new(kind, format!("etcd.endpoints: the servers' authority ({key}): {error}; {remedy}"))
+        })?,
     };
-    let authority = Arc::new(authority?);
+    let authority = Arc::new(authority);
     tokio::spawn(renew(Arc::downgrade(&authority)));
     Ok(authority)
+}
+
+/// The one that the first server has left in etcd.
+async fn kept(config: &Config, store: &EtcdStore) -> io::Result<Authority> {
+    let clock = OffsetDateTime::now_utc;
+    let new = serde_json::to_vec(&Authority::make(clock)?).map_err(io::Error::other)?;
+    let kept = store.once(NAME, new).await.map_err(io::Error::other)?;
+    let pem: Pem = serde_json::from_slice(&kept).map_err(io::Error::other)?;
+    let is_plain = |endpoint: &&String| endpoint.starts_with("http://") && !is_loopback(endpoint);
+    if let Some(endpoint) = config.list("etcd.endpoints").iter().find(is_plain) {
+        tracing::warn!(
+            endpoint,
+            "the key of the servers' authority crosses the network in clear: use https://, or state.ca_file"
+        );
+    }
+    Authority::from_pem(SERVER, &pem, LIFE, clock)
 }
 
 async fn renew(authority: Weak<Authority>) {

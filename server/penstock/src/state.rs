@@ -57,11 +57,10 @@ pub(crate) fn settings(config: &Config) -> Result<State, String> {
              server, as host:port"
         ));
     }
-    if let (Some(_), None) | (None, Some(_)) = (config.path("state.ca_file"), config.path("state.ca_key_file")) {
-        return Err(match config.path("state.ca_file") {
-            Some(_) => "state.ca_key_file is missing: expected the key of state.ca_file".into(),
-            None => "state.ca_file is missing: expected the certificate of state.ca_key_file".into(),
-        });
+    if !own.is_empty() && address.port() == 0 {
+        return Err(format!(
+            "state.listen: found {address}, and state.address is {own}: expected the port that leads there, such as 0.0.0.0:8020"
+        ));
     }
     if !own.is_empty() && !own.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok())
     {
@@ -70,7 +69,7 @@ pub(crate) fn settings(config: &Config) -> Result<State, String> {
     etcd(config)
 }
 
-fn is_loopback(endpoint: &str) -> bool {
+pub(crate) fn is_loopback(endpoint: &str) -> bool {
     let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
     ["127.", "localhost", "[::1]"].iter().any(|own| host.starts_with(own))
 }
@@ -124,6 +123,7 @@ fn etcd(config: &Config) -> Result<State, String> {
             _ => return Err(format!("etcd.endpoints: found '{endpoint}', expected http:// or https:// and host:port")),
         }
     }
+    crate::servers::own(config).map_err(|error| error.to_string())?;
     let identity = certificate.zip(key);
     if identity.is_some() && authorities.is_none() {
         return Err(
@@ -206,9 +206,15 @@ mod tests {
             (&[("etcd.prefix", "a b")], "etcd.prefix: found 'a b'"),
             (&[("packages.s3_bucket", "")], "packages.s3_bucket: nothing found"),
             (&[("state.listen", "0.0.0.0:8020")], "state.address: nothing found, and state.listen is 0.0.0.0:8020"),
-            (&[("state.ca_file", "/ca.pem")], "state.ca_key_file is missing: expected the key of state.ca_file"),
             (&[("etcd.endpoints", "http://e:2379")], "state.address: nothing found, and state.listen is 127.0.0.1:0"),
-            (&[("state.address", "me")], "state.address: found 'me', expected host:port"),
+            (
+                &[("state.address", "10.0.0.7:8000")],
+                "state.listen: found 127.0.0.1:0, and state.address is 10.0.0.7:8000",
+            ),
+            (
+                &[("state.address", "me"), ("state.listen", "0.0.0.0:8020")],
+                "state.address: found 'me', expected host:port",
+            ),
         ] {
             let error = found(settings).err().unwrap_or_default();
             assert!(error.contains(text), "{settings:?}: {error}");
@@ -235,6 +241,9 @@ mod tests {
             (&[("etcd.password_file", here)], "etcd.user: nothing found"),
             (&[("etcd.key_file", here)], "etcd.certificate_file: nothing found"),
             (&[("etcd.ca_file", "/nowhere")], "etcd.ca_file: /nowhere cannot be read"),
+            (&[("state.ca_file", here)], "state.ca_key_file is missing: expected the key of state.ca_file"),
+            (&[("state.ca_key_file", here)], "state.ca_file is missing: expected the certificate of state.ca_key_file"),
+            (&[("state.ca_file", here), ("state.ca_key_file", here)], "Cargo.toml: expected a certificate in PEM"),
         ] {
             let error = found(settings).err().unwrap_or_default();
             assert!(error.contains(text), "{settings:?}: {error}");

@@ -33,7 +33,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 pub const FLEET: &str = "fleet.penstock.internal";
 /// The name in the certificate of a server as other servers know it.
 pub const SERVER: &str = "server.penstock.internal";
-/// How long the embedded authority is good for: it ends with its process.
+/// How long an authority that is made here is good for: longer than its process, or the state that keeps it.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Clocks may differ by so much.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(600);
@@ -63,8 +63,8 @@ pub struct Identity {
     trust: Arc<RootCertStore>,
 }
 
-/// What an authority is made of, as PEM.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What an authority is made of, as PEM. It is never printed.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Pem {
     /// Its certificate.
     pub certificate: String,

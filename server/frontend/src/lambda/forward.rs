@@ -13,10 +13,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use penstock_control::{ControlError, ErrorKind, Leadership};
 use penstock_trust::{Identity, SERVER};
@@ -24,10 +24,14 @@ use rustls::pki_types::ServerName;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tower::BoxError;
+use tower::timeout::Timeout;
+use tower::util::BoxCloneSyncService;
 
 /// Says that a server has sent a request on; who has it does not do so again.
 const FORWARDED: HeaderName = HeaderName::from_static("x-penstock-forwarded");
-/// How long a connection to the leader may take.
+/// How long a connection to the leader may take, its handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a connection, not of what goes over it.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -49,7 +53,9 @@ pub(crate) struct Forward {
     client: Mutex<Option<(Arc<Identity>, ToServers)>>,
 }
 
-type ToServers = Client<HttpsConnector<HttpConnector>, Body>;
+/// Connects, with a deadline for all of it.
+type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
+type ToServers = Client<Connector, Body>;
 
 impl Forward {
     pub(super) fn new(authority: Option<Arc<penstock_trust::Authority>>) -> Self {
@@ -74,7 +80,6 @@ impl Forward {
 
 fn client_of(own: &Identity) -> io::Result<ToServers> {
     let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.set_nodelay(true);
     connector.enforce_http(false);
     let name = ServerName::try_from(SERVER).map_err(io::Error::other)?;
@@ -84,6 +89,7 @@ fn client_of(own: &Identity) -> io::Result<ToServers> {
         .with_server_name_resolver(FixedServerNameResolver::new(name))
         .enable_http1()
         .wrap_connector(connector);
+    let connector = BoxCloneSyncService::new(Timeout::new(connector, CONNECT_TIMEOUT));
     Ok(Client::builder(TokioExecutor::new()).build(connector))
 }
 

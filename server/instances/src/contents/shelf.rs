@@ -15,7 +15,7 @@ use tokio::time::timeout;
 /// Pieces of a content that wait to be written.
 const PIECES_MAX: usize = 8;
 
-/// Bytes that stay free beside what is laid out: more than that what makes an instance say that its disk is full.
+/// Bytes that stay free beside what is laid out: more than those below which an instance says that its disk is full.
 const SPARE_BYTES: u64 = 256 << 20;
 
 /// Contents and folders of an instance.
@@ -57,11 +57,15 @@ impl Shelf {
         let (store, spare) = (self.store.clone(), self.spare_bytes);
         let made = spawn_blocking(move || make_room(&store, wanted, spare));
         let free = at_it(made, connection).await?.map_err(io::Error::other)?;
-        if let Some(free) = free.ok().filter(|free| *free < wanted) {
-            let text = format!(
+        let refused = match free {
+            Ok(free) if free >= wanted => None,
+            Ok(free) => Some(format!(
                 "the instance's disk has {free} bytes left beside what its environments use, and {wanted} are to be sent: \
                  give it a larger one"
-            );
+            )),
+            Err(error) => Some(format!("an instance cannot make room for what is to be sent: {error}")),
+        };
+        if let Some(text) = refused {
             write(connection, &Answer::Failed(text)).await?;
             return Ok(Vec::new());
         }

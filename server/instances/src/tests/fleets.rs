@@ -1,7 +1,7 @@
 //! Fleets of providers that come, change and go.
 
 use super::{deadlines, rules, types};
-use crate::{Fleet, FleetOptions, Fleets, Listen, OpenFleet, Order, Outcome, Provider, Standing};
+use crate::{EndError, Fleet, FleetOptions, Fleets, Listen, OpenFleet, Order, Outcome, Provider, Standing};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -120,24 +120,24 @@ async fn one_that_ends_is_closed_until_nothing_is_left() {
     let (world, fleets, _folder) = fleets();
     fleets.want("p", &settings(10));
     open(&fleets).await;
+    let passes = |why: &str| Err(EndError { why: why.into(), may_pass: true });
     world.closing.lock().push(io::Error::other("some may be left"));
-    assert_eq!(fleets.end("p", &settings(10)).await, Err("some may be left".into()));
-    assert!(fleets.standing("p").is_none() && fleets.all().is_empty());
+    assert_eq!(fleets.end("p", &settings(10)).await, passes("some may be left"));
+    assert!(fleets.standing("p").is_none() && fleets.all().is_empty() && fleets.settings("p").is_none());
     // What is not known is opened, to be ended: as after a restart.
     world.opening.lock().push(io::Error::other("away"));
-    assert_eq!(fleets.end("p", &settings(10)).await, Err("away".into()));
+    assert_eq!(fleets.end("p", &settings(10)).await, passes("away"));
     assert_eq!(fleets.end("p", &settings(10)).await, Ok(()));
     assert_eq!(asked(&world), [OPENED, "close", OPENED, OPENED, "close"]);
+    for kind in [io::ErrorKind::InvalidInput, io::ErrorKind::PermissionDenied] {
+        world.opening.lock().push(io::Error::new(kind, "no"));
+        let ended = fleets.end("p", &settings(10)).await;
+        assert_eq!(ended, Err(EndError { why: "no".into(), may_pass: false }));
+    }
     // It never could have had any.
-    world.opening.lock().push(io::Error::new(io::ErrorKind::InvalidInput, "wrong"));
-    assert_eq!(fleets.end("p", &settings(10)).await, Ok(()));
-    // One that is gone from the records is ended if there is one.
-    fleets.want("p", &settings(10));
-    open(&fleets).await;
     asked(&world);
-    fleets.give_up("p").await;
-    fleets.give_up("p").await;
-    assert_eq!(asked(&world), ["close"]);
+    assert_eq!(fleets.end("p", json!({ "wrong": 1 }).as_object().unwrap()).await, Ok(()));
     // Where nobody buys any there is nothing to end.
     assert_eq!(Fleets::new(None, None).end("p", &settings(10)).await, Ok(()));
+    assert_eq!(asked(&world), [""; 0]);
 }
