@@ -35,6 +35,9 @@ pub trait OpenFleet: Send + Sync {
     /// Judges what a provider is to be created with; calls nobody. Errors: the member that is wrong, and what would be right.
     fn check(&self, name: &str, settings: &Map<String, Value>) -> Result<(), String>;
 
+    /// Most cores of all instances together that a fleet with these settings may have.
+    fn vcpu_max(&self, settings: &Map<String, Value>) -> u32;
+
     /// `settings` are what the provider was created with, by Lambda's names. Errors: of the kind [`io::ErrorKind::InvalidInput`]
     /// if they are wrong, else what may pass.
     async fn open(&self, name: &str, settings: &Map<String, Value>) -> io::Result<Arc<Fleet>>;
@@ -161,7 +164,7 @@ impl Fleets {
                 let is_alike = alike(&held.settings, settings);
                 match &held.standing {
                     Standing::Open(fleet) if is_alike => {
-                        vcpu_max(settings).into_iter().for_each(|most| fleet.set_vcpu_max(most));
+                        fleet.set_vcpu_max(opener.vcpu_max(settings));
                         held.settings = settings.clone();
                         self.changed.send_replace(());
                         return;
@@ -339,11 +342,6 @@ fn alike(one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
         settings
     };
     fixed(one) == fixed(other)
-}
-
-fn vcpu_max(settings: &Map<String, Value>) -> Option<u32> {
-    let scaling = settings.get("CapacityProviderScalingConfig")?;
-    scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok())
 }
 
 /// Starts environments on the fleet of their capacity provider, and those that have none where this machine has them run.

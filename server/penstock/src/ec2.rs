@@ -73,11 +73,15 @@ impl OpenFleet for OfEc2 {
         options(&self.config, self.keys.clone(), name, settings).check().map_err(|error| error.to_string())
     }
 
+    fn vcpu_max(&self, settings: &Map<String, Value>) -> u32 {
+        let scaling = settings.get("CapacityProviderScalingConfig").cloned().unwrap_or_default();
+        let most = scaling["MaxVCpuCount"].as_u64().unwrap_or_default();
+        u32::try_from(most * self.config.integer("ec2.vcpu_percent") / 100).unwrap_or(u32::MAX)
+    }
+
     async fn open(&self, name: &str, settings: &Map<String, Value>) -> io::Result<Arc<Fleet>> {
         let requirements = settings.get("InstanceRequirements").cloned().unwrap_or_default();
         let patterns = |key: &str| strings(&requirements[key]).into_iter().map(TypePattern::new).collect::<Vec<_>>();
-        let vcpu_max =
-            settings.get("CapacityProviderScalingConfig").and_then(|scaling| scaling["MaxVCpuCount"].as_u64());
         let start_timeout = Duration::from_secs(self.config.integer("ec2.start_timeout_s"));
         // Another at each start: what was asked before it is not answered as it was then.
         let seed = instances::token()?.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok());
@@ -90,7 +94,7 @@ impl OpenFleet for OfEc2 {
         let architectures = strings(&requirements["Architectures"]);
         let provider = Ec2Provider::open(options).await?;
         let rules = Rules {
-            vcpu_max: vcpu_max.and_then(|most| u32::try_from(most).ok()).unwrap_or_default(),
+            vcpu_max: self.vcpu_max(settings),
             allowed: patterns("AllowedInstanceTypes"),
             excluded: patterns("ExcludedInstanceTypes"),
             zones: provider.zones(),

@@ -33,6 +33,10 @@ impl OpenFleet for Opener {
         settings.get("wrong").map_or(Ok(()), |_| Err("wrong: found".into()))
     }
 
+    fn vcpu_max(&self, settings: &Map<String, Value>) -> u32 {
+        settings["CapacityProviderScalingConfig"]["MaxVCpuCount"].as_u64().unwrap_or_default() as u32
+    }
+
     async fn open(&self, name: &str, settings: &Map<String, Value>) -> io::Result<Arc<Fleet>> {
         self.world.asked.lock().push(format!("open {name} {}", Value::Object(settings.clone())));
         if let Some(error) = self.world.opening.lock().pop() {

@@ -15,6 +15,14 @@ pub(super) const FIELDS: &[Field] = &[
         meaning: "Marks what is this server's, in the tag penstock:fleet, with the capacity provider's name. No two servers may have the same in one account and region, also if they share a state: each ends what it does not know.",
     },
     Field {
+        key: "ec2.vcpu_percent",
+        variable: "PENSTOCK_EC2_VCPU_PERCENT",
+        kind: Kind::Integer(1, 100),
+        default: "100",
+        unit: "percent",
+        meaning: "Of a capacity provider's MaxVCpuCount, what this server may have: of several that share a state, each launches its own instances, and all together are to have no more than it.",
+    },
+    Field {
         key: "ec2.region",
         variable: "PENSTOCK_EC2_REGION",
         kind: Kind::Text,
