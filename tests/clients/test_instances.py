@@ -109,12 +109,17 @@ def test_the_first_request_after_a_quiet_spell_is_answered_by_a_new_instance(sta
 def test_an_instance_that_is_killed_is_replaced_and_every_request_answered(start):
     server = start(**{"penstock.environments": "2", "execute_delay_us": "5000"})
     with Load(server, "own", 4) as load:
+        until(lambda: environments(server, "own") == 2, "both are there", WAIT_S)
         for _ in range(3):
-            until(lambda: environments(server, "own") == 2, "both are there", WAIT_S)
             killed = instances(server)[0]
             os.kill(killed["Pid"], signal.SIGKILL)
-            until(lambda: killed["InstanceId"] not in {one["InstanceId"] for one in instances(server)}, "it is gone", WAIT_S)
-        until(lambda: environments(server, "own") == 2, "both are there again", WAIT_S)
+
+            def is_replaced(killed=killed):
+                all_ = {one["InstanceId"]: sum(one["Environments"].values()) for one in instances(server)}
+                # In this order: that another was given room is after the loss was seen, and before it is ready.
+                return killed["InstanceId"] not in all_ and sum(all_.values()) == 2 and environments(server, "own") == 2
+
+            until(is_replaced, "both are there again", WAIT_S)
     assert load.end() == [] and len(load.answers) > 20
     assert (events(server, "lost"), len(instances(server))) == (3, 2)
 
