@@ -77,6 +77,16 @@ class World:
         self.provider(client, name)
         until(lambda: client.get_capacity_provider(CapacityProviderName=name)["CapacityProvider"]["State"] == "Active", "it is active", WAIT_S)
 
+    def deployed(self, *settings):
+        """A server with a function on one instance, and a client of it."""
+        server = self.serve(*settings)
+        client = client_of(server)
+        self.active(client)
+        create(client, "f", identity(), MemorySize=2048, **on("machines"))
+        publish(client, "f")
+        self.at_rest(1)
+        return server, client
+
     def at_rest(self, count):
         """So many instances are alive, and are those that serve."""
         server = self.servers[-1]
@@ -157,12 +167,7 @@ def is_gone(client, name="machines"):
 
 
 def test_a_deletion_that_a_kill_cut_off_is_finished_by_the_next_server(world):
-    server = world.serve(("instances.empty_s", 600))
-    client = client_of(server)
-    world.active(client)
-    create(client, "f", identity(), MemorySize=2048, **on("machines"))
-    publish(client, "f")
-    world.at_rest(1)
+    server, client = world.deployed(("instances.empty_s", 600))
     client.delete_function(FunctionName="f")
     until(lambda: not instances(server)[0]["Environments"], "nothing is there any more", WAIT_S)
     client.delete_capacity_provider(CapacityProviderName="machines")
@@ -184,11 +189,7 @@ def test_a_deletion_that_a_kill_cut_off_is_finished_by_the_next_server(world):
 
 
 def test_more_cores_are_for_versions_without_a_maximum_of_their_own(world):
-    server = world.serve(("ec2.vcpu_percent", 50))
-    client = client_of(server)
-    world.active(client)
-    create(client, "f", identity(), MemorySize=2048, **on("machines"))
-    publish(client, "f")
+    server, client = world.deployed(("ec2.vcpu_percent", 50))
 
     def most():
         return Scraped(server).value("penstock_environments_max", function="f")
@@ -204,12 +205,7 @@ def test_more_cores_are_for_versions_without_a_maximum_of_their_own(world):
 
 def test_what_is_taken_away_is_replaced(world):
     """Terminated from outside; a notice of Spot; refused in one zone."""
-    server = world.serve(("ec2.spot_percent", 100))
-    client = client_of(server)
-    world.active(client)
-    create(client, "f", identity(), MemorySize=2048, **on("machines"))
-    publish(client, "f")
-    world.at_rest(1)
+    server, client = world.deployed(("ec2.spot_percent", 100))
     (first,) = world.cloud.alive().values()
     assert first["InstanceLifecycle"] == "spot" and instances(server)[0]["Market"] == "Spot"
     # A notice: others come first, and no request fails.
@@ -234,12 +230,7 @@ def test_what_is_taken_away_is_replaced(world):
 
 
 def test_what_a_server_has_left_is_ended_by_the_next(world):
-    server = world.serve()
-    client = client_of(server)
-    world.active(client)
-    create(client, "f", identity(), MemorySize=2048, **on("machines"))
-    publish(client, "f")
-    world.at_rest(1)
+    server, client = world.deployed()
     # Killed while more are being launched.
     world.cloud.rule(operation="CreateFleet", latency={"fixed_ms": 3000})
     count = len(world.machines.note.fleets)

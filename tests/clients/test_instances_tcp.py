@@ -88,13 +88,13 @@ def test_ones_own_authority_signs_and_is_replaced_while_all_runs(files, tmp_path
                     raise ConnectionError
         files[1].write_text(second[1])
         files[0].write_text(second[0] + first[0])
-        until(lambda: any("authority of instances' certificates has changed" in line for line in server.log), "it is seen", WAIT_S)
+        until(lambda: any("the authority has changed" in line for line in server.log), "it is seen", WAIT_S)
         scaled(client, "f", 3, 3)
         until(lambda: environments(server, "f") == 3, "new ones come", WAIT_S)
         assert own["InstanceId"] in {one["InstanceId"] for one in instances(server)}, "and the old ones stay"
         # Then nobody needs the first any more.
         files[0].write_text(second[0])
-        changed = "authority of instances' certificates has changed"
+        changed = "the authority has changed"
         until(lambda: sum(changed in line for line in server.log) == 2, "it is seen again", WAIT_S)
         scaled(client, "f", 4, 4)
         until(lambda: environments(server, "f") == 4, "and more", WAIT_S)

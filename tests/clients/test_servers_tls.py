@@ -70,7 +70,7 @@ def test_ones_own_authority_of_servers_is_replaced_while_they_run(cluster, store
         files[0].write_text(certificates)
 
         def is_seen(server, count=count):
-            return sum("the authority of servers has changed" in line for line in server.log) > count
+            return sum("the authority has changed" in line for line in server.log) > count
 
         until(lambda: all(is_seen(server) for server in cluster.servers), "both have read it", WAIT_S)
         client.create_alias(FunctionName="f", Name=f"a{count}", FunctionVersion="1")

@@ -11,15 +11,11 @@ use parking_lot::Mutex;
 use penstock_trust::{self as tls, Authority, is_named};
 use std::io;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-
-/// How often it is looked whether certificates are to be renewed.
-const RENEW_TICK: Duration = Duration::from_secs(5);
 
 /// Hears the agents of other machines.
 pub struct Hub {
@@ -131,22 +127,7 @@ impl Hub {
 
     /// Certificates are renewed in time, and agents hear of authorities that are new.
     async fn renew(self: Arc<Self>) {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                () = sleep(RENEW_TICK) => {}
-            }
-            let authority = self.authority.clone();
-            match tokio::task::spawn_blocking(move || authority.refresh()).await {
-                Ok(Ok(false)) => {}
-                Ok(Ok(true)) => {
-                    tracing::info!("the authority of instances' certificates has changed");
-                    self.all().iter().for_each(|fleet| fleet.tell_to_renew());
-                }
-                Ok(Err(error)) => tracing::error!(%error, "the authority cannot be read: the one before is kept"),
-                Err(error) => tracing::error!(%error, "certificates are not renewed"),
-            }
-        }
+        let changed = || self.all().iter().for_each(|fleet| fleet.tell_to_renew());
+        self.stop.run_until_cancelled(tls::keep_fresh(Arc::downgrade(&self.authority), changed)).await;
     }
 }

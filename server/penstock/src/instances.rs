@@ -3,6 +3,7 @@
 //! Called by `serve` at start, and by `main` for the role.
 
 use crate::accelerate::{self, Accelerators};
+use crate::certificates::own_authority;
 use crate::config::Config;
 use crate::{EXIT_FAILED, EXIT_USAGE};
 use clap::Args;
@@ -193,21 +194,9 @@ pub(crate) fn deadlines(config: &Config, start_timeout: Duration) -> Deadlines {
 /// Where instances come over TCP, by the settings. Errors: nobody can listen there, or the authority's files are wrong.
 pub(crate) fn hub(config: &Config, stop: CancellationToken) -> io::Result<Arc<Hub>> {
     let life = Duration::from_secs(config.integer("instances.certificate_s"));
-    let clock = time::OffsetDateTime::now_utc;
-    let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text.to_owned());
-    let authority = match (config.path("instances.ca_file"), config.path("instances.ca_key_file")) {
-        (None, None) => Authority::embedded(FLEET, life, clock)?,
-        (Some(certificates), Some(key)) => {
-            Authority::from_files(FLEET, certificates, key, life, clock).map_err(|error| {
-                io::Error::new(error.kind(), format!("instances.ca_file, instances.ca_key_file: {error}"))
-            })?
-        }
-        (Some(_), None) => {
-            return Err(invalid("instances.ca_key_file is missing: expected the key of instances.ca_file"));
-        }
-        (None, Some(_)) => {
-            return Err(invalid("instances.ca_file is missing: expected the certificate of instances.ca_key_file"));
-        }
+    let authority = match own_authority(config, ["instances.ca_file", "instances.ca_key_file"], FLEET, life)? {
+        Some(own) => own,
+        None => Authority::embedded(FLEET, life, time::OffsetDateTime::now_utc)?,
     };
     let address = config.address("instances.listen");
     let listener = TcpListener::bind(address)
@@ -216,7 +205,7 @@ pub(crate) fn hub(config: &Config, stop: CancellationToken) -> io::Result<Arc<Hu
     if listener.local_addr()?.ip().is_unspecified() && advertise.is_none() {
         let text =
             "instances.advertise is missing: instances.listen is all addresses, of which instances have to know one";
-        return Err(invalid(text));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     Hub::open(listener, advertise, config.text("instances.agent_listen").to_owned(), Arc::new(authority), stop)
 }

@@ -3,6 +3,7 @@
 //! The composition root: the only place that reads the environment, knows every runtime and wires the rooms together.
 
 mod accelerate;
+mod certificates;
 mod client;
 mod config;
 mod control;

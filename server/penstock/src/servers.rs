@@ -3,37 +3,25 @@
 //!
 //! Opened with the state. Whoever may read etcd has the state, and can be a server of it.
 
+use crate::certificates::own_authority;
 use crate::config::Config;
 use crate::control::ControlPlaneError;
 use crate::state::is_loopback;
 use penstock_etcd::EtcdStore;
-use penstock_trust::{Authority, Pem, SERVER};
+use penstock_trust::{Authority, Pem, SERVER, keep_fresh};
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 
 /// How long a server's certificate is good for. It is renewed at half of it.
 const LIFE: Duration = Duration::from_secs(86_400);
-/// How often it is looked whether it is to be renewed, or files have changed.
-const RENEW_TICK: Duration = Duration::from_secs(5);
 /// Under which name the authority lies in etcd.
 const NAME: &str = "authority";
 
 /// The operator's own authority, if there is one. Errors: the setting that is wrong.
 pub(crate) fn own(config: &Config) -> io::Result<Option<Authority>> {
-    let missing = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-    match (config.path("state.ca_file"), config.path("state.ca_key_file")) {
-        (None, None) => Ok(None),
-        (Some(_), None) => missing("state.ca_key_file is missing: expected the key of state.ca_file"),
-        (None, Some(_)) => missing("state.ca_file is missing: expected the certificate of state.ca_key_file"),
-        (Some(certificates), Some(key)) => {
-            let read = Authority::from_files(SERVER, certificates, key, LIFE, OffsetDateTime::now_utc);
-            let named =
-                |error: io::Error| io::Error::new(error.kind(), format!("state.ca_file, state.ca_key_file: {error}"));
-            read.map(Some).map_err(named)
-        }
-    }
+    own_authority(config, ["state.ca_file", "state.ca_key_file"], SERVER, LIFE)
 }
 
 /// The authority, whose certificates are renewed from now on.
@@ -47,7 +35,7 @@ pub(crate) async fn authority(config: &Config, store: &EtcdStore) -> Result<Arc<
         })?,
     };
     let authority = Arc::new(authority);
-    tokio::spawn(renew(Arc::downgrade(&authority)));
+    tokio::spawn(keep_fresh(Arc::downgrade(&authority), || {}));
     Ok(authority)
 }
 
@@ -65,19 +53,4 @@ async fn kept(config: &Config, store: &EtcdStore) -> io::Result<Authority> {
         );
     }
     Authority::from_pem(SERVER, &pem, LIFE, clock)
-}
-
-async fn renew(authority: Weak<Authority>) {
-    loop {
-        tokio::time::sleep(RENEW_TICK).await;
-        let Some(authority) = authority.upgrade() else { return };
-        match tokio::task::spawn_blocking(move || authority.refresh()).await {
-            Ok(Ok(false)) => {}
-            Ok(Ok(true)) => tracing::info!("the authority of servers has changed"),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the authority of servers cannot be read: the one before is kept")
-            }
-            Err(error) => tracing::error!(%error, "the server's certificate is not renewed"),
-        }
-    }
 }

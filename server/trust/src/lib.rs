@@ -24,9 +24,11 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::CryptoProvider, 
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use time::OffsetDateTime;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// The name in the certificate of a server as instances know it.
@@ -35,6 +37,8 @@ pub const FLEET: &str = "fleet.penstock.internal";
 pub const SERVER: &str = "server.penstock.internal";
 /// How long an authority that is made here is good for: longer than its process, or the state that keeps it.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How often it is looked whether certificates are to be renewed, or files have changed.
+const RENEW_TICK: Duration = Duration::from_secs(5);
 /// Clocks may differ by so much.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(600);
 /// Most bytes of a file of certificates.
@@ -301,6 +305,25 @@ fn identity(
     let certificate = sign(issuer, own, &key, now, life)?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(other)?;
     Ok(Identity { key, chain: vec![certificate.der().clone()], trust: roots(trust)? })
+}
+
+/// Renews an authority's certificates in time and reads its files again, for as long as it is there. `changed` is called when
+/// others are believed.
+pub async fn keep_fresh(authority: Weak<Authority>, changed: impl Fn()) {
+    loop {
+        sleep(RENEW_TICK).await;
+        let Some(authority) = authority.upgrade() else { return };
+        let own = authority.own;
+        match spawn_blocking(move || authority.refresh()).await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => {
+                tracing::info!(own, "the authority has changed");
+                changed();
+            }
+            Ok(Err(error)) => tracing::error!(own, %error, "the authority cannot be read: the one before is kept"),
+            Err(error) => tracing::error!(own, %error, "certificates are not renewed"),
+        }
+    }
 }
 
 /// A key that waits for its certificate.
