@@ -1,6 +1,7 @@
 """Capacity providers on EC2: an emulated one, whose instances run real agents from their real user data. Whatever happens, the fleet comes back to what is
 wanted, never has more cores than it may, and nothing is left."""
 
+import re
 import subprocess
 
 import pytest
@@ -279,6 +280,8 @@ def test_a_provider_that_cannot_be_used_says_why(world):
 
     until(lambda: state("none-left") == "Failed", "it fails", WAIT_S)
     assert any("no instance type is left in" in line for line in server.log)
+    shown = subprocess.run([PROGRAM, "instances", "--endpoint", server.url], capture_output=True, text=True, check=True).stdout
+    assert re.search("^none-left +.*no instance type is left in", shown, re.MULTILINE), shown
     # One whose role may not be assumed can be deleted all the same.
     world.cloud.rule(service="sts", operation="AssumeRole", sequence={"fail": 100, "pass": 1}, error={"code": "AccessDenied"})
     world.provider(client, "denied")

@@ -95,3 +95,19 @@ def test_without_a_deadline_a_lost_request_is_refused_at_once(start, tmp_path):
     until(lambda: environment_pids(server, "lone"), what="it comes back")
     until(lambda: total(server, "penstock_environments_ready", function="lone") == 1)
     stub(server).ModelInfer(request("lone"), timeout=10)
+
+
+def test_what_comes_while_an_environment_restarts_waits_if_it_has_the_time(start, tmp_path):
+    """Each start warms up with a batch, which takes a second."""
+    identity_repository(tmp_path, "back", execute_delay_us=1_000_000)
+    server = start("--model-repository", tmp_path)
+    kill(environment_pids(server, "back")[0])
+    until(lambda: total(server, "penstock_environments_ready", function="back") == 0)
+    patient = [stub(server).ModelInfer.future(request("back", i, id=str(i), timeout=20_000_000)) for i in range(8)]
+    with pytest.raises(grpc.RpcError) as refused:
+        stub(server).ModelInfer(request("back", timeout=100_000), timeout=5)
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert 100 < int(dict(refused.value.trailing_metadata())["grpc-retry-pushback-ms"]) < 10_000
+    for number, answer in enumerate(patient):
+        assert answer.result(timeout=30).id == str(number)
+    assert settled_books(server, "back").outcomes == {("done", ""): 8, ("shed", "no_capacity"): 1}

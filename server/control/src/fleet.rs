@@ -21,6 +21,7 @@ impl ControlPlane {
     }
 
     /// The instances as they stand, and what each function's part of them costs: none where this machine is the only one.
+    /// And the providers that cannot have any, with the reason.
     pub fn instances(&self) -> Value {
         let fleets = self.options.fleets.all();
         let functions = self.house.functions();
@@ -54,7 +55,9 @@ impl ControlPlane {
         });
         let costs: Vec<Value> = costs.collect();
         let instances: Vec<InstanceView> = fleets.iter().flat_map(|fleet| fleet.instances()).collect();
-        json!({ "Instances": instances, "Costs": costs })
+        let failed = self.options.fleets.failed().into_iter();
+        let failed = failed.map(|(provider, why)| json!({ "CapacityProviderName": provider, "StateReason": why }));
+        json!({ "Instances": instances, "Costs": costs, "Failed": failed.collect::<Vec<Value>>() })
     }
 }
 

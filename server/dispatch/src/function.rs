@@ -202,7 +202,7 @@ impl Shared {
 /// What is known of the starts of a version's environments.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Starts {
-    /// Since when one is starting, where none was ready.
+    /// Since when one is starting, or from when on it will be, where none was ready.
     pub(crate) since: Option<Instant>,
     /// From asking for one to its being ready, the last time.
     pub(crate) took: Option<Duration>,
@@ -216,8 +216,8 @@ pub(crate) struct Starts {
 impl Starts {
     /// How long until one is ready, if that is known.
     pub(crate) fn ready_in(&self, now: Instant) -> Option<Duration> {
-        let passed = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        self.took.map(|took| took.saturating_sub(passed))
+        let since = self.since.unwrap_or(now);
+        self.took.map(|took| (since + took).saturating_duration_since(now))
     }
 }
 

@@ -129,7 +129,7 @@ async fn run(
     random: &impl Fn() -> u64,
 ) -> Result<CallAnswer, Unanswered> {
     version.retry_budget.request();
-    let (mut refusals, mut losses, mut turn) = (Refusals::default(), 0, Turn::new(version));
+    let (mut refusals, mut losses, mut turn) = (Refusals::default(), 0, Turn::new(version, invocation.deadline));
     loop {
         // While an admitted request waits for a slot to run alone in, the last one is kept for it.
         let kept = u32::from(version.alone_waits.load(Ordering::Relaxed));
@@ -142,7 +142,7 @@ async fn run(
             Ok(taken) => taken,
             Err(refusal) if !turn.is_after(&refusal) => return Err(refusal.into()),
             Err(_) => {
-                turn.line_up(invocation.deadline)?;
+                turn.line_up()?;
                 match take(version, invocation, random, kept, &refusals) {
                     Ok(taken) => taken,
                     Err(refusal) if !turn.is_after(&refusal) => return Err(refusal.into()),
@@ -422,12 +422,12 @@ pub(crate) fn not_ready(version: &ServedVersion) -> Refusal {
         }
         VersionState::Restarting(reason) => {
             let text = format!("{name} has no environment ready: {reason}");
-            Refusal::shed(ShedReason::NoCapacity, text, Some(START_WAIT))
+            Refusal::shed(ShedReason::NoCapacity, text, Some(start_wait(version)))
         }
     }
 }
 
-/// How long until an environment is ready, by the last start.
+/// How long until an environment is ready, as far as is known.
 fn start_wait(version: &ServedVersion) -> Duration {
     version.starts.lock().ready_in(Instant::now()).unwrap_or(START_WAIT)
 }

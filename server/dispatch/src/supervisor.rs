@@ -112,17 +112,17 @@ impl Supervisor {
                     if lived >= HEALTHY_AFTER {
                         pause = BACKOFF_FIRST;
                     }
-                    let (lived, pause) = (lived.as_secs_f64(), pause.as_secs_f64());
+                    let (lived, wait) = (lived.as_secs_f64(), pause.as_secs_f64());
                     let text =
-                        format!("the environment ended after {lived:.1} s ({status}), the next starts in {pause} s");
-                    self.set_state(VersionState::Restarting(text));
+                        format!("the environment ended after {lived:.1} s ({status}), the next starts in {wait} s");
+                    self.restarts(text, pause);
                 }
                 // A device that it ran on may be at fault: another is tried before the CPU.
                 Life::Failed(why, _) if self.may_fall_back() && self.tries_elsewhere > 0 => {
                     self.tries_elsewhere -= 1;
                     self.grant = None;
                     tracing::warn!(function = self.name(), reason = why.reason, "a version is to be placed again");
-                    self.set_state(VersionState::Restarting(why.reason));
+                    self.restarts(why.reason, pause);
                 }
                 Life::Failed(why, _) if self.may_fall_back() => {
                     self.fall_back(&why.reason);
@@ -144,7 +144,7 @@ impl Supervisor {
                     self.set_state(Cause::NoRoom.because(reason));
                 }
                 Life::Moved => {
-                    self.set_state(VersionState::Restarting("it moves to another instance".into()));
+                    self.restarts("it moves to another instance".into(), Duration::ZERO);
                     continue;
                 }
                 Life::Unreached(why) => self.set_state(VersionState::Unavailable(why)),
@@ -432,6 +432,12 @@ impl Supervisor {
     /// Says it to whoever reads the function's log.
     fn tell(&self, text: String) {
         self.journals.add(&self.version.function, self.version.number, text);
+    }
+
+    /// It is started again after a pause; those that ask meanwhile are told so, or wait.
+    fn restarts(&self, reason: String, pause: Duration) {
+        self.version.starts.lock().since = Some(Instant::now() + pause);
+        self.set_state(VersionState::Restarting(reason));
     }
 
     fn set_state(&self, state: VersionState) {

@@ -153,6 +153,16 @@ impl Fleets {
         self.others.read().get(provider).map(|held| held.standing.clone())
     }
 
+    /// Providers whose fleet could not be made, and why.
+    pub fn failed(&self) -> Vec<(String, String)> {
+        let others = self.others.read();
+        let failed = others.iter().filter_map(|(provider, held)| match &held.standing {
+            Standing::Failed { why, .. } => Some((provider.clone(), why.clone())),
+            Standing::Opening | Standing::Open(_) => None,
+        });
+        failed.collect()
+    }
+
     /// The fleet of a provider is wanted, with these settings. It is made in a task of its own. One that there is stays, if only
     /// its scaling is another now; else it is given up for a new one.
     pub fn want(self: &Arc<Self>, provider: &str, settings: &Map<String, Value>) {

@@ -2,7 +2,7 @@
 //! batch when the test says so; they are lost when the test cuts their links.
 
 use super::{VersionNumber, invoke};
-use crate::function::{Cause, Concurrency, Placed, ServedVersion, Shared, VersionState};
+use crate::function::{Cause, Concurrency, Placed, ServedVersion, Shared, Starts, VersionState};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use penstock_domain::{
@@ -451,6 +451,25 @@ async fn who_cannot_be_in_time_is_told_how_long_a_start_takes() {
     let began = Instant::now();
     assert_eq!(shed(without).await, (ErrorCode::Unavailable, Some("no_capacity")));
     assert_eq!((began.elapsed(), version.waiting.waiting(), version.slots.taken()), (PATIENCE, 0, 0));
+}
+
+/// Its only environment was lost: who has the time waits for the next, who has not is told when.
+#[tokio::test]
+async fn a_restart_is_waited_for_by_those_whose_deadline_leaves_the_time() {
+    let (version, environment) = (version(1, 9, &[]), environment(1).await);
+    let (pause, took) = (Duration::from_secs(40), Duration::from_secs(30));
+    version.state.send_replace(VersionState::Restarting("it was killed".into()));
+    *version.starts.lock() = Starts { since: Some(Instant::now() + pause), took: Some(took), ..Starts::default() };
+    for deadline in [None, Some(Duration::from_secs(35))] {
+        let refusal = send(&version, 1, deadline).await.await.unwrap().unwrap_err();
+        let told = refusal.retry_after.unwrap();
+        assert!(refusal.shed == Some(ShedReason::NoCapacity) && told > pause && told <= pause + took, "{refusal}");
+    }
+    let waits = send(&version, 2, Some(Duration::from_secs(80))).await;
+    assert_eq!(version.waiting.waiting(), 1);
+    ready(&version, &environment);
+    environment.open.send(()).unwrap();
+    assert_eq!(done(waits).await, 2);
 }
 
 #[tokio::test(start_paused = true)]

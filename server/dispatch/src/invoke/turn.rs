@@ -13,13 +13,14 @@ use tokio::time::{Instant, timeout_at};
 /// Where a request stands.
 pub(super) struct Turn<'a> {
     version: &'a ServedVersion,
+    deadline: Option<std::time::Instant>,
     /// Its place, once it has one, and when it stops waiting there.
     place: Option<(Place<'a>, Instant)>,
 }
 
 impl<'a> Turn<'a> {
-    pub(super) fn new(version: &'a ServedVersion) -> Self {
-        Self { version, place: None }
+    pub(super) fn new(version: &'a ServedVersion, deadline: Option<std::time::Instant>) -> Self {
+        Self { version, deadline, place: None }
     }
 
     /// Others wait that came before.
@@ -41,7 +42,8 @@ impl<'a> Turn<'a> {
             Some(ShedReason::EnvironmentConcurrency) => waits,
             Some(ShedReason::NoCapacity) => match *self.version.state.borrow() {
                 VersionState::Loading | VersionState::Ready | VersionState::Resting => true,
-                VersionState::Restarting(_) => waits,
+                // Without a deadline its caller can wait, and is told how long.
+                VersionState::Restarting(_) => waits || self.deadline.is_some(),
                 VersionState::Unloading | VersionState::Unavailable(_) => false,
             },
             _ => false,
@@ -50,7 +52,7 @@ impl<'a> Turn<'a> {
 
     /// Takes its place in the line. What became free before that has called nobody: look once more before waiting. Errors: the
     /// room is full; an environment cannot be ready by the deadline, as far as is known.
-    pub(super) fn line_up(&mut self, deadline: Option<std::time::Instant>) -> Result<(), Refusal> {
+    pub(super) fn line_up(&mut self) -> Result<(), Refusal> {
         let (version, now) = (self.version, Instant::now());
         // Whatever becomes of this one, somebody asks.
         self.demand();
@@ -60,11 +62,11 @@ impl<'a> Turn<'a> {
         }
         let name = || format!("function '{}' version {} has no environment ready", version.function, version.number);
         let ready_in = version.starts.lock().ready_in(now);
-        if let Some((deadline, ready_in)) = deadline.zip(ready_in)
+        if let Some((deadline, ready_in)) = self.deadline.zip(ready_in)
             && now + ready_in > deadline.into()
         {
             let milliseconds = ready_in.as_millis();
-            let text = format!("{}, and starting one takes {milliseconds} ms: longer than this request has", name());
+            let text = format!("{}, and one is in {milliseconds} ms: later than this request may wait", name());
             return Err(Refusal::shed(ShedReason::NoCapacity, text, Some(ready_in)));
         }
         let Some(place) = version.waiting.enter() else {

@@ -182,6 +182,13 @@ impl Instances {
                 vec![told("DeviceId"), told("InstanceId"), told("Name"), memory, given, used, told("Fault")]
             });
         }
+        let failed = list("Failed");
+        if !failed.is_empty() {
+            show::say("");
+            print(false, failed, &["PROVIDER", "WHY IT HAS NO INSTANCES"], |provider| {
+                vec![text(provider, "CapacityProviderName"), text(provider, "StateReason")]
+            });
+        }
         let usd = |cost: &Value, name: &str| cost.get(name).and_then(Value::as_f64);
         let costs: Vec<Value> =
             list("Costs").into_iter().filter(|cost| usd(cost, "Usd").is_some_and(|usd| usd > 0.0)).collect();
