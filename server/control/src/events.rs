@@ -60,7 +60,8 @@ impl ControlPlane {
                 *kept = said;
             }
         }
-        new.last_modified = self.now_seconds();
+        // To the millisecond, as Lambda tells it: what is finer may be read back from the store another than it was written.
+        new.last_modified = (self.now_seconds() * 1000.0).floor() / 1000.0;
         function.event_invoke.insert(qualifier.to_owned(), new.clone());
         turn.commit(Commit::new().replace(keys::function(&named.name), &function, revision)?).await?;
         Ok(self.event_invoke_told(&named.name, qualifier, &new))
