@@ -60,7 +60,7 @@ impl ControlPlane {
                 *kept = said;
             }
         }
-        // To the millisecond, as Lambda tells it: what is finer may be read back from the store another than it was written.
+        // To the millisecond: a finer one needs more digits than serde_json reads back exactly, and would be another after it was stored.
         new.last_modified = (self.now_seconds() * 1000.0).floor() / 1000.0;
         function.event_invoke.insert(qualifier.to_owned(), new.clone());
         turn.commit(Commit::new().replace(keys::function(&named.name), &function, revision)?).await?;
