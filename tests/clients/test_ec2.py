@@ -3,6 +3,8 @@ wanted, never has more cores than it may, and nothing is left."""
 
 import re
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ec2_machines import Machines
@@ -10,13 +12,13 @@ from ec2_services import KEYS, REGION, cloud
 from lambda_client import PROVIDER_ARN, client_of, create, created, identity, invoke, publish, refused, settled
 from scraped import Scraped, until
 from test_instances import Load, instances
-from test_lambda_scaling import environments, scaled
+from test_lambda_scaling import environments, infer, scaled
 
 from conftest import PROGRAM, Server, descendants, role
 
 WAIT_S = 90
 VCPU = {"c7i.large": 2, "c7i.xlarge": 4, "m7i.xlarge": 4}
-MOST = 12
+MOST = 8
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ class World:
         server = self.serve(*settings)
         client = client_of(server)
         self.active(client)
-        create(client, "f", identity(), MemorySize=2048, **on("machines"))
+        create(client, "f", identity(), MemorySize=2048, Timeout=WAIT_S, **on("machines"))
         publish(client, "f")
         self.at_rest(1)
         return server, client
@@ -230,6 +232,59 @@ def test_what_is_taken_away_is_replaced(world):
     assert world.cloud.fired() == ["CreateFleet"]
 
 
+def test_who_asks_waits_while_instances_cannot_be_had(world):
+    """Of what passes nobody hears but those that have no time for it."""
+    server, client = world.deployed()
+    scaled(client, "f", 0, 1)
+    until(lambda: not world.cloud.alive(), "none is kept", WAIT_S)
+    world.cloud.rule(operation="CreateFleet", sequence={"fail": 2, "pass": 100}, error={"code": "InsufficientInstanceCapacity"})
+    with ThreadPoolExecutor() as callers:
+        waits = callers.submit(infer, server, "f", WAIT_S)
+        by_lambda = callers.submit(invoke, client_of(server, read_timeout=WAIT_S), "f", 2.5, Qualifier="1")
+        until(lambda: world.cloud.fired(), "EC2 has none", WAIT_S)
+        time.sleep(1)
+        status, headers, body = infer(server, "f", 0.5)
+        assert (status, waits.done()) == (503, False) and int(headers["Retry-After"]) >= 1, body
+        assert waits.result()[0] == 200
+        assert by_lambda.result() == ("1", [2.5])
+    assert world.cloud.fired() == ["CreateFleet"] * 2
+
+
+def test_a_provider_says_how_busy_workers_are_to_be(world):
+    """Each provider its own: that of this machine says nothing of it."""
+    server, client = world.deployed()
+    create(client, "busy", identity(execute_delay_us=20_000), MemorySize=2048, **on("machines"))
+    publish(client, "busy")
+
+    def target(percent, name="machines"):
+        policy = {"PredefinedMetricType": "LambdaCapacityProviderAverageCPUUtilization", "TargetValue": percent}
+        scaling = {"MaxVCpuCount": MOST, "ScalingMode": "Manual", "ScalingPolicies": [policy]}
+        client.update_capacity_provider(CapacityProviderName=name, CapacityProviderScalingConfig=scaling)
+
+    # One client keeps a worker busy nearly all the time.
+    with Load(server, "busy", 1) as load:
+        target(10.0, "local")
+        until(lambda: len(load.answers) > 100, "it is looked at", WAIT_S)
+        assert environments(server, "busy") == 1
+        target(40.0)
+        until(lambda: environments(server, "busy") == 3, "as many as that wants", WAIT_S)
+        target(100.0)
+        until(lambda: environments(server, "busy") == 1, "and no more than that", WAIT_S)
+    assert not load.end()
+
+
+def test_other_tags_are_for_what_comes_and_end_nothing(world):
+    server, client = world.deployed()
+    (first,) = world.cloud.alive()
+    with Load(server, "f", 3) as load:
+        client.update_capacity_provider(CapacityProviderName="machines", PropagateTags={"Mode": "Explicit", "ExplicitTags": {"team": "others"}})
+        scaled(client, "f", 2, 2)
+        world.at_rest(2)
+    assert not load.end()
+    teams = {name: [tag["Value"] for tag in one["Tags"] if tag["Key"] == "team"] for name, one in world.cloud.alive().items()}
+    assert teams.pop(first) == ["tests"] and list(teams.values()) == [["others"]]
+
+
 def test_what_a_server_has_left_is_ended_by_the_next(world):
     server, client = world.deployed()
     # Killed while more are being launched.
@@ -238,11 +293,14 @@ def test_what_a_server_has_left_is_ended_by_the_next(world):
     scaled(client, "f", 3, 3)
     until(lambda: len(world.machines.note.fleets) > count, "they are asked for", WAIT_S)
     server.kill()
+    # What is left cannot be ended at first, and there is no room for as many beside it.
+    world.cloud.rule(operation="TerminateInstances", sequence={"fail": 3, "pass": 1000}, error={"code": "UnauthorizedOperation"})
     again = world.serve(env={"PENSTOCK_DATA_DIR": server.data.name})
     client = client_of(again)
     assert settled(client, "f", "1", WAIT_S)["State"] == "Active"
     until(lambda: environments(again, "f") == 3, "all are back", WAIT_S)
     until(lambda: {one["InstanceId"] for one in instances(again)} == set(world.cloud.alive()), "and nothing else", WAIT_S)
+    assert "TerminateInstances" in world.cloud.fired()
     assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [1.5])
 
 

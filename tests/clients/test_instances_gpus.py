@@ -162,3 +162,14 @@ def test_settings_that_do_not_go_together_are_told(driver, tmp_path, setting, wo
     environment = os.environ | {"HOME": str(tmp_path), "PENSTOCK_DATA_DIR": str(tmp_path)} | variables(driver)
     ended = subprocess.run([PROGRAM, "serve", *settings(setting)], env=environment, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1 and words in ended.stderr, ended.stderr
+
+
+def test_a_lambda_function_follows_its_load_onto_as_many_gpus_as_there_are(serve):
+    server = serve(TWO_GPUS, "environments.concurrency=8")
+    client = client_of(server)
+    created(client, "f", identity(execute_delay_us=50_000), AcceleratorConfig={"AcceleratorMemorySize": 50})
+    assert visible(server) == [FIRST]
+    until(lambda: Scraped(server).value("penstock_environments_max", function="f") == 2, "as many as there are GPUs", WAIT_S)
+    with Load(server, "f", 24):
+        until(lambda: visible(server) == [FIRST, SECOND], "the second has one too", WAIT_S)
+    until(lambda: visible(server) in ([FIRST], [SECOND]), "one is given back", WAIT_S)

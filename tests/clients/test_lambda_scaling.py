@@ -48,7 +48,7 @@ def infer(server, function, deadline_s=None):
         body = json.dumps(json.loads(body) | {"parameters": {"timeout": int(deadline_s * 1e6)}})
     request = urllib.request.Request(f"{server.url}/v2/models/{function}/infer", data=body.encode())
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30 + (deadline_s or 0)) as answer:
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()

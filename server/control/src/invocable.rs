@@ -8,7 +8,7 @@ use crate::names::{FunctionRef, Which};
 use crate::plane::ControlPlane;
 use penstock_dispatch::VersionState;
 use penstock_domain::{FunctionName, Qualifier, VersionNumber};
-use penstock_registry::State;
+use penstock_registry::{State, VersionRecord};
 
 impl ControlPlane {
     /// What the house is to be asked for. Errors: in Lambda's words, why it cannot be invoked.
@@ -21,15 +21,17 @@ impl ControlPlane {
             None => VersionNumber::LATEST_PUBLISHED.into(),
         };
         let served = self.house.functions();
-        let known = served.get(&named.name).filter(|served| {
-            let version = served.version(&qualifier, u64::MAX);
-            version.is_some_and(|version| {
-                version.state().is_ready() || matches!(version.state(), VersionState::Restarting(_))
-            })
-        });
-        match known {
-            Some(served) => Ok((served.name.clone(), qualifier)),
-            None => Err(self.why_not(named, &qualifier).await),
+        let served = served.get(&named.name);
+        let state = served.and_then(|served| served.version(&qualifier, u64::MAX)).map(|version| version.state());
+        match (served, state) {
+            (Some(served), Some(VersionState::Ready | VersionState::Resting | VersionState::Restarting(_))) => {
+                Ok((served.name.clone(), qualifier))
+            }
+            // Whether it loads for the first time, or once more, only its record knows.
+            (Some(served), Some(VersionState::Loading)) if self.has_come_up(named, &qualifier).await => {
+                Ok((served.name.clone(), qualifier))
+            }
+            _ => Err(self.why_not(named, &qualifier).await),
         }
     }
 
@@ -65,29 +67,17 @@ impl ControlPlane {
             Err(error) => return error,
             Ok(_) => {}
         }
-        let number = match qualifier {
-            Qualifier::Version(number) => Some(*number),
-            Qualifier::Alias(alias) => match self.alias(&named.name, alias).await {
-                Ok(Some((alias, _))) => VersionNumber::parse(&alias.version),
-                Ok(None) => None,
-                Err(error) => return error,
-            },
-            Qualifier::Unnamed => None,
-        };
-        let version = match number {
-            None => None,
-            Some(number) => match self.version(&named.name, number.0).await {
-                Ok(version) => version,
-                Err(error) => return error,
-            },
+        let version = match self.recorded(named, qualifier).await {
+            Ok(version) => version,
+            Err(error) => return error,
         };
         match version {
-            Some((version, _)) if version.standing.state == State::Deleting => unknown(),
-            Some((version, _)) if version.standing.state == State::Active => {
+            Some(version) if version.standing.state == State::Deleting => unknown(),
+            Some(version) if version.standing.state == State::Active => {
                 let text = "The version has no execution environment at the moment; one is being started.";
                 ControlError::new(ErrorKind::ResourceNotReady, text)
             }
-            Some((version, _)) => ControlError::conflict(format!(
+            Some(version) => ControlError::conflict(format!(
                 "The operation cannot be performed at this time. The function is currently in the following state: {}",
                 version.standing.state.name()
             )),
@@ -98,5 +88,32 @@ impl ControlPlane {
             ),
             None => unknown(),
         }
+    }
+
+    /// Whether what loads has been up before, as after a start of this server: then it will be, and a request can wait.
+    async fn has_come_up(&self, named: &FunctionRef, qualifier: &Qualifier) -> bool {
+        if self.house.is_of_repository(&named.name) {
+            return true;
+        }
+        let version = self.recorded(named, qualifier).await;
+        version.is_ok_and(|version| version.is_some_and(|version| version.standing.state == State::Active))
+    }
+
+    /// The record of the version that is meant.
+    async fn recorded(
+        &self,
+        named: &FunctionRef,
+        qualifier: &Qualifier,
+    ) -> Result<Option<VersionRecord>, ControlError> {
+        let number = match qualifier {
+            Qualifier::Version(number) => Some(*number),
+            Qualifier::Alias(alias) => {
+                let alias = self.alias(&named.name, alias).await?;
+                alias.and_then(|(alias, _)| VersionNumber::parse(&alias.version))
+            }
+            Qualifier::Unnamed => None,
+        };
+        let Some(number) = number else { return Ok(None) };
+        Ok(self.version(&named.name, number.0).await?.map(|(version, _)| version))
     }
 }

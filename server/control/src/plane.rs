@@ -41,6 +41,8 @@ pub struct ControlOptions {
     pub package_bytes_max: u64,
     /// Of this machine, or of all instances that there may be: environments that follow their load without a stated maximum have so many together, each its own.
     pub cores: u32,
+    /// GPUs of this machine, or parts of them: as many environments on one may a version have without a stated maximum.
+    pub gpus: u32,
     /// The instances that environments run on.
     pub fleets: Arc<Fleets>,
     /// Invocations in flight in one environment, where nothing is said.

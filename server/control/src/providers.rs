@@ -9,6 +9,7 @@ use crate::names::provider_name;
 use crate::plane::{ControlPlane, Known, Writing};
 use crate::requests::Page;
 use crate::scaling::{ENVIRONMENTS_HERE_MAX, ENVIRONMENTS_MAX};
+use crate::sources::cores_of;
 use crate::unreachable::pauses;
 use crate::versions::is_there;
 use crate::view;
@@ -121,7 +122,9 @@ impl ControlPlane {
         let changes = request.iter().filter(|(key, value)| UPDATE.contains(&key.as_str()) && !value.is_null());
         record.settings.extend(changes.map(own));
         check(&mut record.settings)?;
-        self.options.fleets.check(name, &record.settings).map_err(ControlError::invalid)?;
+        if name != LOCAL_PROVIDER {
+            self.options.fleets.check(name, &record.settings).map_err(ControlError::invalid)?;
+        }
         record.last_modified = self.now_text();
         write_provider(&turn, &record, revision).await?;
         self.follow_provider(&record);
@@ -133,11 +136,17 @@ impl ControlPlane {
         self.options.fleets.local().map_or(self.options.cores, |fleet| fleet.vcpu_max())
     }
 
-    /// Cores of all instances of a provider that there may be, and most environments of a version there.
+    /// Most environments that a version may have if nothing is said, and at all. Those on the CPU may be as many as have cores of
+    /// their own where they run. Those on GPUs of this machine may be as many as it has, since another on the same GPU would get
+    /// nothing that the first does not batch already; where instances are bought, GPUs come with them.
     pub(crate) fn room_of(&self, configuration: &Configuration) -> (u32, u32) {
+        let by_cores = |cores: u32| cores / cores_of(configuration);
         match uses_other(configuration).and_then(|name| self.options.fleets.standing(name)) {
-            None => (self.cores(), ENVIRONMENTS_HERE_MAX),
-            Some(Standing::Open(fleet)) => (fleet.vcpu_max(), ENVIRONMENTS_MAX as u32),
+            None => match configuration.accelerator_config {
+                Some(_) => (self.options.gpus.max(1), ENVIRONMENTS_HERE_MAX),
+                None => (by_cores(self.cores()), ENVIRONMENTS_HERE_MAX),
+            },
+            Some(Standing::Open(fleet)) => (by_cores(fleet.vcpu_max()), ENVIRONMENTS_MAX as u32),
             // Its own limit is not known here yet, and holds all the same.
             Some(Standing::Opening | Standing::Failed { .. }) => (u32::MAX, ENVIRONMENTS_MAX as u32),
         }
@@ -157,22 +166,24 @@ impl ControlPlane {
 
     /// What is said of a provider holds from now on.
     pub(crate) fn follow_provider(&self, record: &ProviderRecord) {
+        let other = Some(record.name.as_str()).filter(|name| *name != LOCAL_PROVIDER);
         if record.state == State::Deleting {
+            self.house.set_targets(other, Targets::default());
             return self.spawn_provider_end(record.name.clone(), None);
         }
         let scaling = record.settings.get("CapacityProviderScalingConfig").cloned().unwrap_or_default();
-        let most = scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok());
-        if record.name != LOCAL_PROVIDER {
-            return self.options.fleets.want(&record.name, &record.settings);
-        }
-        most.into_iter().for_each(|most| self.options.fleets.set_local_vcpu_max(most));
         let target = |metric: &str| {
             let policies = scaling["ScalingPolicies"].as_array().filter(|_| scaling["ScalingMode"] == "Manual")?;
             let policy = policies.iter().find(|policy| policy["PredefinedMetricType"] == metric)?;
             policy["TargetValue"].as_f64().map(|percent| percent / 100.0)
         };
         let [cpu, gpu] = UTILIZATION.map(target);
-        self.house.set_targets(Targets { cpu, gpu });
+        self.house.set_targets(other, Targets { cpu, gpu });
+        if other.is_some() {
+            return self.options.fleets.want(&record.name, &record.settings);
+        }
+        let most = scaling["MaxVCpuCount"].as_u64().and_then(|most| u32::try_from(most).ok());
+        most.into_iter().for_each(|most| self.options.fleets.set_local_vcpu_max(most));
     }
 
     /// DeleteCapacityProvider: one that no function uses. One that buys instances is there until they have ended.

@@ -51,7 +51,7 @@ impl ControlPlane {
         let (state, reason) = match &state {
             Some(VersionState::Ready | VersionState::Resting) => ("Active", ""),
             Some(VersionState::Loading) => ("Pending", "loading"),
-            Some(VersionState::Restarting(reason)) => ("Active", reason.as_str()),
+            Some(VersionState::Restarting(why)) => ("Active", why.reason.as_str()),
             Some(VersionState::Unloading) => ("Deactivating", "unloading"),
             Some(VersionState::Unavailable(why)) => ("Failed", why.reason.as_str()),
             None => ("Failed", served.source.unavailable.as_deref().unwrap_or("unloaded")),

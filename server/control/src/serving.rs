@@ -4,7 +4,7 @@
 
 use crate::error::{ControlError, ErrorKind};
 use crate::plane::ControlPlane;
-use crate::sources::{Reach, Unread, cores_of};
+use crate::sources::{Reach, Unread};
 use crate::versions::{BroughtUp, is_coming_up};
 use penstock_dispatch::{Bounds, Deployment};
 use penstock_domain::{FunctionName, VersionNumber};
@@ -192,16 +192,11 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// How many environments a version may have. Without a stated maximum it may have as many as have cores of their own here;
-    /// on a GPU, which batches, no more than the minimum.
+    /// How many environments a version may have.
     fn bounds(&self, version: &VersionRecord, configuration: &Configuration) -> Bounds {
         let Scaling { min_execution_environments: min, max_execution_environments: max } = version.requested_scaling;
-        let (cores, most) = self.room_of(configuration);
-        let here = match configuration.accelerator_config {
-            Some(_) => 1,
-            None => cores / cores_of(configuration),
-        };
-        Bounds { min, max: max.unwrap_or(here).min(most).max(min) }
+        let (usual, most) = self.room_of(configuration);
+        Bounds { min, max: max.unwrap_or(usual).min(most).max(min) }
     }
 
     /// [`ControlPlane::apply_scaling`] of a version that may not be served here, for instance because its package is not.

@@ -2,7 +2,7 @@
 //!
 //! Called by the house under its control lock; never inside a request. A request sees one snapshot or the next.
 
-use crate::function::{Cause, Concurrency, ServedFunction, ServedVersion, Shared, Unavailable, VersionState};
+use crate::function::{Cause, Concurrency, ServedFunction, ServedVersion, Shared, VersionState};
 use crate::house::House;
 use crate::supervisor::Supervisor;
 use penstock_domain::{FunctionName, VersionNumber};
@@ -72,7 +72,7 @@ impl House {
                         old.stop.cancel();
                         if old.supervisors.load(Ordering::Acquire) == 0 {
                             // Nobody else will say so: it never had an environment.
-                            old.state.send_replace(Cause::Unloaded.because("unloaded"));
+                            old.state.send_replace(VersionState::Unavailable(Cause::Unloaded.because("unloaded")));
                         }
                     }
                 }
@@ -162,7 +162,7 @@ impl House {
             Err(reason) => {
                 tracing::warn!(function = %served.function, version = served.number.0, reason, "a version cannot run here");
                 self.journals.add(&served.function, served.number, format!("it cannot run here: {reason}"));
-                served.state.send_replace(Cause::Configuration.because(reason));
+                served.state.send_replace(VersionState::Unavailable(Cause::Configuration.because(reason)));
                 return served;
             }
         };
@@ -225,8 +225,7 @@ impl House {
         let switched = match new.state() {
             _ if !wanted.any(|source| source.versions.iter().any(of_version)) => {
                 tracing::info!(function = %new.function, "new content was unloaded or replaced before it was ready");
-                let reason = "it was unloaded or replaced before it was ready".to_owned();
-                Err(Unavailable { cause: Cause::Unloaded, reason })
+                Err(Cause::Unloaded.because("it was unloaded or replaced before it was ready"))
             }
             VersionState::Ready => {
                 self.put(new.clone());
@@ -241,8 +240,8 @@ impl House {
                     keep(&mut control, &old);
                 }
                 Err(match state {
-                    VersionState::Unavailable(why) => why,
-                    other => Unavailable { cause: Cause::Load, reason: other.reason().to_owned() },
+                    VersionState::Unavailable(why) | VersionState::Restarting(why) => why,
+                    other => Cause::Load.because(other.reason()),
                 })
             }
         };

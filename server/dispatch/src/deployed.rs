@@ -4,7 +4,7 @@
 
 use crate::LogLine;
 use crate::changes::settled;
-use crate::function::{Cause, ServedFunction, ServedVersion, Unavailable, VersionState};
+use crate::function::{Cause, ServedFunction, ServedVersion, Unavailable};
 use crate::house::House;
 use penstock_domain::{ErrorCode, FunctionName, Refusal, VersionNumber};
 use penstock_repository::{FunctionSource, Origin, VersionSource};
@@ -28,10 +28,7 @@ impl Placing {
             return self.version.switched().await;
         }
         settled(std::slice::from_ref(&self.version)).await;
-        match self.version.state() {
-            VersionState::Unavailable(why) => Err(why),
-            _ => Ok(()),
-        }
+        self.version.failure().map_or(Ok(()), Err)
     }
 }
 

@@ -33,15 +33,15 @@ pub const ALIAS_LIVE: &str = "live";
 pub enum VersionState {
     /// Its environments are starting.
     Loading,
-    /// It was ready; its environments have ended, how, and when the next is started.
-    Restarting(String),
+    /// It has no environment now, and why; one is started again after a pause, and who asks may wait for it.
+    Restarting(Unavailable),
     /// At least one environment is ready.
     Ready,
     /// No environment is kept while nobody asks; a request has one started, and waits until it is ready.
     Resting,
     /// Finishing what it has; takes nothing new.
     Unloading,
-    /// Not served, and why.
+    /// Not served, and why: nobody who asks is made to wait.
     Unavailable(Unavailable),
 }
 
@@ -67,7 +67,7 @@ pub enum Cause {
     LoadTimeout,
     /// The process ended while it loaded.
     Ended,
-    /// No device has so much memory left.
+    /// No device has so much memory left, or no instance has room for it.
     NoRoom,
     /// No device of this machine has so much memory.
     NoDevice,
@@ -75,8 +75,8 @@ pub enum Cause {
 
 impl Cause {
     /// The same, with words.
-    pub(crate) fn because(self, reason: impl Into<String>) -> VersionState {
-        VersionState::Unavailable(Unavailable { cause: self, reason: reason.into() })
+    pub(crate) fn because(self, reason: impl Into<String>) -> Unavailable {
+        Unavailable { cause: self, reason: reason.into() }
     }
 }
 
@@ -100,7 +100,7 @@ impl VersionState {
     /// Why it is not ready; empty if it is.
     pub fn reason(&self) -> &str {
         match self {
-            VersionState::Unavailable(Unavailable { reason, .. }) | VersionState::Restarting(reason) => reason,
+            VersionState::Unavailable(why) | VersionState::Restarting(why) => &why.reason,
             VersionState::Loading | VersionState::Ready | VersionState::Resting | VersionState::Unloading => "",
         }
     }
@@ -279,6 +279,15 @@ impl ServedVersion {
     /// Where it stands now.
     pub fn state(&self) -> VersionState {
         self.state.borrow().clone()
+    }
+
+    /// Why it could not be brought up, as far as is known; `None`, too, for one that has been ready and will be again.
+    pub(crate) fn failure(&self) -> Option<Unavailable> {
+        match self.state() {
+            VersionState::Unavailable(why) => Some(why),
+            VersionState::Restarting(why) if self.starts.lock().took.is_none() => Some(why),
+            _ => None,
+        }
     }
 
     /// Completes once the version was stopped and all its processes are gone; bounded by the supervisors' own timeouts.

@@ -6,7 +6,7 @@
 use crate::accounting::{Account, InFlight};
 use crate::changes::settled;
 use crate::deployed::beside_deployed;
-use crate::function::{Health, ServedFunction, ServedVersion, Shared, Unavailable, VersionState};
+use crate::function::{Health, ServedFunction, ServedVersion, Shared, Unavailable};
 use crate::invoke;
 use crate::journal::Journals;
 use crate::scaling::Targets;
@@ -117,8 +117,8 @@ pub struct House {
     pub(crate) changed: watch::Sender<u64>,
     /// Told when a request finds no environment and none is being started.
     pub(crate) demanded: Arc<Notify>,
-    /// How busy workers are to be.
-    pub(crate) targets: Mutex<Targets>,
+    /// How busy workers are to be, by capacity provider; by no name for those of functions that name none.
+    pub(crate) targets: Mutex<BTreeMap<String, Targets>>,
     /// Devices that environments share, by name.
     pub(crate) devices: Arc<Devices>,
     /// What environments said last.
@@ -380,7 +380,7 @@ impl House {
             }
         }
         for version in changed.opened {
-            if let VersionState::Unavailable(Unavailable { reason, .. }) = version.state() {
+            if let Some(Unavailable { reason, .. }) = version.failure() {
                 let text = format!("failed to load '{function}' version {}: {reason}", version.number);
                 return Err(Refusal::new(ErrorCode::Unavailable, text));
             }
@@ -395,7 +395,7 @@ impl House {
         let Some(served) = functions.get(function.as_str()) else { return };
         for known in control.iter_mut().filter(|known| known.name == *function) {
             known.versions.retain_mut(|known| match served.versions.get(&known.number) {
-                Some(version) if matches!(version.state(), VersionState::Unavailable(_)) => {
+                Some(version) if version.failure().is_some() => {
                     version.stop.cancel();
                     false
                 }

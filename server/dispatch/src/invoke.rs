@@ -420,7 +420,7 @@ pub(crate) fn not_ready(version: &ServedVersion) -> Refusal {
             let text = format!("{name} has no environment ready yet");
             Refusal::shed(ShedReason::NoCapacity, text, Some(start_wait(version)))
         }
-        VersionState::Restarting(reason) => {
+        VersionState::Restarting(Unavailable { reason, .. }) => {
             let text = format!("{name} has no environment ready: {reason}");
             Refusal::shed(ShedReason::NoCapacity, text, Some(start_wait(version)))
         }

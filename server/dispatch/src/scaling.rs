@@ -6,6 +6,7 @@ use crate::function::{Cause, ServedVersion, Unavailable, VersionState};
 use crate::house::House;
 use penstock_domain::{FunctionName, Outcome, Refusal, ShedReason, VersionNumber};
 use penstock_scaler::{Bounds, Policy, Scaler, Signals, Step, Version, decide};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -29,34 +30,37 @@ pub struct Targets {
 }
 
 impl House {
-    /// Has environments follow these targets from now on, beside what else their load wants.
-    pub fn set_targets(&self, targets: Targets) {
-        *self.targets.lock() = targets;
+    /// Has environments of functions of a capacity provider follow these targets from now on; `None`: those that name none.
+    pub fn set_targets(&self, provider: Option<&str>, targets: Targets) {
+        let mut all = self.targets.lock();
+        match targets == Targets::default() {
+            true => drop(all.remove(provider.unwrap_or_default())),
+            false => drop(all.insert(provider.unwrap_or_default().to_owned(), targets)),
+        }
+        drop(all);
         self.demanded.notify_one();
     }
 
     /// Follows the load for as long as the house is not drained: looks at it so often, and when it is told to.
     pub async fn follow_load(self: Arc<Self>, policy: Policy, interval: Duration) {
-        let mut scalers = [Scaler::default(), Scaler::default()];
+        let mut scaler = Scaler::default();
         while !self.stop.is_cancelled() {
-            self.scale_once(&mut scalers, &policy);
+            self.scale_once(&mut scaler, &policy);
             // Which of the two it was is seen by looking.
             let _ = timeout(interval, self.demanded.notified()).await;
         }
     }
 
-    /// Those on the CPU, then those on a GPU: each has its target.
-    fn scale_once(&self, scalers: &mut [Scaler; 2], policy: &Policy) {
-        let (functions, targets) = (self.functions.load_full(), *self.targets.lock());
-        for (scaler, (on_gpu, target)) in scalers.iter_mut().zip([(false, targets.cpu), (true, targets.gpu)]) {
+    fn scale_once(&self, scaler: &mut Scaler, policy: &Policy) {
+        let functions = self.functions.load_full();
+        let plan = {
+            let targets = self.targets.lock();
             let served = functions.values().flat_map(|function| function.versions.values());
-            let served = served.filter(|version| version.starts.lock().on_gpu == on_gpu);
-            let versions: Vec<Version> = served.filter_map(|version| version.to_scale()).collect();
-            let policy = Policy { utilization: target.or(policy.utilization), ..*policy };
-            let plan = decide(&versions, scaler, &policy, Instant::now().into_std());
-            for step in plan.steps {
-                self.carry_out(&step);
-            }
+            let versions: Vec<Version> = served.filter_map(|version| version.to_scale(&targets)).collect();
+            decide(&versions, scaler, policy, Instant::now().into_std())
+        };
+        for step in plan.steps {
+            self.carry_out(&step);
         }
     }
 
@@ -111,7 +115,7 @@ impl House {
 
 impl ServedVersion {
     /// The version as the scaler looks at it; `None` if it is on its way out, or cannot run here at all.
-    fn to_scale(&self) -> Option<Version> {
+    fn to_scale(&self, targets: &BTreeMap<String, Targets>) -> Option<Version> {
         let cannot = |state: &VersionState| {
             matches!(
                 state,
@@ -124,7 +128,10 @@ impl ServedVersion {
         let bounds = *self.bounds.lock();
         let signals = self.signals();
         self.metrics.wanted(signals.environments, bounds.max, signals.waiting);
-        Some(Version { function: self.function.clone(), number: self.number, bounds, signals })
+        let provider = self.source.settings.capacity_provider.as_deref().unwrap_or_default();
+        let on_gpu = self.starts.lock().on_gpu;
+        let target = targets.get(provider).and_then(|targets| if on_gpu { targets.gpu } else { targets.cpu });
+        Some(Version { function: self.function.clone(), number: self.number, bounds, target, signals })
     }
 
     fn signals(&self) -> Signals {

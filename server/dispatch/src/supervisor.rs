@@ -78,8 +78,8 @@ enum Life {
     Unreached(Unavailable),
     /// There is no device with so much memory left.
     NoRoom(NoRoom),
-    /// There is no instance for it.
-    NoInstance(String),
+    /// There is no instance for it; `true` if there never will be, as things are.
+    NoInstance(String, bool),
     /// It has drained, to be started somewhere else.
     Moved,
 }
@@ -90,14 +90,14 @@ impl Life {
         match self {
             Life::Failed(why, _) | Life::Unreached(why) => why.reason.clone(),
             Life::NoRoom(no_room) => no_room.to_string(),
-            Life::NoInstance(reason) => reason.clone(),
+            Life::NoInstance(reason, _) => reason.clone(),
             Life::Stopped | Life::Lost(..) | Life::Moved => "it is stopped".to_owned(),
         }
     }
 }
 
 fn failed(cause: Cause, reason: String, permanent: bool) -> Life {
-    Life::Failed(Unavailable { cause, reason }, permanent)
+    Life::Failed(cause.because(reason), permanent)
 }
 
 impl Supervisor {
@@ -115,14 +115,14 @@ impl Supervisor {
                     let (lived, wait) = (lived.as_secs_f64(), pause.as_secs_f64());
                     let text =
                         format!("the environment ended after {lived:.1} s ({status}), the next starts in {wait} s");
-                    self.restarts(text, pause);
+                    self.restarts(Cause::Ended.because(text), pause);
                 }
                 // A device that it ran on may be at fault: another is tried before the CPU.
                 Life::Failed(why, _) if self.may_fall_back() && self.tries_elsewhere > 0 => {
                     self.tries_elsewhere -= 1;
                     self.grant = None;
                     tracing::warn!(function = self.name(), reason = why.reason, "a version is to be placed again");
-                    self.restarts(why.reason, pause);
+                    self.restarts(why, pause);
                 }
                 Life::Failed(why, _) if self.may_fall_back() => {
                     self.fall_back(&why.reason);
@@ -136,25 +136,31 @@ impl Supervisor {
                 Life::NoRoom(reason) => {
                     started = false;
                     let cause = if reason.is_final() { Cause::NoDevice } else { Cause::NoRoom };
-                    self.set_state(cause.because(reason.to_string()));
+                    self.tries_again(cause.because(reason.to_string()), pause);
                 }
                 // One may come, or have room again.
-                Life::NoInstance(reason) => {
+                Life::NoInstance(reason, is_final) => {
                     started = false;
-                    self.set_state(Cause::NoRoom.because(reason));
+                    let why = Cause::NoRoom.because(reason);
+                    match is_final {
+                        true => self.set_state(VersionState::Unavailable(why)),
+                        false => self.restarts(why, pause),
+                    }
                 }
                 Life::Moved => {
-                    self.restarts("it moves to another instance".into(), Duration::ZERO);
+                    self.restarts(Cause::Ended.because("it moves to another instance"), Duration::ZERO);
                     continue;
                 }
-                Life::Unreached(why) => self.set_state(VersionState::Unavailable(why)),
-                Life::Failed(why, permanent) => {
+                Life::Unreached(why) => self.restarts(why, pause),
+                Life::Failed(why, true) => {
                     self.grant = None;
                     self.set_state(VersionState::Unavailable(why));
-                    if permanent {
-                        self.stop.cancelled().await;
-                        break;
-                    }
+                    self.stop.cancelled().await;
+                    break;
+                }
+                Life::Failed(why, false) => {
+                    self.grant = None;
+                    self.tries_again(why, pause);
                 }
             }
             tokio::select! {
@@ -171,7 +177,7 @@ impl Supervisor {
         if self.version.supervisors.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.version.metrics.retired();
             self.set_state(match self.version.stop.is_cancelled() {
-                true => Cause::Unloaded.because("unloaded"),
+                true => VersionState::Unavailable(Cause::Unloaded.because("unloaded")),
                 false => VersionState::Resting,
             });
         }
@@ -230,12 +236,13 @@ impl Supervisor {
         };
         let Started { from, to, log, mut life, leaving, specification: there } = match started {
             Ok(started) => started,
-            Err(LaunchError::NoRoom(reason)) => return Err(Life::NoInstance(reason)),
+            Err(LaunchError::NoRoom(reason)) => return Err(Life::NoInstance(reason, false)),
+            Err(LaunchError::NeverRoom(reason)) => return Err(Life::NoInstance(reason, true)),
             Err(error) => {
                 let text = format!("the environment could not be started: {error}");
                 let on_instance = specification.accelerator.is_some_and(|accelerator| accelerator.with_instance);
                 return Err(match on_instance {
-                    true => Life::Unreached(Unavailable { cause: Cause::Ended, reason: text }),
+                    true => Life::Unreached(Cause::Ended.because(text)),
                     false => failed(Cause::Ended, text, false),
                 });
             }
@@ -375,7 +382,7 @@ impl Supervisor {
         let Running { environment, mut life, log, ready, .. } = running;
         remove(&self.version, &environment);
         tell_load(&self.version);
-        self.set_state(VersionState::Restarting("the environment has ended".into()));
+        self.set_state(VersionState::Restarting(Cause::Ended.because("the environment has ended")));
         let status = life.end(EXIT_TIMEOUT).await;
         let (function, pid) = (self.name(), environment.report().pid);
         tracing::warn!(function, pid, status, "environment lost");
@@ -435,9 +442,20 @@ impl Supervisor {
     }
 
     /// It is started again after a pause; those that ask meanwhile are told so, or wait.
-    fn restarts(&self, reason: String, pause: Duration) {
-        self.version.starts.lock().since = Some(Instant::now() + pause);
-        self.set_state(VersionState::Restarting(reason));
+    fn restarts(&self, why: Unavailable, pause: Duration) {
+        if self.version.environments.load().is_empty() {
+            self.version.starts.lock().since = Some(Instant::now() + pause);
+        }
+        self.set_state(VersionState::Restarting(why));
+    }
+
+    /// The same, but one that has never been ready may never be: nobody is made to wait for it.
+    fn tries_again(&self, why: Unavailable, pause: Duration) {
+        let has_been_ready = self.version.starts.lock().took.is_some();
+        match has_been_ready {
+            true => self.restarts(why, pause),
+            false => self.set_state(VersionState::Unavailable(why)),
+        }
     }
 
     fn set_state(&self, state: VersionState) {

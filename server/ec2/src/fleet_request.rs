@@ -5,7 +5,6 @@
 use crate::api::error::{Fault, fault};
 use crate::api::query::Params;
 use crate::api::xml::Element;
-use crate::options::Ec2Options;
 use crate::tags::{self, ORDER_TAG};
 use penstock_instances::{Market, Offer};
 
@@ -33,6 +32,8 @@ pub(crate) struct FleetRequest<'a> {
     /// The best first.
     pub(crate) overrides: &'a [Override],
     pub(crate) user_data: &'a str,
+    /// Of all that comes of it.
+    pub(crate) tags: &'a [(String, String)],
 }
 
 /// What came of it.
@@ -77,7 +78,7 @@ pub(crate) fn client_token(mark: &str, part: &str) -> String {
 }
 
 impl FleetRequest<'_> {
-    pub(crate) fn params(&self, options: &Ec2Options) -> Params {
+    pub(crate) fn params(&self) -> Params {
         let (on_demand, spot) = (self.on_demand, self.spot);
         let mut params = Params::new()
             .with("Type", "instant")
@@ -119,12 +120,12 @@ impl FleetRequest<'_> {
                 params.set(format!("{name}.Priority"), priority);
             }
         }
-        let mut own = tags::of_fleet(options);
+        let mut own = self.tags.to_vec();
         own.push((ORDER_TAG.to_owned(), self.order.to_owned()));
         for (at, resource) in ["instance", "volume"].into_iter().enumerate() {
-            params = tags::specification(params, at + 1, resource, own.clone());
+            params = tags::specification(params, at + 1, resource, &own);
         }
-        tags::specification(params, 3, "fleet", tags::of_fleet(options))
+        tags::specification(params, 3, "fleet", self.tags)
     }
 
     /// Reads the answer.

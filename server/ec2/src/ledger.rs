@@ -25,6 +25,8 @@ pub(crate) struct Seen {
     pub(crate) name: String,
     pub(crate) state: State,
     pub(crate) offer: Offer,
+    /// Its cores.
+    pub(crate) vcpu: u32,
     pub(crate) market: Market,
     /// The order that it is of, by its tag.
     pub(crate) order: Option<String>,
@@ -51,10 +53,23 @@ pub(crate) struct Looked {
 #[derive(Default, Debug)]
 pub(crate) struct Ledger {
     known: BTreeMap<String, Known>,
-    /// Those that are being ended, and since when they were not seen alive.
-    leaving: BTreeMap<String, Instant>,
+    /// Those that are being ended.
+    leaving: BTreeMap<String, Leaving>,
     /// Orders whose answer has not come yet, and how many instances each is to have, by market.
     orders: BTreeMap<String, (u32, u32)>,
+    /// Orders that may have brought more than is known: so many cores, and since when.
+    doubts: BTreeMap<String, (u32, Instant)>,
+}
+
+/// One that is being ended.
+#[derive(Clone, PartialEq, Debug)]
+struct Leaving {
+    /// Since when it was not seen alive.
+    at: Instant,
+    /// Its cores, unless the fleet still counts them itself.
+    vcpu: u32,
+    /// EC2 has said that it ends.
+    ends: bool,
 }
 
 impl Ledger {
@@ -73,16 +88,40 @@ impl Ledger {
         self.orders.remove(order);
     }
 
-    /// An instance is to end.
-    pub(crate) fn leave(&mut self, name: &str, now: Instant) {
+    /// An order may have brought so many cores more than is known: they count until looks have shown that it has not.
+    pub(crate) fn doubt(&mut self, order: &str, vcpu: u32, now: Instant) {
+        let doubt = self.doubts.entry(order.to_owned()).or_insert((0, now));
+        *doubt = (doubt.0 + vcpu, now);
+    }
+
+    /// An instance is to end: one of the fleet's, or one that the fleet does not know and that has so many cores.
+    pub(crate) fn leave(&mut self, name: &str, vcpu: u32, now: Instant) {
         self.known.remove(name);
-        self.leaving.insert(name.to_owned(), now);
+        self.leaving.insert(name.to_owned(), Leaving { at: now, vcpu, ends: false });
+    }
+
+    /// EC2 has said that these end.
+    pub(crate) fn end(&mut self, names: &[String]) {
+        for name in names {
+            self.leaving.entry(name.clone()).and_modify(|leaving| leaving.ends = true);
+        }
+    }
+
+    /// Whether one is to end, and EC2 has not said yet that it does.
+    pub(crate) fn lingers(&self, name: &str) -> bool {
+        self.leaving.get(name).is_some_and(|leaving| !leaving.ends)
+    }
+
+    /// Cores of what the fleet does not know and what may run.
+    pub(crate) fn unknown_vcpu(&self) -> u32 {
+        let leaving = self.leaving.values().filter(|leaving| !leaving.ends).map(|leaving| leaving.vcpu);
+        leaving.chain(self.doubts.values().map(|(vcpu, _)| *vcpu)).sum()
     }
 
     /// All are to end.
     pub(crate) fn leave_all(&mut self, now: Instant) {
         let known = std::mem::take(&mut self.known);
-        self.leaving.extend(known.into_keys().map(|name| (name, now)));
+        known.into_keys().for_each(|name| self.leave(&name, 0, now));
     }
 
     /// Whether an instance is known.
@@ -129,16 +168,19 @@ impl Ledger {
                     self.known.entry(seen.name.clone()).and_modify(|known| known.seen = now);
                 }
                 State::Alive | State::Stopped if self.leaving.contains_key(&seen.name) => {
-                    self.leaving.insert(seen.name.clone(), now);
+                    self.leaving.entry(seen.name.clone()).and_modify(|leaving| leaving.at = now);
                     looked.terminate.push((seen.name.clone(), true));
                 }
                 State::Alive if self.is_ordered(seen.order.as_deref()) => {}
                 State::Alive | State::Stopped => {
-                    let is_known = self.known.remove(&seen.name).is_some();
+                    let is_known = self.known.contains_key(&seen.name);
                     if is_known {
                         looked.ended.push(seen.name.clone());
                     }
-                    self.leaving.insert(seen.name.clone(), now);
+                    // Of one that it is told of, the fleet counts the cores until that is ended.
+                    self.leave(&seen.name, if is_known { 0 } else { seen.vcpu }, now);
+                    let doubt = seen.order.as_ref().and_then(|order| self.doubts.get_mut(order));
+                    doubt.into_iter().for_each(|(vcpu, _)| *vcpu = vcpu.saturating_sub(seen.vcpu));
                     looked.terminate.push((seen.name.clone(), is_known));
                 }
             }
@@ -153,7 +195,8 @@ impl Ledger {
             // If it is seen again, it is nobody's.
             looked.ended.push(name);
         }
-        self.leaving.retain(|name, at| !is_missing(name, *at));
+        self.leaving.retain(|name, leaving| !is_missing(name, leaving.at));
+        self.doubts.retain(|_, (vcpu, at)| *vcpu > 0 && begun.saturating_duration_since(*at) <= unseen);
         looked
     }
 }
@@ -169,7 +212,7 @@ mod tests {
 
     fn seen(name: &str, state: State, order: &str) -> Seen {
         let offer = Offer { instance_type: "g6.xlarge".into(), zone: "a".into() };
-        Seen { name: name.into(), state, offer, market: Market::OnDemand, order: Some(order.into()) }
+        Seen { name: name.into(), state, offer, vcpu: 4, market: Market::OnDemand, order: Some(order.into()) }
     }
 
     #[test]
@@ -200,7 +243,7 @@ mod tests {
         for name in ["i-1", "i-2", "i-3"] {
             ledger.launched(name, Market::Spot, now);
         }
-        ledger.leave("i-3", now);
+        ledger.leave("i-3", 0, now);
         let all = [seen("i-1", State::Gone, "o"), seen("i-2", State::Stopped, "o"), seen("i-3", State::Gone, "o")];
         let looked = ledger.look(&all, UNSEEN, now, now);
         assert_eq!(looked.ended, ["i-1", "i-2"], "what was told to end is not told");
@@ -220,7 +263,7 @@ mod tests {
         ledger.launched("i-2", Market::OnDemand, start + SECOND * 100);
         let looked = ledger.look(&[], UNSEEN, start + SECOND * 90, start + SECOND * 200);
         assert_eq!(looked.ended.len(), 0, "the look began before it was launched");
-        ledger.leave("i-2", start + SECOND * 200);
+        ledger.leave("i-2", 0, start + SECOND * 200);
         ledger.look(&[], UNSEEN, start + SECOND * 300, start + SECOND * 300);
         assert_eq!(ledger.leaving(), [""; 0], "one that was never seen is not waited for");
         let late = ledger.look(&[seen("i-1", State::Alive, "o")], UNSEEN, start + SECOND * 400, start + SECOND * 400);
@@ -283,7 +326,7 @@ mod tests {
                     }
                     3 => {
                         if let Some(name) = ours.pop_last() {
-                            ledger.leave(&name, now);
+                            ledger.leave(&name, 0, now);
                         }
                     }
                     4 if chance.random_bool(0.1) => (ledger, ours) = (Ledger::default(), BTreeSet::new()),

@@ -9,6 +9,7 @@ use crate::api::error::{ApiError, Fault};
 use crate::api::query::Params;
 use crate::api::xml::Element;
 use crate::ledger::{Seen, State};
+use crate::types::Types;
 use penstock_instances::{Market, Offer};
 
 /// Instances of a page, as many as EC2 gives.
@@ -17,30 +18,31 @@ const PAGE: u32 = 1000;
 const TERMINATE_MAX: usize = 100;
 
 /// All instances of a fleet, those that ended not long ago included.
-pub(crate) async fn of_fleet(api: &Api, fleet: &str) -> Result<Vec<Seen>, ApiError> {
+pub(crate) async fn of_fleet(api: &Api, fleet: &str, types: &Types) -> Result<Vec<Seen>, ApiError> {
     let params = Params::new().with("MaxResults", PAGE).filter(1, &format!("tag:{FLEET_TAG}"), [fleet]);
-    read(&api.pages("DescribeInstances", params).await?)
+    read(&api.pages("DescribeInstances", params).await?, types)
 }
 
 /// Those of one order.
-pub(crate) async fn of_order(api: &Api, fleet: &str, order: &str) -> Result<Vec<Seen>, ApiError> {
+pub(crate) async fn of_order(api: &Api, fleet: &str, order: &str, types: &Types) -> Result<Vec<Seen>, ApiError> {
     let params = Params::new().with("MaxResults", PAGE).filter(1, &format!("tag:{FLEET_TAG}"), [fleet]).filter(
         2,
         &format!("tag:{ORDER_TAG}"),
         [order],
     );
-    read(&api.pages("DescribeInstances", params).await?)
+    read(&api.pages("DescribeInstances", params).await?, types)
 }
 
-fn read(pages: &[Element]) -> Result<Vec<Seen>, ApiError> {
+fn read(pages: &[Element], types: &Types) -> Result<Vec<Seen>, ApiError> {
     let reservations = pages.iter().flat_map(|page| page.items("reservationSet"));
     let all = reservations.flat_map(|reservation| reservation.items("instancesSet"));
     let unread = || ApiError::new("EC2 DescribeInstances", Fault::Wrong, "an instance without an id or a state");
     // One that cannot be read would look as if it were gone.
-    all.map(|item| seen(item).ok_or_else(unread)).collect()
+    all.map(|item| seen(item, types).ok_or_else(unread)).collect()
 }
 
-fn seen(item: &Element) -> Option<Seen> {
+fn seen(item: &Element, types: &Types) -> Option<Seen> {
+    let instance_type = item.text("instanceType").unwrap_or_default();
     let tag = item.items("tagSet").find(|tag| tag.text("key") == Some(ORDER_TAG));
     Some(Seen {
         name: item.text("instanceId")?.to_owned(),
@@ -49,8 +51,9 @@ fn seen(item: &Element) -> Option<Seen> {
             "stopping" | "stopped" => State::Stopped,
             _ => State::Alive,
         },
+        vcpu: types.vcpu_of(instance_type),
         offer: Offer {
-            instance_type: item.text("instanceType").unwrap_or_default().to_owned(),
+            instance_type: instance_type.to_owned(),
             zone: item.child("placement").text("availabilityZone").unwrap_or_default().to_owned(),
         },
         market: match item.text("instanceLifecycle") {

@@ -203,6 +203,7 @@ pub(crate) fn said(field: &str) -> String {
         "operator_role" => "PermissionsConfig.CapacityProviderOperatorRoleArn".into(),
         "agents" => "ec2.agent_x86, ec2.agent_arm".into(),
         "images" => "ec2.image_*".into(),
+        "agent_arguments" => "ec2.library_path".into(),
         setting => format!("ec2.{setting}"),
     }
 }

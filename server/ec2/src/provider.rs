@@ -5,7 +5,7 @@
 
 use crate::FLEET_TAG;
 use crate::api::Api;
-use crate::api::error::Fault;
+use crate::api::error::{ApiError, Fault};
 use crate::fleet_request::Override;
 use crate::images::KnownImages;
 use crate::ledger::{Ledger, State};
@@ -14,6 +14,7 @@ use crate::market::SpotRefused;
 use crate::network::Network;
 use crate::options::Ec2Options;
 use crate::spot_prices::SpotPrices;
+use crate::tags;
 use crate::template::Templates;
 use crate::types::{FRESH_S, Offered, TypeFacts, Types};
 use async_trait::async_trait;
@@ -54,6 +55,8 @@ pub struct Ec2Provider {
 struct Inner {
     options: Ec2Options,
     api: Api,
+    /// The provider's own, of what is launched from now on.
+    tags: RwLock<BTreeMap<String, String>>,
     types: RwLock<Arc<Types>>,
     network: Network,
     images: KnownImages,
@@ -80,6 +83,7 @@ impl Ec2Provider {
         let (tell, ended) = mpsc::channel(ENDED_MAX);
         let inner = Arc::new(Inner {
             api,
+            tags: RwLock::new(options.tags.clone()),
             types: RwLock::new(Arc::new(types)),
             network,
             images: KnownImages::default(),
@@ -104,7 +108,7 @@ impl Ec2Provider {
 
     /// Facts of types.
     pub fn types(&self) -> Arc<Types> {
-        self.inner.types.read().clone()
+        self.inner.types()
     }
 
     /// What can be bought: types that may be, in zones of ours, for whose architecture there is an agent. `prices` are US dollars an
@@ -140,11 +144,26 @@ impl Provider for Ec2Provider {
     }
 
     async fn terminate(&self, name: &str) {
-        self.inner.ledger.lock().leave(name, Instant::now().into_std());
-        if let Err(error) = machines::terminate(&self.inner.api, &[name.to_owned()]).await {
+        let inner = &self.inner;
+        let mut looks = inner.looks.subscribe();
+        // The fleet counts its cores until this completes.
+        inner.ledger.lock().leave(name, 0, Instant::now().into_std());
+        if let Err(error) = inner.end(&[name.to_owned()]).await {
             // Each look asks again.
             tracing::warn!(instance = name, %error, "an instance is not ended yet");
         }
+        while inner.ledger.lock().lingers(name) && !inner.is_closing.load(Ordering::SeqCst) {
+            // The sender lives as long as this.
+            let _ = looks.changed().await;
+        }
+    }
+
+    fn set_tags(&self, tags: BTreeMap<String, String>) {
+        *self.inner.tags.write() = tags;
+    }
+
+    fn unknown_vcpu(&self) -> u32 {
+        self.inner.ledger.lock().unknown_vcpu()
     }
 
     async fn ended(&self) -> String {
@@ -157,6 +176,7 @@ impl Provider for Ec2Provider {
     async fn close(&self) -> io::Result<()> {
         self.inner.is_closing.store(true, Ordering::SeqCst);
         self.watch.abort();
+        self.inner.looks.send_modify(|_| {});
         sleep(MOMENT.min(self.inner.options.timing.close / 4)).await;
         match timeout(self.inner.options.timing.close, self.inner.end_all()).await {
             Ok(()) => {
@@ -194,7 +214,7 @@ impl Inner {
 
     async fn look(&self) -> io::Result<()> {
         let begun = Instant::now().into_std();
-        let seen = machines::of_fleet(&self.api, &self.options.fleet).await?;
+        let seen = machines::of_fleet(&self.api, &self.options.fleet, &self.types()).await?;
         let now = Instant::now().into_std();
         let looked = self.ledger.lock().look(&seen, self.options.timing.unseen, begun, now);
         for (name, _) in looked.terminate.iter().filter(|(_, is_known)| !is_known) {
@@ -210,11 +230,27 @@ impl Inner {
         }
         let names: Vec<String> = looked.terminate.into_iter().map(|(name, _)| name).collect();
         if !names.is_empty()
-            && let Err(error) = machines::terminate(&self.api, &names).await
+            && let Err(error) = self.end(&names).await
         {
             tracing::warn!(%error, "instances are not ended yet");
         }
         self.looks.send_modify(|looks| *looks = (looks.0 + 1, String::new()));
+        Ok(())
+    }
+
+    fn types(&self) -> Arc<Types> {
+        self.types.read().clone()
+    }
+
+    /// Of what is launched now.
+    fn tags(&self) -> Vec<(String, String)> {
+        tags::of_fleet(&self.options.fleet, &self.tags.read())
+    }
+
+    /// Has instances ended; they do when this has succeeded. Errors: some may not.
+    async fn end(&self, names: &[String]) -> Result<(), ApiError> {
+        machines::terminate(&self.api, names).await?;
+        self.ledger.lock().end(names);
         Ok(())
     }
 
@@ -243,8 +279,12 @@ impl Inner {
     }
 
     /// What of the offers can be asked for, and why the others cannot.
-    async fn overrides(&self, offers: &[Offer]) -> io::Result<(Vec<Override>, Vec<Missing>)> {
-        let types = self.types.read().clone();
+    async fn overrides(
+        &self,
+        offers: &[Offer],
+        tags: &[(String, String)],
+    ) -> io::Result<(Vec<Override>, Vec<Missing>)> {
+        let types = self.types();
         let subnets = self.network.roomiest(&self.api).await;
         let (mut overrides, mut missing, mut no_image) = (Vec::new(), Vec::new(), None);
         for offer in offers.iter().take(OVERRIDES_MAX) {
@@ -273,7 +313,7 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             };
             let efa = self.options.efa && facts.efa;
-            let template = self.templates.find(&self.api, &self.options, &image, efa).await?;
+            let template = self.templates.find(&self.api, &self.options, (&image, efa), tags).await?;
             overrides.push(Override { offer: offer.clone(), subnet: subnet.clone(), image: image.id, template });
         }
         match no_image.filter(|_| overrides.is_empty()) {
@@ -294,7 +334,7 @@ impl Inner {
                 ledger.leave_all(Instant::now().into_std());
                 left.extend(ledger.leaving());
             }
-            match machines::of_fleet(&self.api, &self.options.fleet).await {
+            match machines::of_fleet(&self.api, &self.options.fleet, &self.types()).await {
                 Ok(seen) => {
                     let (gone, alive): (Vec<_>, Vec<_>) = seen.into_iter().partition(|one| one.state == State::Gone);
                     left.retain(|name| gone.iter().all(|one| one.name != *name));

@@ -42,13 +42,13 @@ impl Templates {
         Ok(())
     }
 
-    /// The id of the template for such instances; it is made if there is none.
+    /// The id of the template for such instances; it is made, with these tags, if there is none.
     pub(crate) async fn find(
         &self,
         api: &Api,
         options: &Ec2Options,
-        image: &ImageFacts,
-        efa: bool,
+        (image, efa): (&ImageFacts, bool),
+        tags: &[(String, String)],
     ) -> Result<String, ApiError> {
         let content = content(options, image, efa);
         let name = name(&options.fleet, &content);
@@ -56,7 +56,7 @@ impl Templates {
             template.used = Instant::now();
             return Ok(template.id.clone());
         }
-        let params = tags::specification(content, 1, "launch-template", tags::of_fleet(options));
+        let params = tags::specification(content, 1, "launch-template", tags);
         let params = params.with("LaunchTemplateName", &name);
         // Without a client token: one of before would be answered with a template that was deleted since. Its name is there once.
         let id = match api.ec2("CreateLaunchTemplate", params).await {

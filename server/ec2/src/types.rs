@@ -122,6 +122,11 @@ impl Types {
         self.types.get(name)
     }
 
+    /// Cores of a type; 0 of one that is none of this region's.
+    pub(crate) fn vcpu_of(&self, name: &str) -> u32 {
+        self.get(name).map_or(0, |facts| facts.shape.vcpu)
+    }
+
     /// How many types there are.
     pub fn count(&self) -> usize {
         self.types.len()

@@ -33,9 +33,12 @@ pub enum LaunchError {
     /// No descriptors, no processes, no such executable, no way to the instance.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// There is no instance for it.
+    /// There is no instance for it now.
     #[error("{0}")]
     NoRoom(String),
+    /// There is none, and as things are there never will be.
+    #[error("{0}")]
+    NeverRoom(String),
 }
 
 /// An environment that has been started, and this side of its link.

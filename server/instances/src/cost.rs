@@ -30,13 +30,8 @@ pub struct FunctionCost {
 }
 
 impl Costs {
-    /// Takes note of what there is now: what was before cost until now. Rates by function; 0 for those that have none any more.
-    pub(crate) fn look(
-        &mut self,
-        instances: &BTreeMap<String, Entry>,
-        price: impl Fn(&Entry) -> f64,
-        now: Instant,
-    ) -> &BTreeMap<String, f64> {
+    /// Takes note of what there is now: what was before cost until now.
+    pub(crate) fn look(&mut self, instances: &BTreeMap<String, Entry>, price: impl Fn(&Entry) -> f64, now: Instant) {
         let hours = self.looked.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64() / 3600.0);
         for (function, rate) in &self.rates {
             *self.accrued.entry(function.clone()).or_default() += rate * hours;
@@ -59,7 +54,9 @@ impl Costs {
             }
             *self.rates.entry(String::new()).or_default() += unused;
         }
-        &self.rates
+        for function in self.rates.keys() {
+            self.accrued.entry(function.clone()).or_default();
+        }
     }
 
     pub(crate) fn of_all(&self) -> Vec<FunctionCost> {

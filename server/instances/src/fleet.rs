@@ -166,9 +166,15 @@ impl Fleet {
         let none = ["launching", "ready", "draining"].map(|stage| (stage, 0));
         penstock_telemetry::instances(&self.options.name, &none, 0);
         penstock_telemetry::instance_gpus(&self.options.name, Default::default());
-        let costs = self.costs.lock().of_all();
-        costs.iter().for_each(|cost| penstock_telemetry::cost(&self.options.name, &cost.function, 0.0));
+        self.tell(self.costs.lock().of_all(), |_| 0.0);
+        penstock_telemetry::instances_unreplaced(&self.options.name, 0);
         closed
+    }
+
+    fn tell(&self, costs: Vec<FunctionCost>, rate: impl Fn(&FunctionCost) -> f64) {
+        for cost in costs {
+            penstock_telemetry::cost(&self.options.name, &cost.function, rate(&cost), cost.usd);
+        }
     }
 
     /// Whether any environment has room on an instance.
@@ -186,6 +192,11 @@ impl Fleet {
     pub fn set_vcpu_max(&self, vcpu_max: u32) {
         self.roster.lock().set_vcpu_max(vcpu_max);
         self.wake.notify_one();
+    }
+
+    /// Tags of what is launched from now on.
+    pub fn set_tags(&self, tags: BTreeMap<String, String>) {
+        self.provider.set_tags(tags);
     }
 
     /// Most cores of all instances together.
@@ -329,7 +340,11 @@ impl Fleet {
                 tracing::warn!(gap_ms = gap.as_millis() as u64, "the server stood still");
                 self.roster.lock().stood_still(gap);
             }
-            let actions = self.roster.lock().decide(now.into_std());
+            let actions = {
+                let mut roster = self.roster.lock();
+                roster.set_unknown_vcpu(self.provider.unknown_vcpu());
+                roster.decide(now.into_std())
+            };
             for action in actions {
                 self.carry_out(action);
             }
@@ -347,15 +362,17 @@ impl Fleet {
         let roster = self.roster.lock();
         let stages = [("launching", Stage::Launching), ("ready", Stage::Ready), ("draining", Stage::Draining)];
         let of = |stage: Stage| roster.instances().values().filter(|entry| entry.stage == stage).count();
-        let vcpu: u32 = roster.instances().values().map(|entry| entry.shape.vcpu).sum();
-        penstock_telemetry::instances(&self.options.name, &stages.map(|(name, stage)| (name, of(stage))), vcpu);
+        let counts = stages.map(|(name, stage)| (name, of(stage)));
+        penstock_telemetry::instances(&self.options.name, &counts, roster.vcpu());
         penstock_telemetry::instance_gpus(&self.options.name, roster.gpus());
         let price =
             |name: &str| self.options.types.iter().find(|one| one.name == name).map_or(0.0, |one| one.usd_per_hour);
         let price = |entry: &Entry| entry.usd_per_hour.unwrap_or_else(|| price(&entry.instance_type));
         let mut costs = self.costs.lock();
-        let rates = costs.look(roster.instances(), price, Instant::now().into_std());
-        rates.iter().for_each(|(function, rate)| penstock_telemetry::cost(&self.options.name, function, *rate));
+        let now = Instant::now().into_std();
+        costs.look(roster.instances(), price, now);
+        self.tell(costs.of_all(), |cost| cost.usd_per_hour);
+        penstock_telemetry::instances_unreplaced(&self.options.name, roster.unreplaced(now));
     }
 
     fn carry_out(self: &Arc<Self>, action: Action) {
@@ -377,7 +394,9 @@ impl Fleet {
                 tracing::warn!(instance = id, "an instance does not come");
                 instance_event(Gone::Refused.name());
             }
-            Action::Terminate { id, name, leases, why } => self.terminate(id, name, leases, why),
+            Action::Terminate { id, name, is_answered, leases, why } => {
+                self.terminate((id, name, is_answered), leases, why);
+            }
         }
     }
 
@@ -389,7 +408,7 @@ impl Fleet {
         }
     }
 
-    fn terminate(self: &Arc<Self>, id: String, name: String, leases: Vec<u64>, why: Gone) {
+    fn terminate(self: &Arc<Self>, (id, name, is_answered): (String, String, bool), leases: Vec<u64>, why: Gone) {
         let (reason, environments) = (why.name(), leases.len());
         match why {
             Gone::Empty | Gone::Aged | Gone::TakenAway => {
@@ -410,7 +429,14 @@ impl Fleet {
             let _ = std::fs::remove_file(self.options.folder.join(format!("{id}.sock")));
         }
         let fleet = self.clone();
-        tokio::spawn(async move { fleet.provider.terminate(&name).await });
+        tokio::spawn(async move {
+            fleet.provider.terminate(&name).await;
+            // What its order comes to is known when that is answered.
+            if is_answered {
+                fleet.roster.lock().ended(&id);
+                fleet.wake.notify_one();
+            }
+        });
     }
 
     /// An instance has ended, says its provider.

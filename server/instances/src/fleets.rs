@@ -27,7 +27,7 @@ const UNUSED_LOOK: Duration = Duration::from_millis(200);
 /// How long an environment waits for a fleet that is being made.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Members of a provider's settings that change nothing of its fleet, or what a fleet can change while it runs.
-const SCALED: [&str; 2] = ["CapacityProviderScalingConfig", "TelemetryConfig"];
+const SCALED: [&str; 3] = ["CapacityProviderScalingConfig", "PropagateTags", "TelemetryConfig"];
 
 /// Makes the fleet of a capacity provider.
 #[async_trait]
@@ -37,6 +37,9 @@ pub trait OpenFleet: Send + Sync {
 
     /// Most cores of all instances together that a fleet with these settings may have.
     fn vcpu_max(&self, settings: &Map<String, Value>) -> u32;
+
+    /// Tags of the instances of a fleet with these settings.
+    fn tags(&self, settings: &Map<String, Value>) -> BTreeMap<String, String>;
 
     /// `settings` are what the provider was created with, by Lambda's names. Errors: of the kind [`io::ErrorKind::InvalidInput`]
     /// if they are wrong, else what may pass.
@@ -164,7 +167,7 @@ impl Fleets {
     }
 
     /// The fleet of a provider is wanted, with these settings. It is made in a task of its own. One that there is stays, if only
-    /// its scaling is another now; else it is given up for a new one.
+    /// its scaling or its tags are others now; else it is given up for a new one.
     pub fn want(self: &Arc<Self>, provider: &str, settings: &Map<String, Value>) {
         let Some(opener) = self.opener.clone() else { return };
         let wanted = CancellationToken::new();
@@ -175,6 +178,7 @@ impl Fleets {
                 match &held.standing {
                     Standing::Open(fleet) if is_alike => {
                         fleet.set_vcpu_max(opener.vcpu_max(settings));
+                        fleet.set_tags(opener.tags(settings));
                         held.settings = settings.clone();
                         self.changed.send_replace(());
                         return;
@@ -289,24 +293,24 @@ impl Fleets {
     }
 
     /// The fleet of a provider, as soon as it is open. Errors: it cannot be, or not within [`OPEN_TIMEOUT`].
-    async fn opened(&self, provider: &str) -> Result<Arc<Fleet>, String> {
+    async fn opened(&self, provider: &str) -> Result<Arc<Fleet>, LaunchError> {
         let (mut changed, until) = (self.changed.subscribe(), Instant::now() + OPEN_TIMEOUT);
         loop {
             let why = match self.standing(provider) {
-                None => return Err(format!("there is no capacity provider {provider}")),
+                None => return Err(LaunchError::NeverRoom(format!("there is no capacity provider {provider}"))),
                 Some(Standing::Open(fleet)) => return Ok(fleet),
                 Some(Standing::Opening) => format!("capacity provider {provider} is not ready yet"),
                 Some(Standing::Failed { why, is_final }) => {
                     let why = format!("capacity provider {provider} cannot be used: {why}");
                     if is_final {
-                        return Err(why);
+                        return Err(LaunchError::NeverRoom(why));
                     }
                     why
                 }
             };
             // The sender lives as long as this.
             if timeout_at(until, changed.changed()).await.is_err() {
-                return Err(why);
+                return Err(LaunchError::NoRoom(why));
             }
         }
     }
@@ -368,7 +372,7 @@ impl Launch for ByProvider {
         match specification.provider.as_deref().filter(|_| self.fleets.opener.is_some()) {
             None => self.here.start(specification).await,
             Some(provider) => {
-                let fleet = self.fleets.opened(provider).await.map_err(LaunchError::NoRoom)?;
+                let fleet = self.fleets.opened(provider).await?;
                 OnInstances(fleet).start(specification).await
             }
         }

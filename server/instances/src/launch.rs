@@ -30,8 +30,7 @@ impl Launch for OnInstances {
     async fn start(&self, specification: &Specification) -> Result<Started, LaunchError> {
         let version = format!("{}:{}", specification.function, specification.version);
         let needs = self.needs(specification);
-        let (place, lease) =
-            self.0.seek(version, needs).await.map_err(|why| LaunchError::NoRoom(words(why, &needs)))?;
+        let (place, lease) = self.0.seek(version, needs).await.map_err(|why| refused(why, &needs))?;
         let (pieces, log) = mpsc::channel(LOG_PIECES);
         let (told, ended) = oneshot::channel();
         let leaving = CancellationToken::new();
@@ -126,7 +125,7 @@ fn put_on(specification: &mut Specification, device: Option<(String, DeviceAcces
     }
 }
 
-fn words(why: Why, needs: &Needs) -> String {
+fn refused(why: Why, needs: &Needs) -> LaunchError {
     let Needs { vcpu, memory_mib, device_memory_mib, .. } = needs;
     let device = match device_memory_mib {
         0 => String::new(),
@@ -137,7 +136,11 @@ fn words(why: Why, needs: &Needs) -> String {
         Why::Unavailable => "no instance of a type that is large enough can be had now",
         Why::VcpuMax => "the capacity provider's instances have as many vCPU as they may",
     };
-    format!("it needs {vcpu} vCPU{device} and {memory_mib} MiB of an instance, and {reason}")
+    let text = format!("it needs {vcpu} vCPU{device} and {memory_mib} MiB of an instance, and {reason}");
+    match why {
+        Why::NoType => LaunchError::NeverRoom(text),
+        Why::Unavailable | Why::VcpuMax => LaunchError::NoRoom(text),
+    }
 }
 
 async fn pass_on(mut from: mpsc::Receiver<Vec<u8>>, mut to: WriteHalf<SimplexStream>) {

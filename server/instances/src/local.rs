@@ -127,12 +127,32 @@ impl LocalProvider {
         let group = MemoryGroup::make(&crate::cgroup::name(id), shape.memory_mib << 20)
             .inspect_err(|error| tracing::debug!(instance = id, %error, "an instance has no control group"))
             .ok();
-        let group_path = group.as_ref().map(|group| group.path().to_owned());
         let disk = told.disk.as_ref().map(|disk| disk.join(id));
+        let group_path = group.as_ref().map(|group| group.path().to_owned());
         let told = Told { name: Some(id.to_owned()), group: group_path, disk: disk.clone(), ..told.clone() };
+        let child = match self.spawn(&named, &told).await {
+            Ok(child) => child,
+            Err(error) => {
+                if let Some(group) = group {
+                    group.remove().await;
+                }
+                return Err(error);
+            }
+        };
+        let (end, ends) = mpsc::channel(1);
+        let task = tokio::spawn(keep(id.to_owned(), child, (group, disk, devices), ends, self.tell.clone()));
+        let mut running = self.running.lock().await;
+        // Those that have ended by themselves.
+        running.retain(|_, one| !one.task.is_finished());
+        running.insert(id.to_owned(), Running { end, task });
+        Ok(())
+    }
+
+    /// An agent's process, which has been told what to do.
+    async fn spawn(&self, devices: &str, told: &Told) -> io::Result<Child> {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
-            .args(["--devices", &named])
+            .args(["--devices", devices])
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -141,17 +161,11 @@ impl LocalProvider {
             .kill_on_drop(true)
             .spawn()?;
         // Where others do not read it.
-        let mut json = serde_json::to_vec(&told).map_err(io::Error::other)?;
+        let mut json = serde_json::to_vec(told).map_err(io::Error::other)?;
         json.push(b'\n');
         let mut stdin = child.stdin.take().ok_or_else(|| io::Error::other("no standard input"))?;
         stdin.write_all(&json).await?;
-        let (end, ends) = mpsc::channel(1);
-        let task = tokio::spawn(keep(id.to_owned(), child, (group, disk, devices), ends, self.tell.clone()));
-        let mut running = self.running.lock().await;
-        // Those that have ended by themselves.
-        running.retain(|_, one| !one.task.is_finished());
-        running.insert(id.to_owned(), Running { end, task });
-        Ok(())
+        Ok(child)
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::protocol::Told;
 use async_trait::async_trait;
 use penstock_scaler::Shape;
+use std::collections::BTreeMap;
 use std::io;
 
 /// Instances that are wanted at once: alike, and of any of some types.
@@ -89,8 +90,18 @@ pub trait Provider: Send + Sync {
     /// nothing of it comes, for no reason that lies with a type or a zone; what comes all the same is ended by the provider.
     async fn launch(&self, order: &Order) -> io::Result<Outcome>;
 
-    /// Ends the instance of this name by force, if it is still there.
+    /// Ends the instance of this name by force, if it is still there. Completes when it has ended, or is known to: until then
+    /// its cores count.
     async fn terminate(&self, name: &str);
+
+    /// What is launched from now on has these tags, where instances have any; what there is keeps those that it has.
+    fn set_tags(&self, _tags: BTreeMap<String, String>) {}
+
+    /// Cores of instances that the fleet does not know, and that have not ended: of an order that was answered with an error or
+    /// carried out twice, or left by a server before. They count until they are known to end.
+    fn unknown_vcpu(&self) -> u32 {
+        0
+    }
 
     /// The name of the next instance that has ended by itself; never, if that is not known here.
     async fn ended(&self) -> String;

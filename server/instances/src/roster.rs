@@ -48,6 +48,10 @@ pub(crate) struct Roster {
     types: Vec<InstanceType>,
     deadlines: Deadlines,
     instances: BTreeMap<String, Entry>,
+    /// Cores of those that were given up and have not ended yet.
+    ending: BTreeMap<String, u32>,
+    /// Cores of what the provider has beside them.
+    unknown_vcpu: u32,
     seekers: BTreeMap<u64, Seeker>,
     away: BTreeMap<(String, String), (Instant, u32)>,
     /// Until when nothing is launched, and how often that was so in a row.
@@ -59,8 +63,19 @@ pub(crate) struct Roster {
 
 impl Roster {
     pub(crate) fn new(rules: Rules, types: Vec<InstanceType>, deadlines: Deadlines) -> Self {
-        let (instances, seekers, away) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { rules, types, deadlines, instances, seekers, away, held: None, replaced_until: None, next: 1 }
+        Self {
+            rules,
+            types,
+            deadlines,
+            instances: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            unknown_vcpu: 0,
+            seekers: BTreeMap::new(),
+            away: BTreeMap::new(),
+            held: None,
+            replaced_until: None,
+            next: 1,
+        }
     }
 
     /// Those that there are are to be replaced as if they were old: one after the other, each by a new one first.
@@ -78,6 +93,27 @@ impl Roster {
 
     pub(crate) fn instances(&self) -> &BTreeMap<String, Entry> {
         &self.instances
+    }
+
+    /// Cores of all that there may be: what is wanted, what is given up and has not ended, and what nobody here knows.
+    pub(crate) fn vcpu(&self) -> u32 {
+        let known: u32 = self.instances.values().map(|entry| entry.shape.vcpu).sum();
+        known + self.vcpu_elsewhere()
+    }
+
+    /// Cores that cannot be had because something has them that is not among the instances any more, or never was.
+    fn vcpu_elsewhere(&self) -> u32 {
+        self.ending.values().sum::<u32>() + self.unknown_vcpu
+    }
+
+    /// See [`crate::provider::Provider::unknown_vcpu`].
+    pub(crate) fn set_unknown_vcpu(&mut self, vcpu: u32) {
+        self.unknown_vcpu = vcpu;
+    }
+
+    /// What was given up has ended.
+    pub(crate) fn ended(&mut self, id: &str) {
+        self.ending.remove(id);
     }
 
     /// Somebody wants room for an environment.
@@ -200,13 +236,15 @@ impl Roster {
     }
 
     fn remove(&mut self, id: &str, why: Gone) -> Action {
-        let (mut leases, mut name) = (Vec::new(), id.to_owned());
+        let (mut leases, mut name, mut is_answered) = (Vec::new(), id.to_owned(), true);
         if let Some(entry) = self.instances.remove(id) {
+            self.ending.insert(id.to_owned(), entry.shape.vcpu);
+            is_answered = entry.is_answered;
             name = entry.name.unwrap_or(name);
             leases.extend(entry.leases.into_keys());
         }
         self.unseat(id);
-        Action::Terminate { id: id.to_owned(), name, leases, why }
+        Action::Terminate { id: id.to_owned(), name, is_answered, leases, why }
     }
 
     /// Those that were to go there have no place any more.
@@ -254,7 +292,7 @@ impl Roster {
         let mut actions = Vec::new();
         let old = self.old(now);
         let mut draining = self.instances.values().filter(|entry| entry.stage == Stage::Draining).count();
-        let mut vcpu: u32 = self.instances.values().map(|entry| entry.shape.vcpu).sum();
+        let mut vcpu = self.vcpu();
         for (id, entry) in &mut self.instances {
             let why = match entry.stage {
                 // There is no time to wait for others.
@@ -295,10 +333,19 @@ impl Roster {
         self.instances.iter().filter(|(_, entry)| is_old(entry)).map(|(id, _)| id.clone()).collect()
     }
 
+    /// How many are to be replaced and stay, because a new one does not fit beside them.
+    pub(crate) fn unreplaced(&self, now: Instant) -> usize {
+        let (old, vcpu) = (self.old(now), self.vcpu());
+        let stays = |entry: &Entry| {
+            entry.stage == Stage::Ready && !entry.leases.is_empty() && vcpu + entry.shape.vcpu > self.rules.vcpu_max
+        };
+        self.instances.iter().filter(|(id, entry)| old.contains(*id) && stays(entry)).count()
+    }
+
     /// Those that take nothing more, as far as the plan goes: they drain, or soon will, because a new one fits beside them. So
     /// an environment moves once, and not from one old instance to the next.
     fn closed(&self, now: Instant) -> BTreeSet<String> {
-        let (old, vcpu) = (self.old(now), self.instances.values().map(|entry| entry.shape.vcpu).sum::<u32>());
+        let (old, vcpu) = (self.old(now), self.vcpu());
         let is_closed = |id: &String, entry: &Entry| match entry.stage {
             Stage::Draining => true,
             Stage::Ready => old.contains(id) && vcpu + entry.shape.vcpu <= self.rules.vcpu_max,
@@ -316,7 +363,9 @@ impl Roster {
         let devices_left = self.settle();
         let unavailable = self.unavailable(now);
         let (wishes, instances) = (self.wishes(&closed), self.as_planned(&closed, devices_left, now));
-        let fleet = plan_instances(&wishes, &instances, &self.types, &self.rules, &unavailable, now);
+        let vcpu_max = self.rules.vcpu_max.saturating_sub(self.vcpu_elsewhere());
+        let rules = Rules { vcpu_max, ..self.rules.clone() };
+        let fleet = plan_instances(&wishes, &instances, &self.types, &rules, &unavailable, now);
         for (id, version, count) in &fleet.place {
             self.seat(id, version, *count);
         }

@@ -37,13 +37,14 @@ pub(crate) enum ControlPlaneError {
     Packages(#[from] PackageError),
 }
 
-/// Opens what the data directory and the store hold. `address` is where this server hears others of the same state. Blocks.
+/// Opens what the data directory and the store hold. `address` is where this server hears others of the same state;
+/// `gpus` are those of this machine. Blocks.
 pub(crate) fn open(
     config: &Config,
     (state, address): (State, Option<SocketAddr>),
     services: Services,
     house: Arc<House>,
-    fleets: Arc<Fleets>,
+    (fleets, gpus): (Arc<Fleets>, u32),
 ) -> Result<(Arc<ControlPlane>, Option<Arc<Authority>>), ControlPlaneError> {
     let folder = config.path("data_dir").unwrap_or_else(|| PathBuf::from("."));
     let Opened { store, servers } = state.open(config, &folder, address)?;
@@ -58,6 +59,7 @@ pub(crate) fn open(
         account: Account { region: config.text("lambda.region").into(), id: config.text("lambda.account").into() },
         cores: instances::vcpu_max(config)
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)),
+        gpus,
         fleets,
         environment_concurrency: config.integer_u32("environments.concurrency"),
         concurrency: config.integer_u32("limits.concurrency"),

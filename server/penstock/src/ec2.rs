@@ -79,6 +79,10 @@ impl OpenFleet for OfEc2 {
         u32::try_from(most * self.config.integer("ec2.vcpu_percent") / 100).unwrap_or(u32::MAX)
     }
 
+    fn tags(&self, settings: &Map<String, Value>) -> BTreeMap<String, String> {
+        tags(settings)
+    }
+
     async fn open(&self, name: &str, settings: &Map<String, Value>) -> io::Result<Arc<Fleet>> {
         let requirements = settings.get("InstanceRequirements").cloned().unwrap_or_default();
         let patterns = |key: &str| strings(&requirements[key]).into_iter().map(TypePattern::new).collect::<Vec<_>>();
@@ -166,9 +170,6 @@ fn options(config: &Config, keys: Option<CredentialSource>, name: &str, settings
         gpu_x86: image("ec2.image_gpu_x86", usual.gpu_x86),
         gpu_arm: image("ec2.image_gpu_arm", usual.gpu_arm),
     };
-    let tags = settings.get("PropagateTags").filter(|tags| tags["Mode"] == "Explicit");
-    let tags = tags.and_then(|tags| tags["ExplicitTags"].as_object().cloned()).unwrap_or_default();
-    let tags = tags.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())));
     let role = of("PermissionsConfig", "CapacityProviderOperatorRoleArn");
     Ec2Options {
         region: given("ec2.region").unwrap_or_else(|| text("lambda.region").to_owned()),
@@ -185,11 +186,11 @@ fn options(config: &Config, keys: Option<CredentialSource>, name: &str, settings
         fleet: fleet_name(text("ec2.fleet"), name),
         subnets: strings(&of("VpcConfig", "SubnetIds")),
         security_groups: strings(&of("VpcConfig", "SecurityGroupIds")),
-        tags: tags.collect(),
+        tags: tags(settings),
         instance_profile: text("ec2.instance_profile").to_owned(),
         images,
         agents: agents.collect(),
-        agent_arguments: ["instance", "--ec2", "--kept-bytes", text("devices.kept_bytes")].map(String::from).into(),
+        agent_arguments: agent_arguments(config),
         spot_percent: u8::try_from(config.integer("ec2.spot_percent")).unwrap_or(100),
         volume_gib: config.integer_u32("ec2.volume_gib"),
         efa: text("ec2.efa") == "yes",
@@ -198,6 +199,23 @@ fn options(config: &Config, keys: Option<CredentialSource>, name: &str, settings
         clock: remote::now,
         seed: 0,
     }
+}
+
+/// What the agent is told on its command line.
+fn agent_arguments(config: &Config) -> Vec<String> {
+    let mut arguments =
+        ["instance", "--ec2", "--kept-bytes", config.text("devices.kept_bytes")].map(String::from).to_vec();
+    for folder in config.list("ec2.library_path") {
+        arguments.extend(["--library-path".to_owned(), folder.to_owned()]);
+    }
+    arguments
+}
+
+/// Tags that a provider's instances are to have.
+fn tags(settings: &Map<String, Value>) -> BTreeMap<String, String> {
+    let tags = settings.get("PropagateTags").filter(|tags| tags["Mode"] == "Explicit");
+    let tags = tags.and_then(|tags| tags["ExplicitTags"].as_object().cloned()).unwrap_or_default();
+    tags.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect()
 }
 
 /// US dollars an hour, by type.

@@ -144,11 +144,12 @@ async fn serve(
     let instances = CancellationToken::new();
     let fleets = open_fleets(&config, accelerators.as_ref(), &instances)?;
     let _ends_with_this = instances.drop_guard();
+    let gpus = accelerators.as_ref().map_or(0, |accelerators| accelerators.places.len() as u32);
     let house = House::new(house_options(config.clone(), budget.clone(), accelerators, roles, &fleets)?);
     let (control, servers) = {
         let (config, house) = (config.clone(), house.clone());
         let fleets = fleets.clone();
-        tokio::task::spawn_blocking(move || control::open(&config, (state, others_at), services, house, fleets))
+        tokio::task::spawn_blocking(move || control::open(&config, (state, others_at), services, house, (fleets, gpus)))
             .await
             .map_err(io::Error::other)??
     };

@@ -103,7 +103,7 @@ fn decisions(scenario: &Scenario, now: Instant) {
     let signals =
         Signals { environments: 10_000, ready: 10_000, slots: 40_000, in_flight: 26_000, ..Signals::default() };
     let bounds = scenario.environments.bounds;
-    let version = [Version { function, number: VersionNumber(1), bounds, signals }];
+    let version = [Version { function, number: VersionNumber(1), bounds, target: None, signals }];
     let (mut scaler, began) = (Scaler::default(), Instant::now());
     for look in 0..CALLS * 100 {
         decide(&version, &mut scaler, &scenario.policy, now + scenario.interval * look);

@@ -32,7 +32,7 @@ impl World<'_> {
     /// The scaler looks.
     pub(crate) fn look(&mut self) {
         let (function, bounds) = (self.function.clone(), self.scenario.environments.bounds);
-        let version = Version { function, number: VersionNumber(1), bounds, signals: self.signals() };
+        let version = Version { function, number: VersionNumber(1), bounds, target: None, signals: self.signals() };
         let moment = self.moment();
         let plan = decide(std::slice::from_ref(&version), &mut self.scaler, &self.scenario.policy, moment);
         for step in &plan.steps {

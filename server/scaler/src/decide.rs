@@ -35,6 +35,9 @@ pub struct Version {
     pub number: VersionNumber,
     /// How many environments it may have.
     pub bounds: Bounds,
+    /// Share of the time that its workers are to be busy, where somebody has said so: it is followed, and headroom, growth and
+    /// queues have no say. There are always slots for what is in flight.
+    pub target: Option<f64>,
     /// What was measured.
     pub signals: Signals,
 }
@@ -128,7 +131,7 @@ fn one(version: &Version, history: &mut History, policy: &Policy, now: Instant) 
     if is_asked {
         history.asked = now;
     }
-    let Wanted { environments: wanted, enough, reason } = wanted(signals, &passed, history, policy, now);
+    let Wanted { environments: wanted, enough, reason } = wanted(version, &passed, history, policy, now);
     let current = signals.environments;
     let peak = history.peak(now, enough, policy.down_after);
     let idle = now.saturating_duration_since(history.asked) >= policy.idle_after;
@@ -168,10 +171,12 @@ struct Wanted {
     reason: Reason,
 }
 
-fn wanted(signals: &Signals, passed: &Passed, history: &mut History, policy: &Policy, now: Instant) -> Wanted {
+fn wanted(version: &Version, passed: &Passed, history: &mut History, policy: &Policy, now: Instant) -> Wanted {
+    let Version { signals, target, .. } = version;
     let slots = signals.slots_wanted(passed);
     history.note_wanted(now, slots);
-    let filled = signals.slots_of_one() / (1.0 + policy.headroom);
+    let headroom = if target.is_some() { 0.0 } else { policy.headroom };
+    let filled = signals.slots_of_one() / (1.0 + headroom);
     let environments = |slots: f64| (slots / filled).ceil() as u32;
     // What waits for an environment is not evened out: nothing serves it.
     let average = if signals.ready == 0 { slots } else { history.average(now) };
@@ -187,13 +192,15 @@ fn wanted(signals: &Signals, passed: &Passed, history: &mut History, policy: &Po
         }
     };
     let mut enough = 0;
-    consider(environments(average * history.growth(now, ahead)), Reason::Growth);
+    if target.is_none() {
+        consider(environments(average * history.growth(now, ahead)), Reason::Growth);
+    }
     let limit = policy.queue_wait.max(passed.batch_time() * 2);
     let queue = (passed.queue_wait().as_secs_f64() / limit.max(Duration::from_micros(1)).as_secs_f64()).min(QUEUE_MAX);
-    if queue > 1.0 && signals.ready >= signals.environments {
+    if queue > 1.0 && signals.ready >= signals.environments && target.is_none() {
         consider((f64::from(signals.ready) * queue).ceil() as u32, Reason::QueueWait);
     }
-    if let Some(target) = policy.utilization.or(signals.is_unbatched.then_some(BUSY)) {
+    if let Some(target) = target.or(policy.utilization).or(signals.is_unbatched.then_some(BUSY)) {
         let (workers, seconds) = passed.workers_busy();
         history.note_busy(now, workers, seconds);
         let filled = f64::from(signals.workers_each.max(1)) * target.clamp(0.01, 1.0);

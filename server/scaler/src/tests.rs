@@ -14,7 +14,13 @@ const SLOTS_EACH: u32 = 10;
 
 fn version(bounds: (u32, u32), signals: Signals) -> Version {
     let function = FunctionName::new("f").unwrap();
-    Version { function, number: VersionNumber(1), bounds: Bounds { min: bounds.0, max: bounds.1 }, signals }
+    Version {
+        function,
+        number: VersionNumber(1),
+        bounds: Bounds { min: bounds.0, max: bounds.1 },
+        target: None,
+        signals,
+    }
 }
 
 #[allow(clippy::disallowed_methods)]
@@ -27,6 +33,7 @@ struct Followed {
     scaler: Scaler,
     policy: Policy,
     bounds: (u32, u32),
+    target: Option<f64>,
     signals: Signals,
     now: Instant,
     start_time: Duration,
@@ -45,6 +52,7 @@ impl Followed {
             scaler: Scaler::default(),
             policy: Policy::default(),
             bounds,
+            target: None,
             signals,
             now,
             start_time,
@@ -78,7 +86,8 @@ impl Followed {
     }
 
     fn decide(&mut self) -> Plan {
-        decide(&[version(self.bounds, self.signals)], &mut self.scaler, &self.policy, self.now)
+        let version = Version { target: self.target, ..version(self.bounds, self.signals) };
+        decide(&[version], &mut self.scaler, &self.policy, self.now)
     }
 
     fn change_to(&mut self, environments: u32) {
@@ -214,6 +223,25 @@ fn busy_workers_count_where_there_is_a_target() {
 }
 
 #[test]
+fn a_target_that_was_given_is_followed_up_and_down() {
+    let followed = |target: Option<f64>, busy: f64| {
+        let mut followed = Followed { target, ..Followed::new((1, 20), Duration::from_secs(1)) };
+        for _ in 0..2000 {
+            followed.signals.busy += LOOK.mul_f64(busy);
+            followed.load(30.0);
+        }
+        let steps = followed.steps.iter().map(|(at, ..)| *at).fold(0.0, f64::max);
+        assert!(steps < 500.0, "it comes to rest: {:?}", followed.steps);
+        followed.signals.environments
+    };
+    let auto = (30.0 * 1.5 / 10.0_f64).ceil() as u32;
+    assert_eq!(followed(None, 2.0), auto);
+    assert_eq!(followed(Some(0.8), 2.0), 3, "fewer than with headroom: 2 of 0.8 each are 2.5");
+    assert_eq!(followed(Some(0.2), 2.0), 10, "and more");
+    assert_eq!(followed(Some(1.0), 0.1), 3, "never fewer than have slots for what is in flight");
+}
+
+#[test]
 fn where_nothing_is_batched_workers_leave_a_fifth_of_their_time_and_noise_moves_nothing() {
     let mut followed = Followed::new((1, 10), Duration::from_secs(1));
     followed.signals.is_unbatched = true;
@@ -267,17 +295,32 @@ prop_compose! {
         least in 0u32..20,
         more in 0u32..60,
         utilization in prop::option::of(0.1..1.0f64),
-    ) -> (Vec<(Signals, Duration)>, Bounds, Policy) {
+        target in prop::option::of(0.1..1.0f64),
+    ) -> (Vec<(Signals, Duration)>, Limits, Policy) {
         let looks = looks.into_iter().map(|(signals, ms)| (signals, Duration::from_millis(ms))).collect();
-        (looks, Bounds { min: least, max: least + more }, Policy { utilization, ..Policy::default() })
+        let limits = Limits { bounds: (least, least + more), target };
+        (looks, limits, Policy { utilization, ..Policy::default() })
     }
 }
 
-fn seen(looks: &[(Signals, Duration)], bounds: Bounds, policy: &Policy) -> (Scaler, Plan, Instant) {
+/// What somebody has said of a version.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    bounds: (u32, u32),
+    target: Option<f64>,
+}
+
+impl Limits {
+    fn version(self, signals: Signals) -> Version {
+        Version { target: self.target, ..version(self.bounds, signals) }
+    }
+}
+
+fn seen(looks: &[(Signals, Duration)], limits: Limits, policy: &Policy) -> (Scaler, Plan, Instant) {
     let (mut scaler, mut plan, mut now) = (Scaler::default(), Plan::default(), start());
     for (signals, pause) in looks {
         now += *pause;
-        plan = decide(&[version((bounds.min, bounds.max), *signals)], &mut scaler, policy, now);
+        plan = decide(&[limits.version(*signals)], &mut scaler, policy, now);
     }
     (scaler, plan, now)
 }
@@ -289,37 +332,36 @@ fn environments(plan: &Plan, signals: &Signals) -> u32 {
 proptest! {
     #[test]
     fn it_stays_within_bounds(
-        (looks, bounds, policy) in any_looks(),
+        (looks, limits, policy) in any_looks(),
     ) {
-        let (_, plan, _) = seen(&looks, bounds, &policy);
+        let (_, plan, _) = seen(&looks, limits, &policy);
         let to = environments(&plan, &looks.last().unwrap().0);
-        prop_assert!((bounds.min..=bounds.max).contains(&to), "{to} {bounds:?}");
+        prop_assert!((limits.bounds.0..=limits.bounds.1).contains(&to), "{to} {limits:?}");
     }
 
     #[test]
     fn what_it_decided_stays_decided(
-        (looks, bounds, policy) in any_looks(),
+        (looks, limits, policy) in any_looks(),
     ) {
-        let (mut scaler, plan, now) = seen(&looks, bounds, &policy);
+        let (mut scaler, plan, now) = seen(&looks, limits, &policy);
         let last = looks.last().unwrap().0;
         let done = Signals { environments: environments(&plan, &last), ..last };
         for _ in 0..3 {
-            let again = decide(&[version((bounds.min, bounds.max), done)], &mut scaler, &policy, now);
+            let again = decide(&[limits.version(done)], &mut scaler, &policy, now);
             prop_assert_eq!(again.steps, vec![]);
         }
     }
 
     #[test]
     fn more_load_never_means_fewer(
-        (looks, bounds, policy) in any_looks(),
+        (looks, limits, policy) in any_looks(),
         more in (0u32..1000, 0u32..1000, 0u64..1000),
     ) {
-        let (mut scaler, _, now) = seen(&looks[..looks.len() - 1], bounds, &policy);
+        let (mut scaler, _, now) = seen(&looks[..looks.len() - 1], limits, &policy);
         let (less, pause) = *looks.last().unwrap();
         let more = Signals { in_flight: less.in_flight + more.0, waiting: less.waiting + more.1, received: less.received + more.2, shed: less.shed + more.2, ..less };
-        let bounds = (bounds.min, bounds.max);
-        let one = decide(&[version(bounds, less)], &mut scaler.clone(), &policy, now + pause);
-        let other = decide(&[version(bounds, more)], &mut scaler, &policy, now + pause);
+        let one = decide(&[limits.version(less)], &mut scaler.clone(), &policy, now + pause);
+        let other = decide(&[limits.version(more)], &mut scaler, &policy, now + pause);
         prop_assert!(environments(&other, &more) >= environments(&one, &less));
     }
 

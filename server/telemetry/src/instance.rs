@@ -45,9 +45,17 @@ pub fn leads(leads: bool) {
     gauge!(names::LEADS.name).set(f64::from(u8::from(leads)));
 }
 
-/// What a function's part of a provider's instances costs now, in US dollars an hour; of what no environment has, under no name.
-pub fn cost(provider: &str, function: &str, usd_per_hour: f64) {
-    gauge!(names::COST.name, "provider" => provider.to_owned(), "function" => function.to_owned()).set(usd_per_hour);
+/// What a function's part of a provider's instances costs now, in US dollars an hour, and has come to, in US dollars; of what no
+/// environment has, under no name.
+pub fn cost(provider: &str, function: &str, usd_per_hour: f64, usd: f64) {
+    let labels = [("provider", provider.to_owned()), ("function", function.to_owned())];
+    gauge!(names::COST.name, &labels).set(usd_per_hour);
+    counter!(names::COST_TOTAL.name, &labels).absolute((usd * 1e6) as u64);
+}
+
+/// So many instances of a provider are to be replaced and cannot be.
+pub fn instances_unreplaced(provider: &str, count: usize) {
+    gauge!(names::INSTANCES_KEPT_OLD.name, "provider" => provider.to_owned()).set(count as f64);
 }
 
 /// Something happened to an instance.

@@ -18,7 +18,8 @@ mod version;
 
 pub use device::{device, device_fault, device_granted};
 pub use instance::{
-    InstanceGpus, cost, instance_event, instance_gpus, instance_sent, instance_started, instances, leads,
+    InstanceGpus, cost, instance_event, instance_gpus, instance_sent, instance_started, instances,
+    instances_unreplaced, leads,
 };
 pub use logs::{LogFormat, init_logs};
 pub use outcome::{UnroutedMetrics, unrouted};

@@ -152,6 +152,12 @@ declare! {
     COST = gauge("penstock_cost_usd_per_hour", Unit::Count,
         "US dollars an hour of instances, by the part of their cores that a function's environments have; without a name, of \
          what nobody has.");
+    // Labels: provider, function.
+    COST_TOTAL = counter("penstock_cost_microdollars_total", Unit::Count,
+        "Millionths of a US dollar that the same has come to since the server's start: by invocation, US dollars a million.");
+    // Labels: provider.
+    INSTANCES_KEPT_OLD = gauge("penstock_instances_unreplaced", Unit::Count,
+        "Instances that are to be replaced (old, or an operator wants it) and are not, because a new one beside them would pass          MaxVCpuCount.");
     // Labels: provider.
     INSTANCE_START = gauge("penstock_instance_start_seconds", Unit::Seconds,
         "From asking for an instance to its being ready, the last time.");

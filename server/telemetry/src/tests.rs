@@ -107,7 +107,8 @@ fn record_instances() {
     let (well, faulty, memory_total, memory_given, memory_used) = (1, 1, 4 << 30, 2 << 30, 1 << 30);
     crate::instance_gpus("local", crate::InstanceGpus { well, faulty, memory_total, memory_given, memory_used });
     crate::leads(true);
-    crate::cost("local", "minilm", 0.8);
+    crate::cost("local", "minilm", 0.8, 1.5);
+    crate::instances_unreplaced("local", 1);
     crate::instance_event("ready");
     crate::instance_sent(1);
     crate::instance_started("local", Duration::from_millis(200));
@@ -133,6 +134,13 @@ fn devices_tell_what_they_can() {
     assert_eq!(text.samples["penstock_gpu_answers{gpu_uuid=\"GPU-2\"}"], 0.0);
     assert_eq!(text.samples["penstock_gpu_faults_total{gpu_uuid=\"GPU-2\",xid=\"79\",class=\"device\"}"], 1.0);
     assert_eq!(text.samples["penstock_gpu_ecc_errors_total{gpu_uuid=\"GPU-1\",kind=\"uncorrected\"}"], 1.0);
+}
+
+#[test]
+fn costs_are_dollars_an_hour_and_millionths_of_dollars_in_all() {
+    let text = scrape(record_instances);
+    let of = |name: &str| text.samples[&format!("{name}{{provider=\"local\",function=\"minilm\"}}")];
+    assert_eq!((of("penstock_cost_usd_per_hour"), of("penstock_cost_microdollars_total")), (0.8, 1.5e6));
 }
 
 #[test]

@@ -388,7 +388,7 @@ async fn a_version_replaced_in_that_instant_is_looked_up_once_more() {
     assert_eq!(shed(begun).await, draining);
     assert_eq!(*new_environment.log.lock(), [[4]]);
     // Long after: the old one is gone altogether.
-    old.state.send_replace(Cause::Unloaded.because("unloaded"));
+    old.state.send_replace(VersionState::Unavailable(Cause::Unloaded.because("unloaded")));
     has(&old, &[]);
     new_environment.open.send(()).unwrap();
     let renamed = send_renamed(&old, &new, request(5, None)).await;
@@ -458,7 +458,7 @@ async fn who_cannot_be_in_time_is_told_how_long_a_start_takes() {
 async fn a_restart_is_waited_for_by_those_whose_deadline_leaves_the_time() {
     let (version, environment) = (version(1, 9, &[]), environment(1).await);
     let (pause, took) = (Duration::from_secs(40), Duration::from_secs(30));
-    version.state.send_replace(VersionState::Restarting("it was killed".into()));
+    version.state.send_replace(VersionState::Restarting(Cause::Ended.because("it was killed")));
     *version.starts.lock() = Starts { since: Some(Instant::now() + pause), took: Some(took), ..Starts::default() };
     for deadline in [None, Some(Duration::from_secs(35))] {
         let refusal = send(&version, 1, deadline).await.await.unwrap().unwrap_err();
@@ -476,7 +476,7 @@ async fn a_restart_is_waited_for_by_those_whose_deadline_leaves_the_time() {
 async fn who_waits_hears_that_it_cannot_be_started() {
     let version = resting();
     let waits = [send(&version, 1, None).await, send(&version, 2, MINUTE).await];
-    version.state.send_replace(Cause::Load.because("a broken file"));
+    version.state.send_replace(VersionState::Unavailable(Cause::Load.because("a broken file")));
     version.waiting.call_all();
     for task in waits {
         let refusal = task.await.unwrap().unwrap_err();

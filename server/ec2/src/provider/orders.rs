@@ -27,8 +27,16 @@ impl Drop for UnderWay<'_> {
 
 impl Inner {
     pub(super) async fn order(&self, token: &str, ids: &[String], offers: &[Offer], told: &str) -> io::Result<Outcome> {
+        let was_blind = self.looks.borrow().0 == 0;
         self.looked().await?;
-        let (overrides, missing) = self.overrides(offers).await?;
+        // Whoever ordered did not know of it.
+        let vcpu = self.ledger.lock().unknown_vcpu();
+        if was_blind && vcpu > 0 {
+            let text = format!("instances that a server before has left have {vcpu} vCPU and have not ended yet");
+            return Err(io::Error::other(text));
+        }
+        let tags = self.tags();
+        let (overrides, missing) = self.overrides(offers, &tags).await?;
         let mut outcome = Outcome { launched: Vec::new(), missing };
         if overrides.is_empty() || ids.is_empty() {
             return Ok(outcome);
@@ -56,6 +64,7 @@ impl Inner {
             spot,
             overrides: &overrides,
             user_data: &user_data,
+            tags: &tags,
         };
         let mut answer = FleetAnswer::default();
         self.buy(&request, &mut answer).await?;
@@ -79,7 +88,7 @@ impl Inner {
 
     /// Makes one request, until it is known what became of it.
     async fn buy(&self, request: &FleetRequest<'_>, all: &mut FleetAnswer) -> Result<(), ApiError> {
-        let error = match self.api.ec2_of_new("CreateFleet", request.params(&self.options)).await {
+        let error = match self.api.ec2_of_new("CreateFleet", request.params()).await {
             Ok(root) => {
                 let answer = request.read(&root);
                 all.instances.extend(answer.instances);
@@ -103,7 +112,8 @@ impl Inner {
             }
             // It may have been done: what there is of it is taken.
             Fault::Lost | Fault::Unavailable => {
-                let found = machines::of_order(&self.api, &self.options.fleet, request.order).await?;
+                let found = machines::of_order(&self.api, &self.options.fleet, request.order, &self.types()).await;
+                let found = found.inspect_err(|_| self.doubt(request, 0))?;
                 let is_new =
                     |name: &str| !all.instances.iter().any(|one| one.name == name) && !self.ledger.lock().has(name);
                 let found = found.into_iter().filter(|one| one.state == State::Alive && is_new(&one.name));
@@ -111,6 +121,7 @@ impl Inner {
                     found.map(|one| Bought { name: one.name, offer: one.offer, market: one.market }).collect();
                 let (order, count) = (request.order, found.len());
                 tracing::warn!(order, %error, count, "an order has no answer: what there is of it is taken");
+                self.doubt(request, count as u32);
                 all.instances.extend(found);
                 if count > 0 { Ok(()) } else { Err(error) }
             }
@@ -120,6 +131,14 @@ impl Inner {
             }
             Fault::Throttled | Fault::Expired | Fault::Denied | Fault::Wrong => Err(error),
         }
+    }
+
+    /// A request may have brought more than the instances that were found of it.
+    fn doubt(&self, request: &FleetRequest<'_>, found: u32) {
+        let (wanted, types) = (request.on_demand + request.spot, self.types());
+        let each = request.overrides.iter().map(|one| types.vcpu_of(&one.offer.instance_type)).max().unwrap_or(0);
+        let vcpu = wanted.saturating_sub(found) * each;
+        self.ledger.lock().doubt(request.order, vcpu, Instant::now().into_std());
     }
 
     /// What refusals mean: a type in a zone that is to be left alone, or that the whole order has failed.
@@ -158,13 +177,13 @@ impl Inner {
 
     /// Gives the fleet's names to what comes. What is more than was wanted is ended.
     async fn launched(&self, ids: &[String], instances: Vec<Bought>) -> Vec<Launched> {
-        let now = Instant::now().into_std();
+        let (now, types) = (Instant::now().into_std(), self.types());
         {
             let mut ledger = self.ledger.lock();
             for (at, one) in instances.iter().enumerate() {
                 match ids.get(at) {
                     Some(_) => ledger.launched(&one.name, one.market, now),
-                    None => ledger.leave(&one.name, now),
+                    None => ledger.leave(&one.name, types.vcpu_of(&one.offer.instance_type), now),
                 }
             }
         }

@@ -40,6 +40,31 @@ async fn what_a_crashed_server_left_is_ended_before_anything_is_launched() {
 }
 
 #[tokio::test]
+async fn what_has_not_ended_counts_until_it_has() {
+    let aws = FakeAws::start();
+    aws.put("o-9");
+    aws.fail("TerminateInstances", 10, Failure::Code(403, "UnauthorizedOperation"));
+    let world = looking(aws).await;
+    let blind = world.launch("o-1", 1, G6).await.unwrap_err().to_string();
+    assert!(blind.contains("4 vCPU and have not ended yet") && world.provider.unknown_vcpu() == 4, "{blind}");
+    until("it has ended", || world.provider.unknown_vcpu() == 0).await;
+    assert_eq!(world.aws.alive().len(), 0);
+}
+
+#[tokio::test]
+async fn what_an_order_without_an_answer_may_have_brought_counts_until_looks_have_shown_that_it_has_not() {
+    let world = World::open_on(FakeAws::start(), |options| {
+        (options.timing.call, options.timing.unseen) = (SECOND, SECOND);
+        options.timing.look_every = Duration::from_millis(20);
+    });
+    let world = world.await;
+    world.aws.fail("CreateFleet", u32::MAX, Failure::Unheard);
+    assert!(world.launch("o-1", 2, G6).await.is_err());
+    assert_eq!(world.provider.unknown_vcpu(), 8);
+    until("they are not there", || world.provider.unknown_vcpu() == 0).await;
+}
+
+#[tokio::test]
 async fn nothing_is_launched_before_a_look() {
     let aws = FakeAws::start();
     aws.fail("DescribeInstances", u32::MAX, Failure::Code(403, "UnauthorizedOperation"));
@@ -68,7 +93,9 @@ async fn what_was_launched_twice_is_ended() {
     let world = looking(FakeAws::start()).await;
     let outcome = world.launch("o-1", 1, G6).await.unwrap();
     let twice = world.aws.put("o-1.0000000000000007");
+    until("its cores are known", || world.provider.unknown_vcpu() > 0 || world.aws.alive().len() == 1).await;
     until("one of two is ended", || world.aws.alive().len() == 1).await;
+    until("and its cores count no more", || world.provider.unknown_vcpu() == 0).await;
     assert_eq!(world.aws.alive()[0].name, outcome.launched[0].name);
     let asked = world.aws.asked("TerminateInstances");
     assert!(asked.iter().all(|asked| asked.param("InstanceId.1") == twice), "{asked:?}");
@@ -79,9 +106,11 @@ async fn ending_is_asked_for_until_it_is_seen() {
     let world = looking(FakeAws::start()).await;
     let outcome = world.launch("o-1", 2, G6).await.unwrap();
     world.aws.fail("TerminateInstances", 3, Failure::Code(403, "UnauthorizedOperation"));
-    world.provider.terminate(&outcome.launched[0].name).await;
+    let ends = world.provider.terminate(&outcome.launched[0].name);
+    assert!(timeout(SECOND / 50, ends).await.is_err(), "it has not ended");
     assert_eq!(world.aws.alive().len(), 2);
-    until("it is ended", || world.aws.alive().len() == 1).await;
+    world.provider.terminate(&outcome.launched[0].name).await;
+    assert_eq!(world.aws.alive().len(), 1, "now it has");
     // One that is not there does not keep another from being ended.
     let api = crate::api::Api::new(world.provider.options()).unwrap();
     let names = ["i-0123456789abcdef0", &outcome.launched[1].name].map(str::to_owned);

@@ -111,9 +111,9 @@ async fn templates_that_nobody_uses_are_deleted() {
     let (options, templates) = (options(&aws.url()), Templates::default());
     let api = Api::new(&options).unwrap();
     let image = ImageFacts { id: "ami-1".into(), root_device: "/dev/xvda".into(), volume_gib: 8 };
-    let first = templates.find(&api, &options, &image, false).await.unwrap();
+    let first = templates.find(&api, &options, (&image, false), &[]).await.unwrap();
     templates.sweep(&api).await;
-    assert_eq!(templates.find(&api, &options, &image, false).await.unwrap(), first);
+    assert_eq!(templates.find(&api, &options, (&image, false), &[]).await.unwrap(), first);
     tokio::time::pause();
     tokio::time::advance(std::time::Duration::from_secs(2 * 3600)).await;
     tokio::time::resume();
@@ -121,7 +121,7 @@ async fn templates_that_nobody_uses_are_deleted() {
     let deleted: Vec<_> =
         aws.asked("DeleteLaunchTemplate").iter().map(|asked| asked.param("LaunchTemplateId").to_owned()).collect();
     assert_eq!(deleted, [first]);
-    templates.find(&api, &options, &image, false).await.unwrap();
+    templates.find(&api, &options, (&image, false), &[]).await.unwrap();
     assert_eq!(aws.asked("CreateLaunchTemplate").len(), 2);
 }
 
@@ -201,7 +201,7 @@ fn options_that_are_wrong_are_named_with_what_would_be_right() {
             wrong(|options| options.agents.values_mut().for_each(|file| file.uri = "s3://a/'; x".into())),
             "ec2.agent_x86, ec2.agent_arm: found \"s3://a/'",
         ),
-        (wrong(|options| options.agent_arguments.push("$(x)".into())), "ec2.agent_arguments: found \"$(x)\""),
+        (wrong(|options| options.agent_arguments.push("$(x)".into())), "ec2.library_path: found \"$(x)\""),
         (wrong(|options| options.images.x86 = crate::Image::Id("x".into())), "ec2.image_*: found \"x\""),
         (wrong(|options| options.endpoints.sts = Some("http://me:word@h".into())), "ec2.sts_endpoint_url: found \"h\""),
         (

@@ -46,13 +46,18 @@ impl Fleet {
                     fleet.roster.lock().not_ordered(&order.ids, now())
                 }
             };
-            // Some that came may not be wanted any more.
-            let unwanted = outcome.into_iter().flat_map(|outcome| outcome.launched);
-            for launched in unwanted.filter(|launched| !fleet.roster.lock().instances().contains_key(&launched.id)) {
-                fleet.provider.terminate(&launched.name).await;
-            }
             actions.into_iter().for_each(|action| fleet.carry_out(action));
             fleet.wake.notify_one();
+            // Some may not be wanted any more: they have come for nothing, or do not come.
+            let is_wanted = |id: &String| fleet.roster.lock().instances().contains_key(id);
+            let launched = outcome.map(|outcome| outcome.launched).unwrap_or_default();
+            for id in order.ids.iter().filter(|id| !is_wanted(id)) {
+                if let Some(launched) = launched.iter().find(|launched| launched.id == *id) {
+                    fleet.provider.terminate(&launched.name).await;
+                }
+                fleet.roster.lock().ended(id);
+                fleet.wake.notify_one();
+            }
         });
     }
 

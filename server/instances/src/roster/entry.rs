@@ -69,8 +69,8 @@ pub(crate) enum Action {
     Stop { id: String },
     /// One that was ordered does not come: there is nothing to end.
     Forget { id: String },
-    /// End it by force.
-    Terminate { id: String, name: String, leases: Vec<u64>, why: Gone },
+    /// End it by force: its cores count until it has ended. Of one whose order is not answered yet, that is known later.
+    Terminate { id: String, name: String, is_answered: bool, leases: Vec<u64>, why: Gone },
 }
 
 /// An instance that takes environments.

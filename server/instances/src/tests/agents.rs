@@ -173,7 +173,7 @@ async fn runs_there(world: World) {
     assert_eq!(world.fleet.instances().len(), 1, "on the same instance");
     assert_eq!(second.life.end(Duration::ZERO).await, "killed");
     let too_large = world.launch.start(&specification(9)).await.err().unwrap();
-    assert!(matches!(&too_large, LaunchError::NoRoom(why) if why.contains("9 vCPU")), "{too_large}");
+    assert!(matches!(&too_large, LaunchError::NeverRoom(why) if why.contains("9 vCPU")), "{too_large}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use crate::{EndError, Fleet, FleetOptions, Fleets, Listen, OpenFleet, Order, Out
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +38,10 @@ impl OpenFleet for Opener {
         settings["CapacityProviderScalingConfig"]["MaxVCpuCount"].as_u64().unwrap_or_default() as u32
     }
 
+    fn tags(&self, settings: &Map<String, Value>) -> BTreeMap<String, String> {
+        settings.get("PropagateTags").and_then(|tags| serde_json::from_value(tags.clone()).ok()).unwrap_or_default()
+    }
+
     async fn open(&self, name: &str, settings: &Map<String, Value>) -> io::Result<Arc<Fleet>> {
         self.world.asked.lock().push(format!("open {name} {}", Value::Object(settings.clone())));
         if let Some(error) = self.world.opening.lock().pop() {
@@ -63,6 +68,10 @@ impl Provider for Empty {
     }
 
     async fn terminate(&self, _: &str) {}
+
+    fn set_tags(&self, tags: BTreeMap<String, String>) {
+        self.0.asked.lock().push(format!("tags {tags:?}"));
+    }
 
     async fn ended(&self) -> String {
         std::future::pending().await
@@ -113,7 +122,10 @@ async fn what_a_provider_may_have_changes_without_another_fleet_and_is_told() {
     fleets.want("p", &settings(20));
     assert_eq!((fleet.vcpu_max(), changed.has_changed().unwrap()), (20, true));
     changed.mark_unchanged();
-    assert_eq!(asked(&world), [OPENED]);
+    let mut tagged = settings(20);
+    tagged.insert("PropagateTags".into(), json!({ "team": "a" }));
+    fleets.want("p", &tagged);
+    assert_eq!(asked(&world), [OPENED, "tags {}", "tags {\"team\": \"a\"}"]);
     assert!(fleets.check("p", &settings(1)).is_ok() && fleets.buys());
     let wrong = json!({ "wrong": 1 }).as_object().unwrap().clone();
     assert_eq!(fleets.check("p", &wrong), Err("wrong: found".into()));

@@ -127,7 +127,7 @@ async fn an_environment_is_on_a_device_of_its_instance_with_what_that_machine_ha
     assert_eq!((&*line, there.placed_on(), &there.device, &there.isolation.devices), ("on", None, &None, &vec![]));
     assert_eq!(third.life.resize(500 * GIB), Ok(()), "it takes none");
     let error = world.launch.start(&on_gpu(140, true)).await.err().unwrap();
-    let LaunchError::NoRoom(why) = error else { panic!("{error}") };
+    let LaunchError::NeverRoom(why) = error else { panic!("{error}") };
     assert_eq!(
         why,
         "it needs 1 vCPU, 143360 MiB of one device and 1024 MiB of an instance, and no type of instance is so large"

@@ -13,7 +13,6 @@ use crate::protocol::{Beat, Machine};
 use crate::roster::{Action, Deadlines, Gone, Proof, Roster};
 use crate::{Address, Launched, Market, Missing, Offer, Outcome};
 use penstock_scaler::{Architecture, InstanceType, Needs, Rules, Shape, Why};
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -57,7 +56,7 @@ impl Clocked {
 
     fn decide(&mut self) -> Vec<Action> {
         let actions = self.roster.decide(self.now);
-        let vcpu: u32 = self.roster.instances().values().map(|entry| entry.shape.vcpu).sum();
+        let vcpu = self.roster.vcpu();
         assert!(vcpu <= 15, "{vcpu} vCPU");
         assert_eq!(self.roster.decide(self.now), [], "to decide again changes nothing");
         actions
@@ -112,7 +111,7 @@ fn launched(actions: &[Action]) -> usize {
 
 /// What has its fleet's name, as all have here.
 fn terminate(id: &str, leases: Vec<u64>, why: Gone) -> Action {
-    Action::Terminate { id: id.to_owned(), name: id.to_owned(), leases, why }
+    Action::Terminate { id: id.to_owned(), name: id.to_owned(), is_answered: true, leases, why }
 }
 
 fn given(actions: &[Action]) -> Vec<u64> {
@@ -177,6 +176,7 @@ fn one_that_is_lost_is_replaced_and_an_empty_one_given_back() {
     let mut all = Clocked::new(15);
     let seekers = all.seek(1);
     let actions = all.decide();
+    all.answer(&actions);
     let ids = all.join(&actions);
     all.decide();
     all.now += SECOND * 6;
@@ -186,6 +186,7 @@ fn one_that_is_lost_is_replaced_and_an_empty_one_given_back() {
     all.roster.release(seekers[0], all.now);
     let seekers = all.seek(1);
     let actions = all.decide();
+    all.answer(&actions);
     let ids = all.join(&actions);
     assert_eq!(given(&all.decide()), seekers);
     all.roster.release(seekers[0], all.now);
@@ -196,6 +197,28 @@ fn one_that_is_lost_is_replaced_and_an_empty_one_given_back() {
     let gone = all.roster.gone(&ids[0], all.now).unwrap();
     assert_eq!(gone, terminate(&ids[0], vec![], Gone::Empty));
     assert!(all.roster.gone(&ids[0], all.now).is_none());
+}
+
+#[test]
+fn cores_count_until_it_is_known_that_they_have_ended() {
+    let mut all = Clocked::new(10);
+    all.seek(2);
+    let actions = all.decide();
+    all.answer(&actions);
+    let ids = all.join(&actions);
+    all.decide();
+    let ends = all.roster.gone(&ids[0], all.now).unwrap();
+    assert_eq!(ended(&[ends]), [Gone::Lost]);
+    all.seek(4);
+    assert_eq!((launched(&all.decide()), all.roster.vcpu()), (1, 10), "beside the one that may run still");
+    all.roster.ended(&ids[0]);
+    all.roster.set_unknown_vcpu(4);
+    let seeker = all.seek(2)[0];
+    let refused = Action::Refuse { seeker, why: Why::VcpuMax };
+    assert!(all.decide().contains(&refused), "what an earlier server has left may run, too");
+    all.roster.set_unknown_vcpu(0);
+    all.seek(2);
+    assert_eq!((launched(&all.decide()), all.roster.vcpu()), (1, 10));
 }
 
 #[test]
@@ -219,8 +242,12 @@ fn old_ones_are_replaced_one_after_the_other_and_only_if_a_new_one_fits() {
     let [Action::Stop { id }] = &actions[..] else { panic!("{actions:?}") };
     let gone = all.roster.gone(&id.clone(), all.now);
     assert!(matches!(gone, Some(Action::Terminate { why: Gone::Aged, .. })), "{gone:?}");
+    assert_eq!(all.decide(), [], "it is not known to have ended: there is no room for a third");
+    assert_eq!(all.roster.unreplaced(all.now), 1);
+    all.roster.ended(id);
     let actions = all.decide();
     assert_eq!(actions, [Action::Leave { lease: seekers[2] }, Action::Leave { lease: seekers[3] }], "then the second");
+    assert_eq!(all.roster.unreplaced(all.now), 0);
     assert_eq!(all.roster.instances()[&new[0]].leases.len(), 2);
 
     // Another that is old has room, and will not be there for long.
@@ -299,6 +326,7 @@ fn those_that_fail_together_count_once_and_a_pause_of_ones_own_is_nobodys_silenc
     all.answer(&actions);
     all.now += SECOND * 11;
     assert_eq!(ended(&all.decide()), [Gone::GivenUp; 3]);
+    actions.iter().flat_map(ids_of).for_each(|id| all.roster.ended(id));
     all.now += SECOND * 5;
     all.seek(1);
     let actions = all.decide();
@@ -335,17 +363,19 @@ fn costs_are_each_ones_part_of_the_cores_and_go_on_by_the_clock() {
     all.join(&actions);
     all.decide();
     let mut costs = Costs::default();
+    let rates = |costs: &Costs| -> Vec<(String, f64)> {
+        costs.of_all().into_iter().map(|cost| (cost.function, cost.usd_per_hour)).collect()
+    };
     // Two of the four cores that environments may have.
-    let expected = BTreeMap::from([("f".to_owned(), 4.0), (String::new(), 4.0)]);
-    assert_eq!(*costs.look(all.roster.instances(), |_| 8.0, all.now), expected);
+    costs.look(all.roster.instances(), |_| 8.0, all.now);
+    assert_eq!(rates(&costs), [(String::new(), 4.0), ("f".to_owned(), 4.0)]);
     all.pass(900);
     costs.look(all.roster.instances(), |_| 8.0, all.now);
     all.roster.release(leases[0], all.now);
-    let expected = BTreeMap::from([("f".to_owned(), 0.0), (String::new(), 8.0)]);
-    assert_eq!(*costs.look(all.roster.instances(), |_| 8.0, all.now), expected);
+    costs.look(all.roster.instances(), |_| 8.0, all.now);
+    assert_eq!(rates(&costs), [(String::new(), 8.0), ("f".to_owned(), 0.0)]);
     all.pass(450);
-    let expected = BTreeMap::from([(String::new(), 8.0)]);
-    assert_eq!(*costs.look(all.roster.instances(), |_| 8.0, all.now), expected);
+    costs.look(all.roster.instances(), |_| 8.0, all.now);
     let of = |function: &str, usd_per_hour, usd| FunctionCost { function: function.into(), usd_per_hour, usd };
     assert_eq!(costs.of_all(), [of("", 8.0, 2.0), of("f", 0.0, 1.0)]);
 }

@@ -7,7 +7,7 @@ use crate::protocol::{Beat, DeviceBeat};
 use crate::roster::{Action, Leased, Proof, Roster};
 use penstock_scaler::{Needs, Stage};
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 #[derive(Clone, Debug)]
@@ -32,6 +32,10 @@ enum Event {
     Replace,
     /// There may be so many cores.
     Limit(u8),
+    /// All that were to end have.
+    End,
+    /// The provider has so many cores that nobody knows of.
+    Find(u8),
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -49,6 +53,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => any::<u8>().prop_map(Event::Die),
         1 => Just(Event::Replace),
         1 => (5u8..40).prop_map(Event::Limit),
+        2 => Just(Event::End),
+        1 => (0u8..8).prop_map(Event::Find),
     ]
 }
 
@@ -59,11 +65,17 @@ struct World {
     limit: u32,
     waiting: BTreeSet<u64>,
     given: BTreeSet<u64>,
+    /// Those that are to end and have not, and their cores.
+    ending: BTreeMap<String, u32>,
+    unknown: u32,
+    /// The cores of each.
+    shapes: BTreeMap<String, u32>,
 }
 
 impl World {
     fn vcpu(&self) -> u32 {
-        self.roster.instances().values().map(|entry| entry.shape.vcpu).sum()
+        let wanted: u32 = self.roster.instances().values().map(|entry| entry.shape.vcpu).sum();
+        wanted + self.ending.values().sum::<u32>() + self.unknown
     }
 
     fn nth(&self, which: u8) -> Option<String> {
@@ -77,12 +89,16 @@ impl World {
                 Action::Launch { ids, .. } => {
                     assert!(self.vcpu() <= self.limit, "{} of {}", self.vcpu(), self.limit);
                     ids.iter().for_each(|id| self.roster.expect(id, id.clone()));
+                    let vcpu = |id: &String| self.roster.instances()[id].shape.vcpu;
+                    self.shapes.extend(ids.iter().map(|id| (id.clone(), vcpu(id))));
                 }
                 Action::Give { seeker, .. } => {
                     assert!(self.waiting.remove(&seeker) && self.given.insert(seeker), "{seeker} is given room twice");
                 }
                 Action::Refuse { seeker, .. } => assert!(self.waiting.remove(&seeker), "{seeker} does not wait"),
-                Action::Terminate { leases, .. } => {
+                Action::Terminate { id, leases, .. } => {
+                    let vcpu = self.shapes.remove(&id).unwrap();
+                    self.ending.insert(id, vcpu);
                     // Their supervisors see it and give the room back.
                     for lease in leases {
                         assert!(self.given.remove(&lease), "{lease} has no room");
@@ -165,6 +181,14 @@ impl World {
                 self.limit = limit.into();
                 self.roster.set_vcpu_max(self.limit);
             }
+            Event::End => {
+                let ending = std::mem::take(&mut self.ending);
+                ending.keys().for_each(|id| self.roster.ended(id));
+            }
+            Event::Find(vcpu) => {
+                self.unknown = vcpu.into();
+                self.roster.set_unknown_vcpu(self.unknown);
+            }
         }
     }
 }
@@ -176,7 +200,16 @@ proptest! {
         (types[0].shape.devices, types[0].shape.device_memory_mib) = (2, 10);
         let roster = Roster::new(rules(20), types, deadlines());
         let now = tokio::time::Instant::now().into_std();
-        let mut world = World { roster, now, limit: 20, waiting: BTreeSet::new(), given: BTreeSet::new() };
+        let mut world = World {
+            roster,
+            now,
+            limit: 20,
+            waiting: BTreeSet::new(),
+            given: BTreeSet::new(),
+            ending: BTreeMap::new(),
+            unknown: 0,
+            shapes: BTreeMap::new(),
+        };
         for event in events {
             world.happens(event);
             let mut looks = 0;

@@ -151,6 +151,14 @@ pub(super) const FIELDS: &[Field] = &[
         meaning: "The folder of an instance in which it keeps what it is sent.",
     },
     Field {
+        key: "ec2.library_path",
+        variable: "PENSTOCK_EC2_LIBRARY_PATH",
+        kind: Kind::Paths,
+        default: "",
+        unit: "paths",
+        meaning: "Folders of an instance with CUDA's libraries, for environments on its GPUs. Empty: where its system's loader finds them.",
+    },
+    Field {
         key: "ec2.rate",
         variable: "PENSTOCK_EC2_RATE",
         kind: Kind::Choice(&["on_demand", "savings_plan"]),
@@ -177,9 +185,9 @@ pub(super) const FIELDS: &[Field] = &[
     Field {
         key: "ec2.start_timeout_s",
         variable: "PENSTOCK_EC2_START_TIMEOUT_S",
-        kind: Kind::Integer(1, 3600),
+        kind: Kind::Integer(1, 600),
         default: "600",
         unit: "seconds",
-        meaning: "How long an instance may take from its launch until its agent has joined, before it is given up. Its token is good for so long.",
+        meaning: "How long an instance may take from its launch until its agent has joined, before it is given up. Its token is good for so long, and for no more than ten minutes.",
     },
 ];

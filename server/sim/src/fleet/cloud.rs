@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -38,6 +38,8 @@ pub(super) struct Cloud {
     pub(super) state: Mutex<State>,
     tell: mpsc::UnboundedSender<String>,
     ended: tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>,
+    /// Told when a machine is gone.
+    gone: Notify,
 }
 
 pub(super) struct State {
@@ -53,6 +55,8 @@ pub(super) struct State {
     /// Limits that held, and from when on.
     pub(super) limits: Vec<(Duration, u32)>,
     pub(super) most_vcpu: u32,
+    /// Cores of what nobody knows, as they were told last.
+    pub(super) unknown_vcpu: u32,
     pub(super) losses: Vec<(Duration, Duration)>,
     pub(super) broken: Vec<String>,
     pub(super) is_closed: bool,
@@ -61,6 +65,7 @@ pub(super) struct State {
 /// A machine, as its provider knows it.
 pub(super) struct Known {
     pub(super) host: Arc<Host>,
+    pub(super) instance_type: String,
     pub(super) order: String,
     pub(super) task: Option<AbortHandle>,
     pub(super) stage: Stage,
@@ -99,6 +104,7 @@ impl Cloud {
             droughts: Vec::new(),
             limits: vec![(Duration::ZERO, script.vcpu_max)],
             most_vcpu: 0,
+            unknown_vcpu: 0,
             losses: Vec::new(),
             broken: Vec::new(),
             is_closed: false,
@@ -114,6 +120,7 @@ impl Cloud {
             state: Mutex::new(state),
             tell,
             ended: tokio::sync::Mutex::new(ended),
+            gone: Notify::new(),
         });
         tokio::spawn(cloud.clone().watch());
         cloud
@@ -185,6 +192,7 @@ impl Cloud {
             state.next += 1;
             let known = Known {
                 host: host.clone(),
+                instance_type: offer.instance_type.clone(),
                 order: order.to_owned(),
                 task: None,
                 stage: Stage::Alive,
@@ -254,6 +262,7 @@ impl Cloud {
         }
         drop(state);
         host.switch_off();
+        self.gone.notify_waiters();
     }
 
     /// Requests may fail because of something that happens now.
@@ -328,6 +337,18 @@ impl Provider for OfCloud {
             self.0.end(name);
         }
         sleep(self.0.between(self.0.temper().call)).await;
+        loop {
+            let gone = self.0.gone.notified();
+            let is_there = |one: &Known| one.stage != Stage::Gone;
+            if !self.0.state.lock().machines.get(name).is_some_and(is_there) {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    fn unknown_vcpu(&self) -> u32 {
+        self.0.tell_unknown_vcpu()
     }
 
     async fn ended(&self) -> String {

@@ -1,6 +1,6 @@
 //! Orders of a provider that is played: what becomes of each, and what is said of it.
 
-use super::cloud::{Cloud, Stage, State};
+use super::cloud::{Cloud, Known, Stage, State};
 use penstock_instances::{Launched, Market, Missing, Offer, Order, Outcome};
 use std::io;
 use std::sync::Arc;
@@ -52,11 +52,21 @@ impl Cloud {
         }
     }
 
-    /// Cores of what runs and is known, and of orders that may come.
+    /// Cores of what runs or is ending and was answered, of orders that may come, and of what was told to run beside them.
     pub(super) fn vcpu(&self, state: &State) -> u32 {
-        let running = state.machines.values().filter(|one| one.stage == Stage::Alive && one.answered.is_some());
-        let running: u32 = running.map(|one| one.host.shape.vcpu).sum();
-        running + state.orders.values().sum::<u32>()
+        let there = state.machines.values().filter(|one| one.stage != Stage::Gone && one.answered.is_some());
+        let there: u32 = there.map(|one| self.shapes[&one.instance_type].vcpu).sum();
+        there + state.orders.values().sum::<u32>() + state.unknown_vcpu
+    }
+
+    /// Cores of what runs or is ending, and that no answer has named or will.
+    pub(super) fn tell_unknown_vcpu(&self) -> u32 {
+        let mut state = self.state.lock();
+        let is_unknown =
+            |one: &&Known| one.stage != Stage::Gone && one.answered.is_none() && !state.orders.contains_key(&one.order);
+        let unknown = state.machines.values().filter(is_unknown).map(|one| self.shapes[&one.instance_type].vcpu).sum();
+        state.unknown_vcpu = unknown;
+        unknown
     }
 
     /// The highest limit that holds at this moment.
