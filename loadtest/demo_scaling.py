@@ -1,4 +1,4 @@
-"""Load that steps up, an instance that is killed, a quiet spell and the first request after it, as one plot: `make demo-scaling`.
+"""Load that steps up and doubles, an instance that is killed, a quiet spell and the first request after it, as one plot: `make demo-scaling`.
 
 Instances are processes of this machine (instances.provider=local). Each environment serves one request at a time, in 50 ms, so that what is
 asked of the machine is little and what is asked of the scaler is much. Writes reports/scaling.svg and reports/scaling.md; about two minutes.
@@ -31,9 +31,9 @@ from conftest import Server, identity_repository  # noqa: E402
 SERVICE_S = 0.05
 CONCURRENCY = 4
 # Seconds from the beginning, and requests a second from then on.
-LOAD = [(0, 10), (10, 60), (30, 10), (45, 0)]
-KILL_AT_S = 22
-REST_UNTIL_S = 62
+LOAD = [(0, 10), (10, 60), (25, 120), (40, 10), (55, 0)]
+KILL_AT_S = 34
+REST_UNTIL_S = 72
 SETTINGS = {
     "instances.provider": "local", "instances.vcpu": 3, "instances.vcpu_max": 48, "instances.empty_s": 2, "environments.threads": 1,
     "environments.concurrency": CONCURRENCY, "scaling.down_after_s": 5, "scaling.idle_s": 5, "scaling.interval_ms": 250,
@@ -123,18 +123,27 @@ def ends(requests):
     return dict(sorted(counted.items(), key=lambda one: -one[1]))
 
 
-def told(server, run, step_s, seen):
-    """In seconds, as the log has it: from a step of the load to the first decision for more; from there to the first environment that was ready
-    then; from the killing of an instance to as many being ready as it had."""
+def told(server, run, seen):
+    """In seconds, as the log has it: from each step up of the load to the first decision for more; from there to the first environment that was
+    ready then; from the killing of an instance to as many being ready as it had; from the decision for the first environment after the quiet spell
+    to the answer of the request that wanted it."""
     wall = time.time() - run.now()
     lines = [json.loads(line) for line in server.log if line.startswith("{")]
     at = lambda line: curves.seconds(line["timestamp"]) - wall  # noqa: E731
-    more = [at(line) for line in lines if line["message"] == "environments" and line["to"] > line["from"] and at(line) >= step_s]
+    more = [at(line) for line in lines if line["message"] == "environments" and line["to"] > line["from"]]
     ready = sorted(at(line) for line in lines if line["message"] == "environment ready")
-    first = next((one for one in ready if more and one >= more[0]), None)
+    after = lambda times, since: next((one for one in times if since is not None and one >= since), None)  # noqa: E731
+    less = lambda one, other: None if one is None or other is None else one - other  # noqa: E731
     again = [one for one in ready if one >= seen["killed_at"]][:seen["lost"]]
-    back = again[-1] - seen["killed_at"] if seen["lost"] and len(again) == seen["lost"] else None
-    return (more[0] - step_s, first - more[0], back) if first else (None, None, back)
+    steps = [start for (_, before), (start, rate) in zip(LOAD, LOAD[1:]) if rate > before]
+    decided = [after(more, start) for start in steps]
+    first = seen["first"]
+    return {
+        "decided": [less(at, start) for at, start in zip(decided, steps)],
+        "ready": [less(after(ready, at), at) for at in decided],
+        "back": again[-1] - seen["killed_at"] if seen["lost"] and len(again) == seen["lost"] else None,
+        "answered": less(first["at"] + first["took"], after(more, first["at"])),
+    }
 
 
 def rotation(folder):
@@ -169,7 +178,7 @@ def main():
         run = Run(server)
         seen = asyncio.run(story(run))
         booked = Scraped(server).ended("own")
-        times = told(server, run, LOAD[1][0], seen)
+        times = told(server, run, seen)
         server.stop()
         print("rotation: every instance is replaced at 3 s, for 20 s at 30/s", flush=True)
         aged, rotated = rotation(folder / "second")

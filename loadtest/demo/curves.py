@@ -71,17 +71,19 @@ def draw(run, seen, service_s, load):
 
 def figures(run, seen, service_s, times, rotated, ends):
     story = [one for one in run.requests if one["at"] < seen["first"]["at"] - 0.001]
-    decision_s, served_s, back_s = times
     aged, rotation = rotated
     said = lambda counted: ", ".join(f"{count:,} {name}" for name, count in counted.items())  # noqa: E731
     late = lambda value: "not seen" if value is None else f"{value:.2f} s"  # noqa: E731
     rows = [
-        ("load that grows six times over: to the decision for more environments (aim 2 s)", late(decision_s)),
-        ("from there to the first of them that serves, on an instance that is launched for it or has room", late(served_s)),
-        (f"an instance killed under load: to its {seen['lost']} environments being ready elsewhere", late(back_s)),
+        ("load that grows six times over: to the decision for more environments (aim 2 s)", late(times["decided"][0])),
+        ("load that doubles: to the decision for more environments (aim 2 s)", late(times["decided"][1])),
+        ("from these decisions to the first new environment being ready, on an instance that is launched for it or has room",
+         " and ".join(map(late, times["ready"]))),
+        (f"an instance killed under load: to its {seen['lost']} environments being ready elsewhere", late(times["back"])),
         ("all requests until the quiet spell", said(ends(story))),
         ("instances and environments after the quiet spell", f"{seen['rested']['instances']} and {seen['rested']['environments']}"),
         ("the first request after it", f"{seen['first']['status']} in {seen['first']['took']:.2f} s"),
+        ("of that, from the decision for an environment to the answer (an instance, the environment, its 50 ms of service)", late(times["answered"])),
         (f"1,000 at once to one environment of {1 / service_s:.0f}/s, which may become 16", said(ends(seen["burst"]))),
         (f"rotation: {aged} instances replaced in 20 s at 30/s", said(rotation)),
     ]

@@ -145,7 +145,10 @@ impl ServedVersion {
             start_time: starts.took,
             ..Signals::default()
         };
+        let now = Instant::now().into_std();
         for environment in self.environments.load().iter().filter(|environment| environment.is_open()) {
+            let age = environment.queue_age(now);
+            signals.queue_age = if signals.ready == 0 { age } else { signals.queue_age.min(age) };
             signals.ready += 1;
             signals.slots += environment.slots().limit();
             signals.in_flight += environment.slots().taken();

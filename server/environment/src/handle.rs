@@ -84,6 +84,8 @@ pub struct LoadReport {
     pub busy_workers: u32,
     /// Resident memory of its process.
     pub resident_bytes: u64,
+    /// How long the oldest request in its queue had waited.
+    pub oldest_wait: Duration,
 }
 
 /// Hears of every batch. Called on the link's task: must be quick.
@@ -207,6 +209,15 @@ impl EnvironmentHandle {
     /// How busy it last said it was.
     pub fn load(&self) -> LoadReport {
         *self.load.lock()
+    }
+
+    /// How long the oldest request in its queue has waited, by what it last said.
+    pub fn queue_age(&self, now: Instant) -> Duration {
+        let load = self.load();
+        match load.queued_requests {
+            0 => Duration::ZERO,
+            _ => load.oldest_wait + now.saturating_duration_since(*self.heard.lock()),
+        }
     }
 
     /// Slots that a request leaves to those of a higher priority: an eighth, unless it is of the highest level.
@@ -343,6 +354,7 @@ impl EnvironmentHandle {
                     queued_tokens: load.queued_tokens,
                     busy_workers: load.busy_workers,
                     resident_bytes: load.resident_bytes,
+                    oldest_wait: Duration::from_micros(load.oldest_wait_us),
                 };
             }
             Kind::TurnWanted(_) => self.seat.lock().iter().for_each(Seat::wanted),

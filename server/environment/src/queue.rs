@@ -145,16 +145,26 @@ impl Queue {
     /// first; or, in its turn, the one that came first of all.
     pub(crate) fn first(&self) -> Option<(u64, &Entry)> {
         let entry = |(place, entry): (&u64, _)| (*place, entry);
-        if self.levels.len() > 1 && self.batches % FAIR_EVERY == FAIR_EVERY - 1 {
-            let heads = (0..self.levels.len() as u8).filter_map(|level| {
-                let (from, to) = (place_of(level), place_of(level + 1));
-                self.entries.range(from..to).next()
-            });
-            if let Some(oldest) = heads.min_by_key(|(place, _)| *place & (place_of(1) - 1)) {
-                return Some(entry(oldest));
-            }
+        if self.levels.len() > 1
+            && self.batches % FAIR_EVERY == FAIR_EVERY - 1
+            && let Some(oldest) = self.heads().min_by_key(|(place, _)| *place & (place_of(1) - 1))
+        {
+            return Some(entry(oldest));
         }
         self.entries.first_key_value().map(entry)
+    }
+
+    /// When what has waited longest became ready to run; what was sent behind all others aside.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.heads().map(|(_, entry)| entry.ready).min()
+    }
+
+    /// What came first at each level.
+    fn heads(&self) -> impl Iterator<Item = (&u64, &Entry)> {
+        (0..self.levels.len() as u8).filter_map(|level| {
+            let (from, to) = (place_of(level), place_of(level + 1));
+            self.entries.range(from..to).next()
+        })
     }
 
     /// A batch was formed: the next turn begins.

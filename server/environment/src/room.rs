@@ -369,6 +369,7 @@ impl Room {
             queued_tokens: self.queue.tokens(),
             busy_workers: (self.workers.len() - self.idle.len()) as u32,
             resident_bytes: crate::isolation::resident_bytes(),
+            oldest_wait_us: self.queue.oldest().map_or(0, |at| now.saturating_duration_since(at).as_micros() as u64),
         };
         self.outbox.send(0, Kind::Load(load), Body::new());
         self.load.at = now;

@@ -100,6 +100,19 @@ impl Pool {
         }
     }
 
+    /// How long the first in a queue has waited, where that is least; 0 as soon as one queue is empty.
+    pub(crate) fn queue_age_ns(&self, now_ns: u64) -> u64 {
+        let ready = self.all.iter().filter(|environment| environment.stage == Stage::Ready);
+        let mut least = u64::MAX;
+        for environment in ready {
+            match environment.queue.front() {
+                None => return 0,
+                Some(first) => least = least.min(now_ns.saturating_sub(first.arrived_ns)),
+            }
+        }
+        if least == u64::MAX { 0 } else { least }
+    }
+
     /// It takes requests from now on; when it was asked for. `None` if it was taken away meanwhile.
     pub(crate) fn becomes_ready(&mut self, index: u32, generation: u32) -> Option<u64> {
         let environment = &mut self.all[index as usize];

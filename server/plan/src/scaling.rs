@@ -62,6 +62,7 @@ impl World<'_> {
             shed: books.counts.shed_all(),
             done: books.counts.done,
             queued: books.queued,
+            queue_age: Duration::from_nanos(self.pool.queue_age_ns(self.now_ns)),
             batches: books.counts.done + books.counts.expired_running,
             busy: books.busy,
             start_time: Some(Duration::from_nanos(self.starts.took_ns)),

@@ -195,8 +195,12 @@ fn wanted(version: &Version, passed: &Passed, history: &mut History, policy: &Po
     if target.is_none() {
         consider(environments(average * history.growth(now, ahead)), Reason::Growth);
     }
-    let limit = policy.queue_wait.max(passed.batch_time() * 2);
-    let queue = (passed.queue_wait().as_secs_f64() / limit.max(Duration::from_micros(1)).as_secs_f64()).min(QUEUE_MAX);
+    history.batch_time = passed.batch_time().or(history.batch_time);
+    let limit = policy.queue_wait.max(history.batch_time.unwrap_or_default() * 2);
+    // Of those that wait still nothing can be said before it is known how long a batch takes.
+    let age = history.batch_time.map_or(Duration::ZERO, |_| signals.queue_age);
+    let waited = passed.queue_wait().max(age);
+    let queue = (waited.as_secs_f64() / limit.max(Duration::from_micros(1)).as_secs_f64()).min(QUEUE_MAX);
     if queue > 1.0 && signals.ready >= signals.environments && target.is_none() {
         consider((f64::from(signals.ready) * queue).ceil() as u32, Reason::QueueWait);
     }

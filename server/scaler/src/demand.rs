@@ -35,6 +35,8 @@ pub struct Signals {
     pub done: u64,
     /// Time that those waited in queues, all together.
     pub queued: Duration,
+    /// How long the oldest request in a queue has waited, in the environment where that is least: all have queues so old.
+    pub queue_age: Duration,
     /// Batches that were run.
     pub batches: u64,
     /// Time that workers ran them, all together.
@@ -83,9 +85,9 @@ impl Passed {
         self.queued.checked_div(u32::try_from(self.done).unwrap_or(u32::MAX)).unwrap_or_default()
     }
 
-    /// Mean time of a batch.
-    pub(crate) fn batch_time(&self) -> Duration {
-        self.busy.checked_div(u32::try_from(self.batches).unwrap_or(u32::MAX)).unwrap_or_default()
+    /// Mean time of a batch, if any were run.
+    pub(crate) fn batch_time(&self) -> Option<Duration> {
+        self.busy.checked_div(u32::try_from(self.batches).unwrap_or(u32::MAX))
     }
 
     /// Workers that ran batches, on average, and for how many seconds that is so.

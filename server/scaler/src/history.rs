@@ -38,6 +38,8 @@ pub(crate) struct History {
     busy: VecDeque<(Instant, f64, f64)>,
     /// Environments wanted at each look, only those that nothing later exceeds: the first is the most.
     peaks: VecDeque<(Instant, u32)>,
+    /// Mean time of a batch, when some were last run.
+    pub(crate) batch_time: Option<Duration>,
     /// When anybody last wanted anything.
     pub(crate) asked: Instant,
     /// When it last had fewer than before.
@@ -53,6 +55,7 @@ impl History {
             wanted: VecDeque::new(),
             busy: VecDeque::new(),
             peaks: VecDeque::new(),
+            batch_time: None,
             asked: now,
             went_down: None,
         }

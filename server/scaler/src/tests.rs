@@ -212,6 +212,26 @@ fn a_queue_that_is_too_long_wants_more_once_all_are_ready() {
 }
 
 #[test]
+fn a_queue_that_stands_wants_more_though_nothing_of_it_is_done() {
+    let mut followed = Followed::new((1, 10), Duration::from_secs(1));
+    followed.for_seconds(60.0, || 4.0);
+    followed.signals.queue_age = Duration::from_secs(5);
+    assert_eq!(followed.decide().steps, [], "nobody knows how long a batch takes");
+    (followed.signals.batches, followed.signals.busy) = (1, Duration::from_secs(3));
+    followed.now += LOOK;
+    assert_eq!(followed.decide().steps, [], "less than two batches");
+    followed.signals.queue_age = Duration::from_secs(9);
+    followed.now += LOOK;
+    let plan = followed.decide();
+    assert_eq!((plan.steps[0].to, plan.steps[0].reason), (2, Reason::QueueWait));
+    // The new one has no queue: one that hangs does not ask for ever more.
+    followed.change_to(2);
+    followed.signals.queue_age = Duration::ZERO;
+    followed.for_seconds(10.0, || 4.0);
+    assert_eq!(followed.signals.environments, 2);
+}
+
+#[test]
 fn busy_workers_count_where_there_is_a_target() {
     let mut followed = Followed::new((1, 10), Duration::from_secs(1));
     followed.for_seconds(60.0, || 2.0);
@@ -263,7 +283,7 @@ prop_compose! {
         in_flight in 0u32..5000,
         waiting in 0u32..2000,
         counts in (0u64..10_000, 0u64..10_000, 0u64..10_000, 0u64..1000),
-        times in (0u64..100_000, 0u64..100_000, 0u64..60_000),
+        times in (0u64..100_000, 0u64..100_000, 0u64..60_000, 0u64..5_000),
         is_unbatched in any::<bool>(),
     ) -> Signals {
         let ready = environments.saturating_sub(starting);
@@ -281,6 +301,7 @@ prop_compose! {
             shed: shed.min(received),
             done: done.min(received),
             queued: Duration::from_millis(times.0),
+            queue_age: Duration::from_millis(times.3),
             batches,
             busy: Duration::from_millis(times.1),
             start_time: Some(Duration::from_millis(times.2)),

@@ -245,7 +245,8 @@ async fn one_that_got_late_while_it_was_prepared_goes_behind() {
     tokio::time::resume();
     let in_time = world.send(invocation(&[3])).await;
     (0..2).for_each(|_| prepare.send(()).unwrap());
-    told(&world, |load| load.queued_requests == 2).await;
+    told(&world, |load| load.queued_requests == 2 && load.oldest_wait > Duration::ZERO).await;
+    assert!(world.handle.queue_age(now()) >= world.handle.load().oldest_wait);
     world.open_for(3);
     for (call, row) in [(first, 1), (late, 2), (in_time, 3)] {
         assert_eq!(call.await.unwrap().unwrap(), [row]);
