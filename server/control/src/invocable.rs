@@ -22,13 +22,15 @@ impl ControlPlane {
         };
         let served = self.house.functions();
         let served = served.get(&named.name);
-        let state = served.and_then(|served| served.version(&qualifier, u64::MAX)).map(|version| version.state());
-        match (served, state) {
-            (Some(served), Some(VersionState::Ready | VersionState::Resting | VersionState::Restarting(_))) => {
-                Ok((served.name.clone(), qualifier))
-            }
-            // Whether it loads for the first time, or once more, only its record knows.
-            (Some(served), Some(VersionState::Loading)) if self.has_come_up(named, &qualifier).await => {
+        let version = served.and_then(|served| served.version(&qualifier, u64::MAX));
+        let has_failed = version.is_some_and(|version| version.failure().is_some());
+        match (served, version.map(|version| version.state())) {
+            (Some(served), Some(VersionState::Ready | VersionState::Resting)) => Ok((served.name.clone(), qualifier)),
+            (Some(served), Some(VersionState::Restarting(_))) if !has_failed => Ok((served.name.clone(), qualifier)),
+            // Whether it has been up before, as before a start of this server, only its record knows.
+            (Some(served), Some(VersionState::Loading | VersionState::Restarting(_)))
+                if self.has_come_up(named, &qualifier).await =>
+            {
                 Ok((served.name.clone(), qualifier))
             }
             _ => Err(self.why_not(named, &qualifier).await),
@@ -90,7 +92,7 @@ impl ControlPlane {
         }
     }
 
-    /// Whether what loads has been up before, as after a start of this server: then it will be, and a request can wait.
+    /// Whether what loads has been up before: then it will be, and a request can wait. What a repository has is served in any case.
     async fn has_come_up(&self, named: &FunctionRef, qualifier: &Qualifier) -> bool {
         if self.house.is_of_repository(&named.name) {
             return true;

@@ -99,7 +99,7 @@ impl ControlPlane {
         let tags = tags_of(&request)?;
         let record = ProviderRecord { name, settings, state: State::Active, last_modified: self.now_text(), tags };
         turn.commit(Commit::new().create(keys::provider(&record.name), &record)?).await?;
-        self.options.fleets.want(&record.name, &record.settings);
+        self.follow_provider(&record);
         Ok(self.told(&record))
     }
 
@@ -214,6 +214,7 @@ impl ControlPlane {
         record.state = State::Deleting;
         if !self.options.fleets.buys() {
             turn.commit(Commit::new().delete(keys::provider(name))).await?;
+            self.house.set_targets(Some(name), Targets::default());
             return Ok(self.told(&record));
         }
         write_provider(&turn, &record, revision).await?;

@@ -48,9 +48,11 @@ impl ControlPlane {
     ) -> Object {
         let (account, name) = (&self.options.account, served.name.as_str());
         let state = version.map(|version| version.state());
+        let has_failed = version.is_some_and(|version| version.failure().is_some());
         let (state, reason) = match &state {
             Some(VersionState::Ready | VersionState::Resting) => ("Active", ""),
             Some(VersionState::Loading) => ("Pending", "loading"),
+            Some(VersionState::Restarting(why)) if has_failed => ("Pending", why.reason.as_str()),
             Some(VersionState::Restarting(why)) => ("Active", why.reason.as_str()),
             Some(VersionState::Unloading) => ("Deactivating", "unloading"),
             Some(VersionState::Unavailable(why)) => ("Failed", why.reason.as_str()),

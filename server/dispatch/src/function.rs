@@ -89,6 +89,8 @@ impl VersionState {
     /// The word in the repository index.
     pub fn name(&self) -> &'static str {
         match self {
+            // There is nothing that could load it.
+            VersionState::Restarting(Unavailable { cause: Cause::NoRoom, .. }) => "UNAVAILABLE",
             VersionState::Loading | VersionState::Restarting(_) => "LOADING",
             // To whoever asks it answers.
             VersionState::Ready | VersionState::Resting => "READY",
@@ -282,7 +284,7 @@ impl ServedVersion {
     }
 
     /// Why it could not be brought up, as far as is known; `None`, too, for one that has been ready and will be again.
-    pub(crate) fn failure(&self) -> Option<Unavailable> {
+    pub fn failure(&self) -> Option<Unavailable> {
         match self.state() {
             VersionState::Unavailable(why) => Some(why),
             VersionState::Restarting(why) if self.starts.lock().took.is_none() => Some(why),

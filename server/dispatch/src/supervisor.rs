@@ -74,7 +74,7 @@ enum Life {
     Lost(String, Duration),
     /// It never got ready; `true` if trying again cannot help.
     Failed(Unavailable, bool),
-    /// The way to its instance broke before it began, which says nothing of a GPU there.
+    /// Its process could not be started, or the way to its instance broke before it began, which says nothing of a GPU there.
     Unreached(Unavailable),
     /// There is no device with so much memory left.
     NoRoom(NoRoom),
@@ -135,8 +135,10 @@ impl Supervisor {
                 // Another may leave.
                 Life::NoRoom(reason) => {
                     started = false;
-                    let cause = if reason.is_final() { Cause::NoDevice } else { Cause::NoRoom };
-                    self.tries_again(cause.because(reason.to_string()), pause);
+                    match reason.is_final() {
+                        true => self.set_state(VersionState::Unavailable(Cause::NoDevice.because(reason.to_string()))),
+                        false => self.restarts(Cause::NoRoom.because(reason.to_string()), pause),
+                    }
                 }
                 // One may come, or have room again.
                 Life::NoInstance(reason, is_final) => {
@@ -240,10 +242,10 @@ impl Supervisor {
             Err(LaunchError::NeverRoom(reason)) => return Err(Life::NoInstance(reason, true)),
             Err(error) => {
                 let text = format!("the environment could not be started: {error}");
-                let on_instance = specification.accelerator.is_some_and(|accelerator| accelerator.with_instance);
-                return Err(match on_instance {
-                    true => Life::Unreached(Cause::Ended.because(text)),
-                    false => failed(Cause::Ended, text, false),
+                let on_gpu_here = specification.accelerator.is_some_and(|accelerator| !accelerator.with_instance);
+                return Err(match on_gpu_here {
+                    true => failed(Cause::Ended, text, false),
+                    false => Life::Unreached(Cause::Ended.because(text)),
                 });
             }
         };
@@ -444,7 +446,13 @@ impl Supervisor {
     /// It is started again after a pause; those that ask meanwhile are told so, or wait.
     fn restarts(&self, why: Unavailable, pause: Duration) {
         if self.version.environments.load().is_empty() {
-            self.version.starts.lock().since = Some(Instant::now() + pause);
+            let is_alone = self.version.supervisors.load(Ordering::Acquire) == 1;
+            let (mut starts, now) = (self.version.starts.lock(), Instant::now());
+            // Another's start may come first; one that has not in its time does not.
+            let comes_first = |since: Instant| since < now + pause && since + starts.took.unwrap_or_default() > now;
+            if is_alone || !starts.since.is_some_and(comes_first) {
+                starts.since = Some(now + pause);
+            }
         }
         self.set_state(VersionState::Restarting(why));
     }

@@ -127,6 +127,12 @@ impl Api {
         let (deadline, known) = (begun + self.timing.call, begun + not_yet);
         let (mut attempt, mut renewed) = (0u32, false);
         let mut last: Option<ApiError> = None;
+        // What a service did not answer it may have done, whatever it answers next.
+        let mut is_open = false;
+        let told = |error: ApiError, is_open: bool| match error.fault {
+            Fault::Throttled | Fault::Expired | Fault::Denied if is_open => ApiError { fault: Fault::Lost, ..error },
+            _ => error,
+        };
         loop {
             let tried = timeout_at(deadline, async {
                 self.pace.turn().await;
@@ -142,7 +148,8 @@ impl Api {
                 Ok(Err(error)) => error,
                 // What it failed with before says more.
                 Err(_) => {
-                    return Err(last.unwrap_or_else(|| ApiError::new(&call.name(), Fault::Lost, "no answer in time")));
+                    let error = last.unwrap_or_else(|| ApiError::new(&call.name(), Fault::Lost, "no answer in time"));
+                    return Err(told(error, true));
                 }
             };
             let now = Instant::now();
@@ -153,8 +160,9 @@ impl Api {
                 Fault::NoCapacity | Fault::Denied | Fault::Wrong => false,
             };
             let pause = self.pause(attempt);
+            is_open |= matches!(error.fault, Fault::Lost | Fault::Unavailable);
             if !again || now + pause >= deadline {
-                return Err(error);
+                return Err(told(error, is_open));
             }
             tracing::debug!(%error, attempt, pause_ms = pause.as_millis() as u64, "a call is made once more");
             if error.fault == Fault::Throttled {

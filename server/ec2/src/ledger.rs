@@ -101,7 +101,7 @@ impl Ledger {
     }
 
     /// EC2 has said that these end.
-    pub(crate) fn end(&mut self, names: &[String]) {
+    pub(crate) fn end<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
         for name in names {
             self.leaving.entry(name.clone()).and_modify(|leaving| leaving.ends = true);
         }

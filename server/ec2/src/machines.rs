@@ -64,9 +64,10 @@ fn seen(item: &Element, types: &Types) -> Option<Seen> {
     })
 }
 
-/// Has instances ended. Errors: some of them may not be; they are to be asked for again.
-pub(crate) async fn terminate(api: &Api, names: &[String]) -> Result<(), ApiError> {
-    let mut failed = None;
+/// Has instances ended: the names of those that EC2 does not know, now or any more. Errors: some of them may not be; they are to
+/// be asked for again.
+pub(crate) async fn terminate(api: &Api, names: &[String]) -> Result<Vec<String>, ApiError> {
+    let (mut failed, mut unknown) = (None, Vec::new());
     for some in names.chunks(TERMINATE_MAX) {
         let error = match terminate_some(api, some).await {
             Ok(()) => continue,
@@ -76,18 +77,17 @@ pub(crate) async fn terminate(api: &Api, names: &[String]) -> Result<(), ApiErro
         match error.fault {
             Fault::NotFound | Fault::Denied | Fault::Wrong if some.len() > 1 => {
                 for name in some {
-                    let error = terminate_some(api, std::slice::from_ref(name)).await.err();
-                    // What is not there hides nothing else.
-                    failed = failed.filter(|error: &ApiError| error.fault != Fault::NotFound).or(error);
+                    match terminate_some(api, std::slice::from_ref(name)).await {
+                        Err(error) if error.fault == Fault::NotFound => unknown.push(name.clone()),
+                        tried => failed = failed.or(tried.err()),
+                    }
                 }
             }
+            Fault::NotFound => unknown.extend_from_slice(some),
             _ => failed = Some(error),
         }
     }
-    match failed.filter(|error| error.fault != Fault::NotFound) {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    failed.map_or(Ok(unknown), Err)
 }
 
 async fn terminate_some(api: &Api, names: &[String]) -> Result<(), ApiError> {

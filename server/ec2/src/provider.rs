@@ -247,10 +247,11 @@ impl Inner {
         tags::of_fleet(&self.options.fleet, &self.tags.read())
     }
 
-    /// Has instances ended; they do when this has succeeded. Errors: some may not.
+    /// Has instances ended. They do when this has succeeded, but for those that EC2 does not know: looks show what became of
+    /// them. Errors: some may not.
     async fn end(&self, names: &[String]) -> Result<(), ApiError> {
-        machines::terminate(&self.api, names).await?;
-        self.ledger.lock().end(names);
+        let unknown = machines::terminate(&self.api, names).await?;
+        self.ledger.lock().end(names.iter().filter(|name| !unknown.contains(name)));
         Ok(())
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct Costs {
     looked: Option<Instant>,
     rates: BTreeMap<String, f64>,
     accrued: BTreeMap<String, f64>,
+    /// Of that, millionths of US dollars that were told.
+    told: BTreeMap<String, u64>,
 }
 
 /// Of one function.
@@ -40,6 +42,8 @@ impl Costs {
         if self.accrued.len() > KNOWN_MAX {
             let rates = &self.rates;
             self.accrued.retain(|function, _| rates.get(function).is_some_and(|rate| *rate > 0.0));
+            let accrued = &self.accrued;
+            self.told.retain(|function, _| accrued.contains_key(function));
         }
         self.rates.retain(|_, rate| *rate > 0.0);
         self.rates.values_mut().for_each(|rate| *rate = 0.0);
@@ -57,6 +61,14 @@ impl Costs {
         for function in self.rates.keys() {
             self.accrued.entry(function.clone()).or_default();
         }
+    }
+
+    /// What a function has come to since it was last asked for, in millionths of US dollars.
+    pub(crate) fn untold_microusd(&mut self, cost: &FunctionCost) -> u64 {
+        let (all, told) = ((cost.usd * 1e6) as u64, self.told.entry(cost.function.clone()).or_default());
+        let more = all.saturating_sub(*told);
+        *told += more;
+        more
     }
 
     pub(crate) fn of_all(&self) -> Vec<FunctionCost> {

@@ -12,6 +12,7 @@ use crate::provider::Provider;
 use crate::roster::{Action, Deadlines, Entry, Gone, Place, Roster};
 use crate::transport::{self, Address, Connection, Cut, Listener, Wires};
 use crate::view::InstanceView;
+use lease::Lease;
 use parking_lot::Mutex;
 use penstock_scaler::{InstanceType, Needs, Rules, Stage, Why};
 use penstock_telemetry::instance_event;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) mod agents;
 mod folder;
+mod lease;
 mod orders;
 
 /// How often the roster is looked at when nothing happens.
@@ -166,14 +168,15 @@ impl Fleet {
         let none = ["launching", "ready", "draining"].map(|stage| (stage, 0));
         penstock_telemetry::instances(&self.options.name, &none, 0);
         penstock_telemetry::instance_gpus(&self.options.name, Default::default());
-        self.tell(self.costs.lock().of_all(), |_| 0.0);
+        self.tell(&mut self.costs.lock(), |_| 0.0);
         penstock_telemetry::instances_unreplaced(&self.options.name, 0);
         closed
     }
 
-    fn tell(&self, costs: Vec<FunctionCost>, rate: impl Fn(&FunctionCost) -> f64) {
-        for cost in costs {
-            penstock_telemetry::cost(&self.options.name, &cost.function, rate(&cost), cost.usd);
+    fn tell(&self, costs: &mut Costs, rate: impl Fn(&FunctionCost) -> f64) {
+        for cost in costs.of_all() {
+            let more = costs.untold_microusd(&cost);
+            penstock_telemetry::cost(&self.options.name, &cost.function, rate(&cost), more);
         }
     }
 
@@ -230,7 +233,7 @@ impl Fleet {
             }
             let number = roster.seek(version, needs);
             self.seekers.lock().insert(number, give);
-            Lease { fleet: self, number }
+            Lease::new(self, number)
         };
         self.wake.notify_one();
         match given.await {
@@ -249,6 +252,11 @@ impl Fleet {
     /// Whether an instance that may be bought would have room for one that needs this.
     pub(crate) fn may_hold(&self, needs: &Needs) -> bool {
         self.roster.lock().may_hold(needs)
+    }
+
+    /// Whether there can ever be such an instance, as things are.
+    pub(crate) fn may_ever_hold(&self, needs: &Needs) -> bool {
+        self.roster.lock().may_ever_hold(needs)
     }
 
     /// An environment turned out to take another amount of its device. Errors: there is not so much left.
@@ -371,7 +379,7 @@ impl Fleet {
         let mut costs = self.costs.lock();
         let now = Instant::now().into_std();
         costs.look(roster.instances(), price, now);
-        self.tell(costs.of_all(), |cost| cost.usd_per_hour);
+        self.tell(&mut costs, |cost| cost.usd_per_hour);
         penstock_telemetry::instances_unreplaced(&self.options.name, roster.unreplaced(now));
     }
 
@@ -470,26 +478,5 @@ impl Fleet {
     /// Where its sockets are.
     pub fn folder(&self) -> &Path {
         &self.options.folder
-    }
-}
-
-/// Room on an instance, or a place among those that wait for it; given back when dropped.
-pub(crate) struct Lease<'a> {
-    fleet: &'a Fleet,
-    pub(crate) number: u64,
-}
-
-impl Lease<'_> {
-    /// From now on somebody else gives it back.
-    pub(crate) fn keep(self) -> u64 {
-        let number = self.number;
-        std::mem::forget(self);
-        number
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        self.fleet.release(self.number);
     }
 }

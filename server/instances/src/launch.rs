@@ -30,7 +30,8 @@ impl Launch for OnInstances {
     async fn start(&self, specification: &Specification) -> Result<Started, LaunchError> {
         let version = format!("{}:{}", specification.function, specification.version);
         let needs = self.needs(specification);
-        let (place, lease) = self.0.seek(version, needs).await.map_err(|why| refused(why, &needs))?;
+        let (place, lease) =
+            self.0.seek(version, needs).await.map_err(|why| refused(why, &needs, self.0.may_ever_hold(&needs)))?;
         let (pieces, log) = mpsc::channel(LOG_PIECES);
         let (told, ended) = oneshot::channel();
         let leaving = CancellationToken::new();
@@ -125,7 +126,7 @@ fn put_on(specification: &mut Specification, device: Option<(String, DeviceAcces
     }
 }
 
-fn refused(why: Why, needs: &Needs) -> LaunchError {
+fn refused(why: Why, needs: &Needs, may_ever: bool) -> LaunchError {
     let Needs { vcpu, memory_mib, device_memory_mib, .. } = needs;
     let device = match device_memory_mib {
         0 => String::new(),
@@ -138,8 +139,8 @@ fn refused(why: Why, needs: &Needs) -> LaunchError {
     };
     let text = format!("it needs {vcpu} vCPU{device} and {memory_mib} MiB of an instance, and {reason}");
     match why {
-        Why::NoType => LaunchError::NeverRoom(text),
-        Why::Unavailable | Why::VcpuMax => LaunchError::NoRoom(text),
+        Why::Unavailable | Why::VcpuMax if may_ever => LaunchError::NoRoom(text),
+        Why::NoType | Why::Unavailable | Why::VcpuMax => LaunchError::NeverRoom(text),
     }
 }
 

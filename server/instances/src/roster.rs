@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 pub(crate) use entry::{Action, Entry, Leased, Place, Proof};
 pub use entry::{Deadlines, Gone};
 
+/// How long a token is good, from the order that it was made for.
+const TOKEN_GOOD: Duration = Duration::from_secs(600);
+
 struct Seeker {
     version: String,
     needs: Needs,
@@ -149,7 +152,13 @@ impl Roster {
 
     /// An agent wants a certificate for its token. Errors: why it is not believed.
     /// Asked again with the same key, it is the one whose answer was lost.
-    pub(crate) fn enrol(&mut self, name: &str, token: &str, public_key: &str) -> Result<(), &'static str> {
+    pub(crate) fn enrol(
+        &mut self,
+        name: &str,
+        token: &str,
+        public_key: &str,
+        now: Instant,
+    ) -> Result<(), &'static str> {
         let id = self.id_of(name).ok_or("nobody launched it")?;
         let Some(entry) = self.instances.get_mut(&id) else { return Err("nobody launched it") };
         match entry.token.as_deref() {
@@ -159,6 +168,7 @@ impl Roster {
                 Err("its token was used")
             }
             Some(_) if entry.stage != Stage::Launching => Err("it is too late"),
+            Some(_) if now.saturating_duration_since(entry.launched) > TOKEN_GOOD => Err("its token is too old"),
             Some(_) => {
                 entry.known_key = Some(public_key.to_owned());
                 Ok(())
@@ -175,7 +185,7 @@ impl Roster {
         now: Instant,
     ) -> Result<(String, Duration), &'static str> {
         if let Proof::Token(token) = proof {
-            self.enrol(name, token, "")?;
+            self.enrol(name, token, "", now)?;
         }
         let id = self.id_of(name).ok_or("nobody launched it")?;
         let Some(entry) = self.instances.get_mut(&id) else { return Err("nobody launched it") };

@@ -45,12 +45,12 @@ pub fn leads(leads: bool) {
     gauge!(names::LEADS.name).set(f64::from(u8::from(leads)));
 }
 
-/// What a function's part of a provider's instances costs now, in US dollars an hour, and has come to, in US dollars; of what no
-/// environment has, under no name.
-pub fn cost(provider: &str, function: &str, usd_per_hour: f64, usd: f64) {
+/// What a function's part of a provider's instances costs now, in US dollars an hour, and what it has come to since that was last
+/// told, in millionths of US dollars; of what no environment has, under no name.
+pub fn cost(provider: &str, function: &str, usd_per_hour: f64, microusd: u64) {
     let labels = [("provider", provider.to_owned()), ("function", function.to_owned())];
     gauge!(names::COST.name, &labels).set(usd_per_hour);
-    counter!(names::COST_TOTAL.name, &labels).absolute((usd * 1e6) as u64);
+    counter!(names::COST_TOTAL.name, &labels).increment(microusd);
 }
 
 /// So many instances of a provider are to be replaced and cannot be.

@@ -137,7 +137,8 @@ declare! {
         "Instances of a capacity provider: launching, ready (they take environments), draining.");
     // Labels: provider.
     INSTANCES_VCPU = gauge("penstock_instances_vcpu", Unit::Count,
-        "Virtual cores of all its instances, those that are launching included.");
+        "Virtual cores that count for MaxVCpuCount: of all its instances, those that are launching included, of those that are not \
+         known to end yet, and of what else it may have launched.");
     // Labels: provider, state.
     INSTANCES_GPUS = gauge("penstock_instances_gpus", Unit::Count,
         "GPUs, or slices of them, of instances that have joined: well, or faulty (nobody else is to run there).");
@@ -157,7 +158,8 @@ declare! {
         "Millionths of a US dollar that the same has come to since the server's start: by invocation, US dollars a million.");
     // Labels: provider.
     INSTANCES_KEPT_OLD = gauge("penstock_instances_unreplaced", Unit::Count,
-        "Instances that are to be replaced (old, or an operator wants it) and are not, because a new one beside them would pass          MaxVCpuCount.");
+        "Instances that are to be replaced (old, or an operator wants it) and are not, because a new one beside them would pass \
+         MaxVCpuCount.");
     // Labels: provider.
     INSTANCE_START = gauge("penstock_instance_start_seconds", Unit::Seconds,
         "From asking for an instance to its being ready, the last time.");

@@ -107,7 +107,7 @@ fn record_instances() {
     let (well, faulty, memory_total, memory_given, memory_used) = (1, 1, 4 << 30, 2 << 30, 1 << 30);
     crate::instance_gpus("local", crate::InstanceGpus { well, faulty, memory_total, memory_given, memory_used });
     crate::leads(true);
-    crate::cost("local", "minilm", 0.8, 1.5);
+    crate::cost("local", "minilm", 0.8, 1_500_000);
     crate::instances_unreplaced("local", 1);
     crate::instance_event("ready");
     crate::instance_sent(1);

@@ -67,18 +67,19 @@ impl Inner {
             tags: &tags,
         };
         let mut answer = FleetAnswer::default();
-        self.buy(&request, &mut answer).await?;
+        let is_whole = self.buy(&request, &mut answer).await?;
         let had = answer.instances.iter().filter(|one| one.market == Market::Spot).count() as u32;
         let short = spot.saturating_sub(had);
         let is_refused = answer.refusals.iter().any(|refusal| refusal.market == Market::OnDemand);
-        if short > 0 && !only_spot && !is_refused {
+        // What is not known may come yet.
+        if short > 0 && !only_spot && !is_refused && is_whole {
             tracing::info!(order = token, short, "Spot has too few: the rest is bought On-Demand");
             let token = &client_token(&mark, ".on-demand");
             let rest = FleetRequest { token, on_demand: short, spot: 0, ..request.clone() };
             match self.buy(&rest, &mut answer).await {
                 Err(error) if answer.instances.is_empty() => return Err(error.into()),
                 Err(error) => tracing::warn!(%error, "the rest of an order is not launched"),
-                Ok(()) => {}
+                Ok(_) => {}
             }
         }
         self.judge(&answer.refusals, &overrides, only_spot, answer.instances.is_empty(), &mut outcome)?;
@@ -86,14 +87,14 @@ impl Inner {
         Ok(outcome)
     }
 
-    /// Makes one request, until it is known what became of it.
-    async fn buy(&self, request: &FleetRequest<'_>, all: &mut FleetAnswer) -> Result<(), ApiError> {
+    /// Makes one request, until it is known what became of it: `false` if there may be more than that.
+    async fn buy(&self, request: &FleetRequest<'_>, all: &mut FleetAnswer) -> Result<bool, ApiError> {
         let error = match self.api.ec2_of_new("CreateFleet", request.params()).await {
             Ok(root) => {
                 let answer = request.read(&root);
                 all.instances.extend(answer.instances);
                 all.refusals.extend(answer.refusals);
-                return Ok(());
+                return Ok(true);
             }
             Err(error) => error,
         };
@@ -108,7 +109,7 @@ impl Inner {
                     words: words.clone(),
                 };
                 all.refusals.extend(request.overrides.iter().map(refusal));
-                Ok(())
+                Ok(true)
             }
             // It may have been done: what there is of it is taken.
             Fault::Lost | Fault::Unavailable => {
@@ -123,7 +124,7 @@ impl Inner {
                 tracing::warn!(order, %error, count, "an order has no answer: what there is of it is taken");
                 self.doubt(request, count as u32);
                 all.instances.extend(found);
-                if count > 0 { Ok(()) } else { Err(error) }
+                if count > 0 { Ok(count as u32 >= request.on_demand + request.spot) } else { Err(error) }
             }
             Fault::NotFound => {
                 self.templates.forget();

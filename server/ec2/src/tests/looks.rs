@@ -92,8 +92,9 @@ async fn what_ends_from_outside_is_told_once_and_what_is_told_to_end_is_not() {
 async fn what_was_launched_twice_is_ended() {
     let world = looking(FakeAws::start()).await;
     let outcome = world.launch("o-1", 1, G6).await.unwrap();
+    world.aws.fail("TerminateInstances", 3, Failure::Code(403, "UnauthorizedOperation"));
     let twice = world.aws.put("o-1.0000000000000007");
-    until("its cores are known", || world.provider.unknown_vcpu() > 0 || world.aws.alive().len() == 1).await;
+    until("its cores count", || world.provider.unknown_vcpu() == 4).await;
     until("one of two is ended", || world.aws.alive().len() == 1).await;
     until("and its cores count no more", || world.provider.unknown_vcpu() == 0).await;
     assert_eq!(world.aws.alive()[0].name, outcome.launched[0].name);

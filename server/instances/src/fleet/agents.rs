@@ -98,7 +98,7 @@ impl Fleet {
 
     /// An agent over TCP wants a certificate. Errors: why it gets none.
     pub(crate) fn enrol(&self, name: &str, token: &str, public_key: &str) -> Result<(), &'static str> {
-        self.roster.lock().enrol(name, token, public_key)
+        self.roster.lock().enrol(name, token, public_key, Instant::now().into_std())
     }
 
     /// Whether an instance of this name was launched, and is not gone.

@@ -63,6 +63,14 @@ impl Roster {
         self.types.iter().any(|one| self.rules.may_buy(&one.name) && one.shape.holds(needs) > 0)
     }
 
+    /// The same, and with no more cores than all instances together may have.
+    pub(crate) fn may_ever_hold(&self, needs: &Needs) -> bool {
+        let may = |one: &penstock_scaler::InstanceType| {
+            self.rules.may_buy(&one.name) && one.shape.vcpu <= self.rules.vcpu_max
+        };
+        self.types.iter().any(|one| may(one) && one.shape.holds(needs) > 0)
+    }
+
     /// An environment turned out to take another amount of its device. Errors: there is not so much left, and it keeps what it
     /// had.
     pub(crate) fn resize(&mut self, lease: u64, device_memory_mib: u64) -> Result<(), String> {

@@ -188,6 +188,6 @@ pub(super) const FIELDS: &[Field] = &[
         kind: Kind::Integer(1, 600),
         default: "600",
         unit: "seconds",
-        meaning: "How long an instance may take from its launch until its agent has joined, before it is given up. Its token is good for so long, and for no more than ten minutes.",
+        meaning: "How long an instance may take from its launch until its agent has joined, before it is given up. Its token is good for ten minutes.",
     },
 ];
