@@ -331,6 +331,8 @@ def test_a_provider_that_cannot_be_used_says_why(world):
             VpcConfig={"SubnetIds": list(world.subnets.values()), "SecurityGroupIds": []},
             PermissionsConfig={"CapacityProviderOperatorRoleArn": "arn:aws:iam::123456789012:role/penstock-operator"},
         )
+    with refused("InvalidParameterValueException", 400, 'InstanceRequirements.Architectures: found ["arm64"], expected x86_64 among them'):
+        world.provider(client, "elsewhere", Architectures=["arm64"], AllowedInstanceTypes=["c7g.*"])
     world.provider(client, "none-left", AllowedInstanceTypes=["g99.*"])
 
     def state(name):

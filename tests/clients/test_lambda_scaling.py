@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 import pytest
 from lambda_client import client_of, created, identity, invoke, payload, settled
 from scraped import Scraped, until
 
-from conftest import Server, identity_repository
+from conftest import Server, descendants, identity_repository, role
 
 WAIT_S = 30
 QUICK = ("--set", "scaling.idle_s=1", "--set", "scaling.down_after_s=2", "--set", "scaling.interval_ms=100")
@@ -173,3 +176,25 @@ def test_bounds_that_contradict_each_other_name_the_field(start, parameters, wor
     server = start(**parameters)
     index = json.loads(urllib.request.urlopen(urllib.request.Request(f"{server.url}/v2/repository/index", method="POST")).read())
     assert words in index[0]["reason"], index
+
+
+def test_a_version_that_has_served_is_waited_for_though_it_dies_while_it_loads_again(tmp_path):
+    """After a restart of the server. That it has been up, only its record knows."""
+    tmp_path.joinpath("models").mkdir()
+    first = Server("--model-repository", tmp_path / "models")
+    created(client_of(first), "f", identity(execute_delay_us=1_500_000), Timeout=WAIT_S)
+    first.kill()
+
+    def environment():
+        servers = [pid for pid in descendants(os.getpid()) if role(pid) == "serve"]
+        return next((pid for server in servers for pid in descendants(server) if role(pid) == "environment"), None)
+
+    with ThreadPoolExecutor() as pool:
+        coming = pool.submit(Server, "--model-repository", tmp_path / "models", env={"PENSTOCK_DATA_DIR": first.data.name})
+        # It runs one row before it is ready.
+        os.kill(until(environment, "it loads", WAIT_S), signal.SIGKILL)
+        server = coming.result()
+    status, _, body = infer(server, "f", WAIT_S)
+    assert status == 200, body
+    assert Scraped(server).sum("penstock_environment_restarts_total", function="f") == 1
+    assert server.stop() == 0

@@ -23,10 +23,10 @@ impl ControlPlane {
         let served = self.house.functions();
         let served = served.get(&named.name);
         let version = served.and_then(|served| served.version(&qualifier, u64::MAX));
-        let has_failed = version.is_some_and(|version| version.failure().is_some());
+        let has_served = || version.is_some_and(|version| version.failure().is_none());
         match (served, version.map(|version| version.state())) {
             (Some(served), Some(VersionState::Ready | VersionState::Resting)) => Ok((served.name.clone(), qualifier)),
-            (Some(served), Some(VersionState::Restarting(_))) if !has_failed => Ok((served.name.clone(), qualifier)),
+            (Some(served), Some(VersionState::Restarting(_))) if has_served() => Ok((served.name.clone(), qualifier)),
             // Whether it has been up before, as before a start of this server, only its record knows.
             (Some(served), Some(VersionState::Loading | VersionState::Restarting(_)))
                 if self.has_come_up(named, &qualifier).await =>

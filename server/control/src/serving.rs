@@ -118,8 +118,12 @@ impl ControlPlane {
                 let version = versions.iter().find(|version| version.number == number)?;
                 Some(self.bounds(version, &content_of(version).configuration))
             };
+            let has_served = |number: u64| {
+                let version = versions.iter().find(|version| version.number == number);
+                version.is_some_and(|version| version.standing.state == State::Active && !is_coming_up(version))
+            };
             let waits = read.iter().any(|read| read.waits);
-            let source = function_source(&function_name, &function, bounds, read);
+            let source = function_source(&function_name, &function, (bounds, has_served), read);
             let deployment = self.house.deploy(source).await?;
             if waits {
                 // Whoever was asked to see to it may have done so before this.
@@ -257,7 +261,7 @@ struct Read {
 fn function_source(
     name: &FunctionName,
     function: &FunctionRecord,
-    bounds: impl Fn(u64) -> Option<Bounds>,
+    (bounds, has_served): (impl Fn(u64) -> Option<Bounds>, impl Fn(u64) -> bool),
     read: Vec<Read>,
 ) -> FunctionSource {
     let mut source = FunctionSource {
@@ -274,7 +278,9 @@ fn function_source(
         match read.source {
             Ok(mut version) => {
                 let bounds = bounds(read.number);
-                let own = &mut Arc::make_mut(&mut version.settings).penstock;
+                let settings = Arc::make_mut(&mut version.settings);
+                settings.has_served = has_served(read.number);
+                let own = &mut settings.penstock;
                 (own.environments, own.environments_max) = (bounds.map(|b| b.min), bounds.map(|b| b.max));
                 source.config = version.config.clone().unwrap_or(source.config);
                 source.versions.push(version);

@@ -152,7 +152,7 @@ impl House {
             shared: None,
             caller: self.options.caller_concurrency,
             waiting: self.options.waiting,
-            patience: self.options.load_timeout,
+            patience: self.options.instance_timeout + self.options.load_timeout,
             demanded: self.demanded.clone(),
         };
         let served = Arc::new(ServedVersion::new(function.name.clone(), version, concurrency, self.stop.child_token()));

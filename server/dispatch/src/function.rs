@@ -177,6 +177,8 @@ pub struct ServedVersion {
     pub(crate) demanded: Arc<Notify>,
     /// When and how its environments start.
     pub(crate) starts: Mutex<Starts>,
+    /// Why it cannot be loaded, however often that is tried, if one of its environments has found so since the last was ready.
+    pub(crate) hopeless: Mutex<Option<Unavailable>>,
     /// Of new content for a version that serves: whether it took its place, once that is known.
     pub(crate) switched: watch::Sender<Option<Result<(), Unavailable>>>,
     pub(crate) books: Books,
@@ -208,6 +210,8 @@ pub(crate) struct Starts {
     pub(crate) since: Option<Instant>,
     /// From asking for one to its being ready, the last time.
     pub(crate) took: Option<Duration>,
+    /// One was ready once, here or before this server was started.
+    pub(crate) has_served: bool,
     /// It ran on a GPU.
     pub(crate) on_gpu: bool,
     /// Slots of that one, and its runtime workers.
@@ -247,6 +251,7 @@ impl ServedVersion {
         stop: CancellationToken,
     ) -> Self {
         let (number, now) = (source.number, tokio::time::Instant::now().into_std());
+        let has_served = source.settings.has_served;
         let Concurrency { slots, shared, caller, waiting, patience, demanded } = concurrency;
         Self {
             metrics: VersionMetrics::new(function.as_str(), number.0),
@@ -272,7 +277,8 @@ impl ServedVersion {
             waiting: WaitingRoom::new(waiting),
             patience,
             demanded,
-            starts: Mutex::default(),
+            starts: Mutex::new(Starts { has_served, ..Starts::default() }),
+            hopeless: Mutex::default(),
             switched: watch::Sender::new(None),
             supervisors: AtomicU32::new(0),
         }
@@ -287,7 +293,7 @@ impl ServedVersion {
     pub fn failure(&self) -> Option<Unavailable> {
         match self.state() {
             VersionState::Unavailable(why) => Some(why),
-            VersionState::Restarting(why) if self.starts.lock().took.is_none() => Some(why),
+            VersionState::Restarting(why) if !self.starts.lock().has_served => Some(why),
             _ => None,
         }
     }

@@ -57,7 +57,9 @@ pub struct HouseOptions {
     pub environments: u32,
     /// Requests per version that wait for an environment.
     pub waiting: u32,
-    /// How long loading may take, and how long a request without a deadline waits for it.
+    /// How long an instance may take to be there for an environment; zero where there are none.
+    pub instance_timeout: Duration,
+    /// How long loading may take there. A request without a deadline waits for both.
     pub load_timeout: Duration,
     /// How long finishing may take at unload and at shut-down.
     pub drain_timeout: Duration,

@@ -135,19 +135,13 @@ impl Supervisor {
                 // Another may leave.
                 Life::NoRoom(reason) => {
                     started = false;
-                    match reason.is_final() {
-                        true => self.set_state(VersionState::Unavailable(Cause::NoDevice.because(reason.to_string()))),
-                        false => self.restarts(Cause::NoRoom.because(reason.to_string()), pause),
-                    }
+                    let cause = if reason.is_final() { Cause::NoDevice } else { Cause::NoRoom };
+                    self.not_started(cause.because(reason.to_string()), !reason.is_final(), pause);
                 }
                 // One may come, or have room again.
                 Life::NoInstance(reason, is_final) => {
                     started = false;
-                    let why = Cause::NoRoom.because(reason);
-                    match is_final {
-                        true => self.set_state(VersionState::Unavailable(why)),
-                        false => self.restarts(why, pause),
-                    }
+                    self.not_started(Cause::NoRoom.because(reason), !is_final, pause);
                 }
                 Life::Moved => {
                     self.restarts(Cause::Ended.because("it moves to another instance"), Duration::ZERO);
@@ -156,13 +150,16 @@ impl Supervisor {
                 Life::Unreached(why) => self.restarts(why, pause),
                 Life::Failed(why, true) => {
                     self.grant = None;
+                    *self.version.hopeless.lock() = Some(why.clone());
                     self.set_state(VersionState::Unavailable(why));
                     self.stop.cancelled().await;
                     break;
                 }
                 Life::Failed(why, false) => {
                     self.grant = None;
-                    self.tries_again(why, pause);
+                    // One that has never been ready may never be.
+                    let has_served = self.version.starts.lock().has_served;
+                    self.not_started(why, has_served, pause);
                 }
             }
             tokio::select! {
@@ -310,6 +307,7 @@ impl Supervisor {
             let remedy = "this machine's kernel has no Landlock: `penstock devices` says more";
             tracing::warn!(function = name, remedy, "other environments may read the credentials of this one's role");
         }
+        *self.version.hopeless.lock() = None;
         self.version.signature.store(Some(Arc::new(report.signature())));
         if let Some(share) = &specification.device {
             environment.take_turns(&self.devices.named(share), share.weight);
@@ -317,6 +315,7 @@ impl Supervisor {
         *self.version.starts.lock() = Starts {
             since: None,
             took: Some(took),
+            has_served: true,
             on_gpu: specification.placed_on().is_some(),
             slots: environment.slots().limit(),
             workers: specification.workers as u32,
@@ -457,10 +456,9 @@ impl Supervisor {
         self.set_state(VersionState::Restarting(why));
     }
 
-    /// The same, but one that has never been ready may never be: nobody is made to wait for it.
-    fn tries_again(&self, why: Unavailable, pause: Duration) {
-        let has_been_ready = self.version.starts.lock().took.is_some();
-        match has_been_ready {
+    /// It could not be started: those that ask wait if that may pass.
+    fn not_started(&self, why: Unavailable, may_pass: bool, pause: Duration) {
+        match may_pass {
             true => self.restarts(why, pause),
             false => self.set_state(VersionState::Unavailable(why)),
         }
@@ -477,6 +475,11 @@ impl Supervisor {
             {
                 VersionState::Ready
             }
+            // What another environment of it has found holds for all.
+            VersionState::Restarting(why) => match self.version.hopeless.lock().clone() {
+                Some(found) => VersionState::Unavailable(found),
+                None => VersionState::Restarting(why),
+            },
             state => state,
         };
         let hopeless = matches!(state, VersionState::Unloading | VersionState::Unavailable(_));

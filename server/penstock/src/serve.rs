@@ -240,6 +240,11 @@ fn house_options(
         function_timeout: Some(Duration::from_millis(config.integer("functions.timeout_ms"))).filter(|t| !t.is_zero()),
         environments: config.integer_u32("environments.per_version"),
         waiting: config.integer_u32("environments.waiting_requests"),
+        instance_timeout: match config.text("instances.provider") {
+            "ec2" => seconds("ec2.start_timeout_s"),
+            "local" => seconds("instances.start_timeout_s"),
+            _ => Duration::ZERO,
+        },
         load_timeout: seconds("models.load_timeout_s"),
         drain_timeout: seconds("drain_timeout_s"),
         budget,

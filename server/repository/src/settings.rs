@@ -79,6 +79,8 @@ pub struct VersionSettings {
     pub penstock: PenstockSettings,
     /// The capacity provider, for functions that have one of their own.
     pub capacity_provider: Option<String>,
+    /// Its record says that it has been up: that it is not is no reason to think that it cannot be.
+    pub has_served: bool,
     /// The execution role, for functions that have one.
     pub role: Option<String>,
     /// Variables of its environments, beside those that are the platform's.

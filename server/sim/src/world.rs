@@ -298,6 +298,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         function_timeout: None,
         environments: script.environments,
         waiting: 1024,
+        instance_timeout: Duration::ZERO,
         load_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(10),
         budget: budget.clone(),

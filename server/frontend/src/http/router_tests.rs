@@ -24,6 +24,7 @@ fn router() -> Router {
         caller_concurrency: 0,
         environments: 1,
         waiting: 1024,
+        instance_timeout: Duration::ZERO,
         load_timeout: Duration::from_secs(1),
         drain_timeout: Duration::from_secs(1),
         budget: ByteBudget::new(1 << 20),

@@ -85,7 +85,7 @@ pub(super) const FIELDS: &[Field] = &[
         kind: Kind::Integer(0, 1 << 20),
         default: "1024",
         unit: "requests",
-        meaning: "Requests of a version that wait for its first environment; more are refused. Each waits no longer than its deadline and models.load_timeout_s.",
+        meaning: "Requests of a version that wait for its first environment; more are refused. Each waits no longer than its deadline, and than an instance (its start_timeout_s) and models.load_timeout_s may take.",
     },
     Field {
         key: "scaling.headroom_percent",

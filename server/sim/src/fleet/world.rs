@@ -394,6 +394,7 @@ fn house(script: &Script, fleet: Arc<Fleet>, specifications: Specifications, bud
         function_timeout: None,
         environments: 1,
         waiting: 1024,
+        instance_timeout: Duration::ZERO,
         load_timeout: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(10),
         budget: budget.clone(),
