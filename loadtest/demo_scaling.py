@@ -33,7 +33,8 @@ CONCURRENCY = 4
 # Seconds from the beginning, and requests a second from then on.
 LOAD = [(0, 10), (10, 60), (25, 120), (40, 10), (55, 0)]
 KILL_AT_S = 34
-REST_UNTIL_S = 72
+# Everything has to be given back by then.
+REST_UNTIL_S = 120
 SETTINGS = {
     "instances.provider": "local", "instances.vcpu": 3, "instances.vcpu_max": 48, "instances.empty_s": 2, "environments.threads": 1,
     "environments.concurrency": CONCURRENCY, "scaling.down_after_s": 5, "scaling.idle_s": 5, "scaling.interval_ms": 250,
@@ -103,8 +104,10 @@ async def story(run):
         print(f"load: {', '.join(f'{rate}/s from {start} s' for start, rate in LOAD)}; an instance is killed at {KILL_AT_S} s", flush=True)
         _, (killed_at, lost) = await asyncio.gather(run.offer(session), run.kill_one(session))
         print("quiet: everything is given back", flush=True)
-        await asyncio.sleep(max(0, REST_UNTIL_S - run.now()))
+        while run.now() < REST_UNTIL_S and (run.samples[-1]["instances"] or run.samples[-1]["environments"]):
+            await asyncio.sleep(0.2)
         rested = run.samples[-1]
+        await asyncio.sleep(3)
         first = await run.one(session)
         print(f"the first request after it: {first['status']} in {first['took']:.2f} s", flush=True)
         await asyncio.sleep(10)
@@ -191,6 +194,8 @@ def main():
         wrong.append(f"{len(run.requests)} requests were sent, {sum(booked.values()):.0f} are in the books")
     if set(rotated) != {"done"}:
         wrong.append(f"a rotation failed requests: {rotated}")
+    if seen["rested"]["instances"]:
+        wrong.append(f"{seen['rested']['instances']} instances were kept for nobody")
     if max(one["vcpu"] for one in run.samples) > SETTINGS["instances.vcpu_max"]:
         wrong.append("there were more vCPU than there may be")
     figures = curves.figures(run, seen, SERVICE_S, times, (aged, rotated), ends)

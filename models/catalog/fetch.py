@@ -56,7 +56,7 @@ class Item:
 
 
 def _runs_here(wheel):
-    """A wheel without a system holds no machine code that we use."""
+    """A wheel without a system holds no machine code that we use, or is wanted for other machines."""
     return "system" not in wheel or (wheel["system"], wheel["machine"]) == (os.uname().sysname, os.uname().machine)
 
 

@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import threading
@@ -35,25 +36,61 @@ exit 0
 """
 
 
+OVERRIDE = re.compile(r"(LaunchTemplateConfigs\.1\.Overrides)\.(\d+)\.(.+)")
+
+
+def refused(override):
+    """How EC2 tells that a fleet had nothing of what one of its overrides names."""
+    return (
+        "<item><errorCode>InsufficientInstanceCapacity</errorCode><errorMessage>There is no capacity in this zone.</errorMessage>"
+        f"<launchTemplateAndOverrides><overrides><instanceType>{override['InstanceType']}</instanceType>"
+        f"<subnetId>{override['SubnetId']}</subnetId></overrides></launchTemplateAndOverrides><lifecycle>on-demand</lifecycle></item>"
+    )
+
+
 class Note(http.server.BaseHTTPRequestHandler):
-    """Passes requests on, and notes the user data of an order by its tag."""
+    """Passes requests on, and notes the user data of an order by its tag. In subnets that are bare nothing can be had: overrides there are answered
+    with an error each, as EC2 does, and the others are passed on."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        asked = dict(urllib.parse.parse_qsl(body.decode("utf-8", "replace")))
+        asked, errors = dict(urllib.parse.parse_qsl(body.decode("utf-8", "replace"))), ""
         if asked.get("Action") == "CreateFleet":
             orders = [asked[key.removesuffix("Key") + "Value"] for key, value in asked.items() if value == "penstock:order"]
             self.server.user_data[orders[0]] = asked["LaunchTemplateConfigs.1.LaunchTemplateSpecification.LaunchTemplateSpecificationUserData"]
             self.server.fleets.append(asked)
+            body, errors = self.without_bare(asked, body)
+            if body is None:
+                empty = "<fleetId>fleet-00000000-0000-0000-0000-000000000000</fleetId><fleetInstanceSet/>"
+                return self.tell(200, f'<CreateFleetResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">{errors}{empty}</CreateFleetResponse>'.encode())
         headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "content-length", "connection")}
         request = urllib.request.Request(self.server.upstream + self.path, body, headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                self.tell(answer.status, answer.read(), answer.headers)
+                self.tell(answer.status, answer.read().replace(b"<fleetId>", errors.encode() + b"<fleetId>", 1), answer.headers)
         except urllib.error.HTTPError as error:
             self.tell(error.code, error.read(), error.headers)
+
+    def without_bare(self, asked, body):
+        """What is left to ask for, if anything, and what is said of the rest."""
+        overrides, others = {}, {}
+        for key, value in asked.items():
+            found = OVERRIDE.fullmatch(key)
+            if found:
+                overrides.setdefault(int(found[2]), {})[found[3]] = value
+            else:
+                others[key] = value
+        bare = [one for one in overrides.values() if one["SubnetId"] in self.server.bare]
+        left = [one for _, one in sorted(overrides.items()) if one["SubnetId"] not in self.server.bare]
+        self.server.refused += len(bare)
+        if not bare:
+            return body, ""
+        errors = f"<errorSet>{''.join(map(refused, bare))}</errorSet>"
+        for number, one in enumerate(left, 1):
+            others |= {f"LaunchTemplateConfigs.1.Overrides.{number}.{key}": value for key, value in one.items()}
+        return (urllib.parse.urlencode(others).encode() if left else None), errors
 
     def tell(self, status, body, headers=()):
         self.send_response(status)
@@ -82,7 +119,7 @@ class Metadata(http.server.BaseHTTPRequestHandler):
         told = {
             "dynamic/instance-identity/document": {
                 "instanceId": machine.id,
-                "privateIp": "127.0.0.1",
+                "privateIp": machine.address,
                 "instanceType": machine.listed["InstanceType"],
                 "availabilityZone": machine.listed["Placement"]["AvailabilityZone"],
                 "region": REGION,
@@ -101,23 +138,25 @@ class Metadata(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def listening(handler, **attributes):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def listening(handler, address="127.0.0.1", **attributes):
+    server = http.server.ThreadingHTTPServer((address, 0), handler)
     server.__dict__.update(attributes)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
 
 def url_of(server):
-    return f"http://127.0.0.1:{server.server_port}"
+    return f"http://{server.server_address[0]}:{server.server_port}"
 
 
 class Machine:
-    def __init__(self, listed, script, folder, tools, s3_url):
-        self.id, self.listed, self.notice = listed["InstanceId"], listed, None
+    """`address` is its own, on the loopback interface."""
+
+    def __init__(self, listed, script, folder, tools, s3_url, address):
+        self.id, self.listed, self.notice, self.address = listed["InstanceId"], listed, None, address
         self.folder = folder / self.id
         self.folder.mkdir()
-        self.metadata = listening(Metadata, machine=self)
+        self.metadata = listening(Metadata, address, machine=self)
         (self.folder / "user-data.sh").write_bytes(script)
         own = {"MACHINE": str(self.folder), "AWS_EC2_METADATA_SERVICE_ENDPOINT": url_of(self.metadata), "PATH": f"{tools}:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(tools)}
         keys = {"AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"], "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"], "AWS_ENDPOINT_URL": s3_url}
@@ -145,7 +184,7 @@ class Machines:
 
     def __init__(self, cloud, folder, vcpu_of):
         self.cloud, self.folder, self.vcpu_of, self.machines, self.seen, self.vcpu_most = cloud, folder, vcpu_of, {}, {}, 0
-        self.note = listening(Note, upstream=cloud.url, user_data={}, fleets=[])
+        self.note = listening(Note, upstream=cloud.url, user_data={}, fleets=[], bare=set(), refused=0)
         self.url = url_of(self.note)
         tools = folder / "tools"
         tools.mkdir()
@@ -189,7 +228,8 @@ class Machines:
                 orders = [tag["Value"] for tag in listed.get("Tags", []) if tag["Key"] == "penstock:order"]
                 if name not in self.seen and orders:
                     script = base64.b64decode(self.note.user_data[orders[0]])
-                    self.machines[name] = self.seen[name] = Machine(listed, script, self.folder, self.tools, self.cloud.direct)
+                    address = f"127.1.{len(self.seen) // 200}.{1 + len(self.seen) % 200}"
+                    self.machines[name] = self.seen[name] = Machine(listed, script, self.folder, self.tools, self.cloud.direct, address)
             for name in [name for name in self.machines if name not in alive]:
                 self.machines.pop(name).end()
             for name, machine in list(self.machines.items()):

@@ -2,19 +2,20 @@
 wanted, never has more cores than it may, and nothing is left."""
 
 import re
+import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from ec2_machines import Machines
+from ec2_machines import Machines, url_of
 from ec2_services import KEYS, REGION, cloud
-from lambda_client import PROVIDER_ARN, client_of, create, created, identity, invoke, publish, refused, settled
+from lambda_client import PROVIDER_ARN, adding, client_of, create, created, identity, invoke, publish, refused, settled
 from scraped import Scraped, until
 from test_instances import Load, instances
 from test_lambda_scaling import environments, infer, scaled
 
-from conftest import PROGRAM, Server, descendants, role
+from conftest import CACHE, PROGRAM, Server, descendants, role
 
 WAIT_S = 90
 VCPU = {"c7i.large": 2, "c7i.xlarge": 4, "m7i.xlarge": 4}
@@ -140,7 +141,7 @@ def test_a_function_runs_on_instances_that_come_and_go(world):
     # An environment has no way to its machine's metadata; its agent has.
     machine = world.machines.machines[name]
     processes = below(machine.process.pid)
-    metadata = [f"http://127.0.0.1:{machine.metadata.server_port}/latest/", "--max-time", "5"]
+    metadata = [f"{url_of(machine.metadata)}/latest/", "--max-time", "5"]
     reaches = {role(pid): subprocess.run(["nsenter", "--target", str(pid), "--net", "curl", "-s", *metadata]).returncode == 0 for pid in processes}
     assert (reaches["instance"], reaches["environment"]) == (True, False)
     assert Scraped(server).value("penstock_cost_usd_per_hour", provider="machines", function="f") > 0
@@ -230,6 +231,68 @@ def test_what_is_taken_away_is_replaced(world):
     scaled(client, "f", 2, 2)
     until(lambda: environments(server, "f") == 2, "a second one", WAIT_S)
     assert world.cloud.fired() == ["CreateFleet"]
+
+
+def test_a_zone_that_has_none_is_left_to_the_others(world):
+    """EC2 refuses whatever is asked for in one zone, for as long as this lasts, and has what is asked for beside it."""
+    server, client = world.deployed()
+    (first,) = world.cloud.alive().values()
+    bare, note = first["Placement"]["AvailabilityZone"], world.machines.note
+    note.bare.add(world.subnets[bare])
+    before = len(note.fleets)
+    world.cloud.ec2.terminate_instances(InstanceIds=[first["InstanceId"]])
+    until(lambda: set(world.cloud.alive()) - {first["InstanceId"]}, "another one comes", WAIT_S)
+    scaled(client, "f", 3, 3)
+    until(lambda: environments(server, "f") == 3, "three", WAIT_S)
+    assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [1.5])
+    zones = {one["Placement"]["AvailabilityZone"] for one in world.cloud.alive().values()}
+    assert bare not in zones and len(zones) == 2, zones
+    # What was refused is not asked for again and again.
+    asked = [one for one in note.fleets[before:] if world.subnets[bare] in one.values()]
+    assert note.refused >= 1 and len(asked) <= 3, asked
+
+
+def test_a_load_takes_more_instances_and_gives_them_back(world):
+    """A step of load: no limits are changed by anybody."""
+    server, client = world.deployed(("environments.concurrency", 8))
+    create(client, "busy", identity(execute_delay_us=50_000), MemorySize=2048, Timeout=WAIT_S, **on("machines"))
+    publish(client, "busy")
+    scaled(client, "busy", 0, 3)
+    until(lambda: environments(server, "busy") == 0, "nobody wants any", WAIT_S)
+    world.at_rest(1)
+    with Load(server, "busy", 40) as load:
+        until(lambda: environments(server, "busy") == 3, "as many as there may be", WAIT_S)
+        seen = {one["InstanceId"]: sum(one["Environments"].values()) for one in instances(server)}
+        assert len(seen) >= 2 and set(seen) <= set(world.cloud.alive()), seen
+    until(lambda: environments(server, "busy") == 0, "all are given back", WAIT_S)
+    world.at_rest(1)
+    assert {status for status, _ in load.answers} <= {200, 429} and any(status == 200 for status, _ in load.answers)
+
+
+def test_a_function_for_arm_runs_on_instances_that_are(world):
+    """By what they are sold as: what is started for them here is this machine's. ONNX Runtime's library goes there with the function."""
+    world.machines.vcpu_of = {"c7g.large": 2, "c7i.large": 2}.__getitem__
+    library = world.machines.folder / "lib" / "libonnxruntime.so"
+    library.parent.mkdir()
+    shutil.copy(CACHE / "lib" / "libonnxruntime.so", library)
+    server = world.serve(("ec2.agent_arm", world.agent), ("onnxruntime.other_library", library), ("instances.empty_s", 1))
+    client = client_of(server)
+    world.provider(client, Architectures=["x86_64", "arm64"], AllowedInstanceTypes=["c7g.large", "c7i.large"])
+    world.provider(client, "x86", AllowedInstanceTypes=["c7i.large"])
+    with refused("InvalidParameterValueException", 400, 'Architectures: found ["arm64"], and the instances of capacity provider x86 are x86_64.'):
+        create(client, "g", adding(1.0), MemorySize=2048, Architectures=["arm64"], **on("x86"))
+    create(client, "f", adding(1.0), MemorySize=2048, Architectures=["arm64"], **on("machines"))
+    publish(client, "f")
+    assert invoke(client, "f", 1.5, Qualifier="1") == ("1", [2.5])
+    ((name, listed),) = world.cloud.alive().items()
+    assert (listed["InstanceType"], listed["Architecture"]) == ("c7g.large", "arm64")
+    kept = subprocess.run(["nsenter", "--target", str(below(world.machines.machines[name].process.pid)[0]), "--mount", "find", "/var/lib", "-name", "libonnxruntime.so*"], capture_output=True, text=True)
+    assert kept.stdout, kept
+    # The same code for the others: only those are launched.
+    client.update_function_code(FunctionName="f", ZipFile=adding(2.0), Architectures=["x86_64"])
+    assert publish(client, "f") == "2"
+    assert invoke(client, "f", 1.5, Qualifier="2") == ("2", [3.5])
+    assert sorted(one["InstanceType"] for one in world.cloud.alive().values()) == ["c7g.large", "c7i.large"]
 
 
 def test_who_asks_waits_while_instances_cannot_be_had(world):
@@ -331,8 +394,10 @@ def test_a_provider_that_cannot_be_used_says_why(world):
             VpcConfig={"SubnetIds": list(world.subnets.values()), "SecurityGroupIds": []},
             PermissionsConfig={"CapacityProviderOperatorRoleArn": "arn:aws:iam::123456789012:role/penstock-operator"},
         )
-    with refused("InvalidParameterValueException", 400, 'InstanceRequirements.Architectures: found ["arm64"], expected x86_64 among them'):
-        world.provider(client, "elsewhere", Architectures=["arm64"], AllowedInstanceTypes=["c7g.*"])
+    with refused("ValidationException", 400, "architectures"):
+        world.provider(client, "elsewhere", Architectures=["riscv"])
+    # There is no agent for these: it is said when it is opened, as it is of types that are not sold.
+    world.provider(client, "no-agent", Architectures=["arm64"], AllowedInstanceTypes=["c7g.*"])
     world.provider(client, "none-left", AllowedInstanceTypes=["g99.*"])
 
     def state(name):

@@ -197,6 +197,22 @@ def test_the_provider_says_how_many_cores_there_may_be_and_how_busy_workers_are_
     assert steps >= 1, "on a busy machine another reason may come first"
 
 
+def test_cores_that_are_busy_count_beside_workers(start):
+    """One client keeps one of four workers busy, and with it all of the one core that an environment has."""
+    spins = {"delay_kind": "spin", "execute_delay_us": "50000", "group": "kind: KIND_CPU", "count": 4}
+    server = start("environments.concurrency=8", "environments.threads=1", **{"penstock.environments_max": "8", **spins})
+    policy = {"PredefinedMetricType": "LambdaCapacityProviderAverageCPUUtilization", "TargetValue": 60.0}
+    scaling = {"MaxVCpuCount": 16, "ScalingMode": "Manual", "ScalingPolicies": [policy]}
+    with Load(server, "own", 1) as load:
+        until(lambda: len(load.answers) > 40, "it is looked at", WAIT_S)
+        assert environments(server, "own") == 1
+        client_of(server).update_capacity_provider(CapacityProviderName="local", CapacityProviderScalingConfig=scaling)
+        until(lambda: environments(server, "own") == 2, "work for two", WAIT_S)
+    assert load.end() == []
+    used = Scraped(server).value("penstock_environment_cpu_microseconds_total", function="own")
+    assert used >= 0.8 * 50_000 * len(load.answers)
+
+
 def test_an_instance_has_no_more_memory_than_it_says(start):
     """Where this process may make control groups; elsewhere it says that it has none."""
     server = start("instances.memory_bytes=3221225472")

@@ -173,3 +173,24 @@ def test_a_lambda_function_follows_its_load_onto_as_many_gpus_as_there_are(serve
     with Load(server, "f", 24):
         until(lambda: visible(server) == [FIRST, SECOND], "the second has one too", WAIT_S)
     until(lambda: visible(server) in ([FIRST], [SECOND]), "one is given back", WAIT_S)
+
+
+def test_a_provider_says_how_busy_gpus_are_to_be(serve, driver):
+    """By what the driver says of them: one that is too busy is work for another environment, on another GPU."""
+
+    def busy(first, second):
+        assert TWO_GPUS.count(" 81920 0 0 ") == TWO_GPUS.count(" 81920 512 0 ") == 1
+        driver.says(TWO_GPUS.replace(" 81920 0 0 ", f" 81920 0 {first} ").replace(" 81920 512 0 ", f" 81920 512 {second} "))
+
+    server = serve(TWO_GPUS, "instances.devices=2", f={"penstock.environments_max": "2", **gib(20)})
+    busy(0, 0)
+    assert load(server, "f") is None
+    assert visible(server) == [FIRST]
+    policy = {"PredefinedMetricType": "LambdaCapacityProviderAverageGPUUtilization", "TargetValue": 50.0}
+    scaling = {"MaxVCpuCount": 16, "ScalingMode": "Manual", "ScalingPolicies": [policy]}
+    client_of(server).update_capacity_provider(CapacityProviderName="local", CapacityProviderScalingConfig=scaling)
+    busy(90, 0)
+    until(lambda: visible(server) == [FIRST, SECOND], "the second has one too", WAIT_S)
+    assert len(instances(server)) == 1, "it was there all the time"
+    busy(10, 10)
+    until(lambda: len(visible(server)) == 1, "one is given back", WAIT_S)

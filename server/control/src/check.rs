@@ -5,6 +5,7 @@
 use crate::error::ControlError;
 use crate::names::{Account, provider_name};
 use crate::requests::{Logging, Settings};
+use penstock_domain::Architecture;
 use penstock_registry::{
     AcceleratorConfig, CapacityProviderConfig, Configuration, Environment, EphemeralStorage, LoggingConfig,
     ManagedInstances, TracingConfig,
@@ -51,7 +52,7 @@ pub(crate) fn new_configuration(
             },
         },
         accelerator_config: None,
-        architectures: architecture(architectures)?.unwrap_or_else(|| vec!["x86_64".to_owned()]),
+        architectures: architecture(architectures)?.unwrap_or_else(|| vec![Architecture::X86.name().to_owned()]),
         ephemeral_storage: EphemeralStorage { size: 512 },
         environment: None,
         logging_config: LoggingConfig {
@@ -69,7 +70,7 @@ pub(crate) fn new_configuration(
 pub(crate) fn architecture(given: Option<Vec<String>>) -> Result<Option<Vec<String>>, ControlError> {
     match given.as_deref() {
         None => Ok(None),
-        Some([one]) if one == "x86_64" || one == "arm64" => Ok(given),
+        Some([one]) if Architecture::parse(one).is_some() => Ok(given),
         Some(other) => {
             let constraint = "Member must have length 1 and be one of [x86_64, arm64]";
             Err(ControlError::validation(format!("{other:?}"), "architectures", constraint))

@@ -12,7 +12,9 @@ use crate::versions::{check_publish_to, is_there};
 use crate::view::{self, Object};
 use penstock_domain::{FunctionName, Qualifier, VersionNumber};
 use penstock_registry::store::Commit;
-use penstock_registry::{Configuration, Content, FunctionRecord, Reason, Standing, State, UpdateStatus, keys};
+use penstock_registry::{
+    Configuration, Content, FunctionRecord, ProviderRecord, Reason, Standing, State, UpdateStatus, keys,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -276,11 +278,12 @@ impl ControlPlane {
         }
     }
 
-    /// The provider that a configuration names must be there, and stay.
+    /// The provider that a configuration names must be there, and stay, and have instances of its architecture.
     async fn check_provider(&self, configuration: &Configuration) -> Result<(), ControlError> {
         let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
-        let name = provider_name(&instances.capacity_provider_arn)?;
-        is_to_stay(&self.provider(name).await?.0)
+        let (provider, _) = self.provider(provider_name(&instances.capacity_provider_arn)?).await?;
+        is_to_stay(&provider)?;
+        has_architecture(&provider, &configuration.architectures)
     }
 
     pub(crate) fn fresh_standing(&self, name: &str, version: &str, content: &Content) -> Standing {
@@ -322,6 +325,22 @@ impl ControlPlane {
             turn.commit(Commit::new().replace(keys::function(name), &function, revision)?).await?;
         }
         Ok(function)
+    }
+}
+
+/// What a provider's instances may be, if it says that. Errors: none of these.
+fn has_architecture(provider: &ProviderRecord, wanted: &[String]) -> Result<(), ControlError> {
+    let requirements = provider.settings.get("InstanceRequirements");
+    let has = requirements.and_then(|requirements| requirements["Architectures"].as_array());
+    match has {
+        Some(has) if !has.is_empty() && !wanted.iter().any(|wanted| has.iter().any(|has| has == wanted)) => {
+            Err(ControlError::invalid(format!(
+                "Architectures: found {wanted:?}, and the instances of capacity provider {} are {}.",
+                provider.name,
+                has.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or ")
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

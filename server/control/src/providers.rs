@@ -14,7 +14,7 @@ use crate::unreachable::pauses;
 use crate::versions::is_there;
 use crate::view;
 use penstock_dispatch::Targets;
-use penstock_domain::VersionNumber;
+use penstock_domain::{Architecture, VersionNumber};
 use penstock_instances::Standing;
 use penstock_registry::store::Commit;
 use penstock_registry::{Configuration, FunctionRecord, ProviderRecord, State, VersionRecord, keys};
@@ -453,6 +453,13 @@ fn check(settings: &mut Map<String, Value>) -> Result<(), ControlError> {
                 if !item.as_str().is_some_and(|text| (1..=30).contains(&text.len()) && text.chars().all(word)) {
                     return Err(ControlError::validation(item, member, "Member must match [a-zA-Z0-9\\.\\*\\-]{1,30}"));
                 }
+            }
+        }
+        for item in
+            given("Architectures").map(|value| strings(value, "architectures", 2)).transpose()?.unwrap_or_default()
+        {
+            if item.as_str().and_then(Architecture::parse).is_none() {
+                return Err(ControlError::validation(item, "architectures", "Member must be one of [x86_64, arm64]"));
             }
         }
         if given("AllowedInstanceTypes").is_some() && given("ExcludedInstanceTypes").is_some() {

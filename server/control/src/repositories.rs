@@ -8,6 +8,7 @@ use crate::names::FunctionRef;
 use crate::plane::{ControlPlane, as_text, revision_id};
 use crate::view::Object;
 use penstock_dispatch::{ServedFunction, ServedVersion, VersionState};
+use penstock_domain::Architecture;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ impl ControlPlane {
             "PackageType": "Zip",
             "CodeSize": 0,
             "CodeSha256": revision,
-            "Architectures": ["x86_64"],
+            "Architectures": [Architecture::OWN.name()],
             "State": state,
             "LastUpdateStatus": "Successful",
             "LastModified": as_text(changed(&served.source.directory)),

@@ -6,7 +6,7 @@
 use crate::plane::ControlPlane;
 use crate::providers::uses_other;
 use parking_lot::Mutex;
-use penstock_domain::{Variables, VersionNumber};
+use penstock_domain::{Architecture, Variables, VersionNumber};
 use penstock_packages::{ContentSha256, PackageError};
 use penstock_registry::{Configuration, Content};
 use penstock_repository::{ContentRevision, Engine, VersionSource, WorkerDevice};
@@ -205,6 +205,9 @@ fn put_settings(
     own.max_concurrency =
         instances.per_execution_environment_max_concurrency.or(own.max_concurrency).or(Some(environment_concurrency));
     settings.capacity_provider = uses_other(configuration).map(str::to_owned);
+    // This machine has but one, whatever is said.
+    let architecture = configuration.architectures.first().filter(|_| settings.capacity_provider.is_some());
+    settings.architecture = architecture.and_then(|name| Architecture::parse(name));
     settings.role = Some(configuration.role.clone());
     settings.variables =
         Variables(configuration.environment.clone().map(|environment| environment.variables).unwrap_or_default());

@@ -19,7 +19,7 @@ use penstock_telemetry::VersionMetrics;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -123,11 +123,25 @@ pub enum Health {
 pub struct Placed {
     pub(crate) handle: Arc<EnvironmentHandle>,
     pub(crate) breaker: Breaker,
+    /// The GPU that it is on.
+    pub(crate) device: Option<String>,
+    /// Time of cores that has been counted, in microseconds.
+    cpu_counted_us: AtomicU64,
 }
 
 impl Placed {
-    pub(crate) fn new(handle: Arc<EnvironmentHandle>) -> Self {
-        Self { handle, breaker: Breaker::default() }
+    pub(crate) fn new(handle: Arc<EnvironmentHandle>, device: Option<String>) -> Self {
+        Self { handle, breaker: Breaker::default(), device, cpu_counted_us: AtomicU64::new(0) }
+    }
+
+    /// Time of cores that it has used since this was last called; what it took to load is not counted.
+    pub(crate) fn cpu_since(&self) -> Duration {
+        let used_us = self.handle.load().cpu.as_micros() as u64;
+        let counted_us = self.cpu_counted_us.swap(used_us, Ordering::Relaxed);
+        match counted_us {
+            0 => Duration::ZERO,
+            _ => Duration::from_micros(used_us.saturating_sub(counted_us)),
+        }
     }
 }
 
@@ -185,6 +199,8 @@ pub struct ServedVersion {
     pub(crate) retry_budget: RetryBudget,
     /// Tasks that keep an environment of this version alive; 0 once every process is gone for good.
     pub(crate) supervisors: AtomicU32,
+    /// Time of cores that its environments have used, in microseconds, as far as the scaler has looked.
+    pub(crate) cpu_us: AtomicU64,
 }
 
 /// Slots that several versions share, and how fast they come back: all those of the server without reserved ones, or those
@@ -217,6 +233,8 @@ pub(crate) struct Starts {
     /// Slots of that one, and its runtime workers.
     pub(crate) slots: u32,
     pub(crate) workers: u32,
+    /// Its cores.
+    pub(crate) cores: u32,
 }
 
 impl Starts {
@@ -281,6 +299,7 @@ impl ServedVersion {
             hopeless: Mutex::default(),
             switched: watch::Sender::new(None),
             supervisors: AtomicU32::new(0),
+            cpu_us: AtomicU64::new(0),
         }
     }
 

@@ -31,6 +31,10 @@ use tokio_util::task::TaskTracker;
 /// composition root, which knows the runtimes.
 pub type Specify = Box<dyn Fn(&FunctionSource, &VersionSource) -> Result<Specification, String> + Send + Sync>;
 
+/// Share of the time that a GPU runs kernels, by its identifier; `None` if its driver does not tell. Given by the composition root,
+/// which knows the GPUs.
+pub type DeviceBusy = Box<dyn Fn(&str) -> Option<f64> + Send + Sync>;
+
 /// How a house is set up.
 pub struct HouseOptions {
     /// Model repositories, in order.
@@ -45,6 +49,8 @@ pub struct HouseOptions {
     pub specify: Specify,
     /// The GPUs that environments are placed on; `None` where there are none.
     pub placement: Option<Placement>,
+    /// How busy GPUs are.
+    pub device_busy: DeviceBusy,
     /// Requests in flight of the whole house; what functions reserve is kept for them.
     pub concurrency: u32,
     /// Requests in flight per version.

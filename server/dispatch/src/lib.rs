@@ -22,7 +22,7 @@ mod waiting;
 pub use accounting::Balance;
 pub use deployed::{Deployment, Leaving};
 pub use function::{ALIAS_LIVE, Cause, Health, Placed, ServedFunction, ServedVersion, Unavailable, VersionState};
-pub use house::{House, HouseOptions, LoadOverride, Reply, Specify};
+pub use house::{DeviceBusy, House, HouseOptions, LoadOverride, Reply, Specify};
 pub use journal::LogLine;
 pub use penstock_repository::ControlMode;
 pub use penstock_scaler::{Bounds, Policy as ScalingPolicy};

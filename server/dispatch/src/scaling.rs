@@ -3,11 +3,12 @@
 //! Run by the composition root, on its own tick and when a request finds no environment. Never inside a request.
 
 use crate::function::{Cause, ServedVersion, Unavailable, VersionState};
-use crate::house::House;
+use crate::house::{DeviceBusy, House};
 use penstock_domain::{FunctionName, Outcome, Refusal, ShedReason, VersionNumber};
 use penstock_scaler::{Bounds, Policy, Scaler, Signals, Step, Version, decide};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -20,7 +21,7 @@ const SHED_FOR_WANT: [ShedReason; 5] = [
     ShedReason::NoCapacity,
 ];
 
-/// Shares of their time that workers are to be busy, as a capacity provider's policies may say, by what environments run on.
+/// Shares of the time that environments are to be busy, as a capacity provider's policies may say, by what they run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Targets {
     /// On the CPU.
@@ -53,10 +54,11 @@ impl House {
 
     fn scale_once(&self, scaler: &mut Scaler, policy: &Policy) {
         let functions = self.functions.load_full();
+        let served = || functions.values().flat_map(|function| function.versions.values());
+        let devices = OwnDevices::look(served(), &self.options.device_busy);
         let plan = {
             let targets = self.targets.lock();
-            let served = functions.values().flat_map(|function| function.versions.values());
-            let versions: Vec<Version> = served.filter_map(|version| version.to_scale(&targets)).collect();
+            let versions: Vec<Version> = served().filter_map(|version| version.to_scale(&targets, &devices)).collect();
             decide(&versions, scaler, policy, Instant::now().into_std())
         };
         for step in plan.steps {
@@ -113,9 +115,35 @@ impl House {
     }
 }
 
+/// GPUs on which environments of one version alone are, by identifier: how busy they are is its doing.
+struct OwnDevices(BTreeMap<String, (Whose, f64)>);
+
+type Whose = (FunctionName, VersionNumber);
+
+impl OwnDevices {
+    fn look<'a>(served: impl Iterator<Item = &'a Arc<ServedVersion>>, busy: &DeviceBusy) -> Self {
+        let mut on: BTreeMap<String, Option<Whose>> = BTreeMap::new();
+        for version in served {
+            let whose = (version.function.clone(), version.number);
+            for device in version.environments.load().iter().filter_map(|environment| environment.device.as_ref()) {
+                let only = on.entry(device.clone()).or_insert_with(|| Some(whose.clone()));
+                *only = only.take().filter(|only| *only == whose);
+            }
+        }
+        let own = on.into_iter().filter_map(|(device, only)| Some((only?, busy(&device)?, device)));
+        Self(own.map(|(whose, busy, device)| (device, (whose, busy))).collect())
+    }
+
+    /// Of one version, all together.
+    fn busy(&self, version: &ServedVersion) -> f64 {
+        let is_own = |(function, number): &Whose| (function, *number) == (&version.function, version.number);
+        self.0.values().filter(|(whose, _)| is_own(whose)).map(|(_, busy)| busy).sum()
+    }
+}
+
 impl ServedVersion {
     /// The version as the scaler looks at it; `None` if it is on its way out, or cannot run here at all.
-    fn to_scale(&self, targets: &BTreeMap<String, Targets>) -> Option<Version> {
+    fn to_scale(&self, targets: &BTreeMap<String, Targets>, devices: &OwnDevices) -> Option<Version> {
         let cannot = |state: &VersionState| {
             matches!(
                 state,
@@ -126,7 +154,7 @@ impl ServedVersion {
             return None;
         }
         let bounds = *self.bounds.lock();
-        let signals = self.signals();
+        let signals = self.signals(devices);
         self.metrics.wanted(signals.environments, bounds.max, signals.waiting);
         let provider = self.source.settings.capacity_provider.as_deref().unwrap_or_default();
         let on_gpu = self.starts.lock().on_gpu;
@@ -134,19 +162,26 @@ impl ServedVersion {
         Some(Version { function: self.function.clone(), number: self.number, bounds, target, signals })
     }
 
-    fn signals(&self) -> Signals {
+    fn signals(&self, devices: &OwnDevices) -> Signals {
         let starts = *self.starts.lock();
         let mut signals = Signals {
             environments: self.environments_kept(),
             slots_each: starts.slots,
             workers_each: starts.workers,
+            cores_each: starts.cores,
+            devices_busy: devices.busy(self),
             is_unbatched: self.signature().is_some_and(|signature| signature.max_batch_size <= 1),
             waiting: self.waiting.waiting(),
             start_time: starts.took,
             ..Signals::default()
         };
+        let environments = self.environments.load();
+        let cpu: Duration = environments.iter().map(|environment| environment.cpu_since()).sum();
+        let cpu_us = cpu.as_micros() as u64;
+        signals.cpu = Duration::from_micros(self.cpu_us.fetch_add(cpu_us, Ordering::Relaxed) + cpu_us);
+        self.metrics.cpu(cpu_us);
         let now = Instant::now().into_std();
-        for environment in self.environments.load().iter().filter(|environment| environment.is_open()) {
+        for environment in environments.iter().filter(|environment| environment.is_open()) {
             let age = environment.queue_age(now);
             signals.queue_age = if signals.ready == 0 { age } else { signals.queue_age.min(age) };
             signals.ready += 1;

@@ -319,9 +319,10 @@ impl Supervisor {
             on_gpu: specification.placed_on().is_some(),
             slots: environment.slots().limit(),
             workers: specification.workers as u32,
+            cores: specification.cores,
         };
         self.version.metrics.environment_started(took);
-        self.add(environment);
+        self.add(environment, specification.placed_on().map(str::to_owned));
         self.set_state(VersionState::Ready);
         self.version.waiting.call(environment.slots().limit());
         if specification.placed_on().is_some() {
@@ -427,8 +428,8 @@ impl Supervisor {
         })
     }
 
-    fn add(&self, environment: &Arc<EnvironmentHandle>) {
-        let placed = Arc::new(Placed::new(environment.clone()));
+    fn add(&self, environment: &Arc<EnvironmentHandle>, device: Option<String>) {
+        let placed = Arc::new(Placed::new(environment.clone(), device));
         self.version.environments.rcu(|list| {
             let mut list = Vec::clone(list);
             list.push(placed.clone());

@@ -4,6 +4,7 @@
 //! enters by a front end, an [`Answer`] or a [`Refusal`] leaves; [`Outcome`] is what is counted, once, for each.
 
 mod answer;
+mod architecture;
 mod device;
 mod error;
 mod invocation;
@@ -14,6 +15,7 @@ mod timing;
 mod variables;
 
 pub use answer::Answer;
+pub use architecture::Architecture;
 pub use device::{CONTEXT_BYTES, DeviceMemory, DeviceReading};
 pub use error::{ErrorCode, Outcome, Refusal, ShedReason};
 pub use invocation::{Invocation, Parameter, ParameterValue, Parameters, RequestedOutput};

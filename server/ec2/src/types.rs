@@ -171,11 +171,7 @@ fn facts(item: &Element) -> Option<(String, TypeFacts)> {
     // The first Graviton lacks half-precision arithmetic, which the agent is built with.
     let name = item.text("instanceType").filter(|name| !name.starts_with("a1."))?.to_owned();
     let mut architectures = item.child("processorInfo").items("supportedArchitectures").map(Element::own_text);
-    let architecture = architectures.find_map(|word| match word {
-        "x86_64" => Some(Architecture::X86),
-        "arm64" => Some(Architecture::Arm),
-        _ => None,
-    })?;
+    let architecture = architectures.find_map(Architecture::parse)?;
     let mut gpus = item.child("gpuInfo").items("gpus").filter(|gpu| gpu.text("manufacturer") == Some("NVIDIA"));
     let gpu = gpus.next();
     let memory = gpu.and_then(|gpu| gpu.child("memoryInfo").parsed::<u64>("sizeInMiB")).filter(|mib| *mib > 0);

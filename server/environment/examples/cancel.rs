@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "it measures")]
 
 use bytes::Bytes;
-use penstock_domain::{Datatype, FunctionName, Invocation, Tensor};
+use penstock_domain::{Architecture, Datatype, FunctionName, Invocation, Tensor};
 use penstock_environment::{
     BatchingPolicy, EnvironmentHandle, IsolationPolicy, Launch, Launcher, QueueLimits, Specification, Started,
 };
@@ -36,6 +36,7 @@ async fn main() {
         device: None,
         accelerator: None,
         provider: None,
+        architecture: Architecture::OWN,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,

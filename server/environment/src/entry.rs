@@ -148,5 +148,5 @@ async fn open(
     report.warmup_ms = (ready - loaded).as_millis() as u64;
     let report = serde_json::to_string(&report).map_err(|error| LoadError::Failed(error.to_string()))?;
     outbox.send(0, Kind::Ready(link::Ready { report }), Body::new());
-    Ok(Room::new(specification, model, workers, preparation, outbox, ready.into_std()))
+    Ok(Room::new(specification, model, workers, preparation, outbox, isolation::used, ready.into_std()))
 }

@@ -86,6 +86,8 @@ pub struct LoadReport {
     pub resident_bytes: u64,
     /// How long the oldest request in its queue had waited.
     pub oldest_wait: Duration,
+    /// Time of cores that its process had used since it began; none before it has said so.
+    pub cpu: Duration,
 }
 
 /// Hears of every batch. Called on the link's task: must be quick.
@@ -355,6 +357,7 @@ impl EnvironmentHandle {
                     busy_workers: load.busy_workers,
                     resident_bytes: load.resident_bytes,
                     oldest_wait: Duration::from_micros(load.oldest_wait_us),
+                    cpu: Duration::from_micros(load.cpu_us),
                 };
             }
             Kind::TurnWanted(_) => self.seat.lock().iter().for_each(Seat::wanted),

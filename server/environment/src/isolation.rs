@@ -4,6 +4,7 @@
 //! before it opens the model. Each measure that cannot be had on this machine is reported with the reason and the
 //! rest still apply.
 
+use crate::room::Used;
 use crate::specification::{IsolationPolicy, Measure};
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What every process needs to read: the dynamic linker's files, the CPU's description, its own status.
 const READABLE_ALWAYS: [&str; 9] = [
@@ -252,8 +254,14 @@ fn deny_system_calls(policy: &IsolationPolicy) -> Measure {
     measure("system_call_filter", apply(), "system calls that no model needs are refused (seccomp)")
 }
 
+/// What this process uses of its machine.
+pub(crate) fn used() -> Used {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Used { resident_bytes: resident_bytes(), cpu: Duration::try_from(time).unwrap_or_default() }
+}
+
 /// Resident memory of this process in bytes; 0 where `/proc` does not tell.
-pub(crate) fn resident_bytes() -> u64 {
+fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());

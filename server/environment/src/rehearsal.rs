@@ -4,7 +4,7 @@
 //! Called by simulations, which run whole houses of these under a paused clock. Never by the server.
 
 use crate::frame::{Body, FrameReader, Outbox, write_frames};
-use crate::room::{Event, Room};
+use crate::room::{Event, Room, Used};
 use crate::specification::{ReadyReport, Specification};
 use crate::worker::{Assignment, Hand, run_batch};
 use penstock_executor::{LoadError, Model, Part};
@@ -67,7 +67,7 @@ where
     if let Ok(report) = serde_json::to_string(&report) {
         outbox.send(0, Kind::Ready(link::Ready { report }), Body::new());
     }
-    let room = Room::new(specification, model, hands, None, outbox.clone(), now);
+    let room = Room::new(specification, model, hands, None, outbox.clone(), Used::default, now);
     tokio::select! {
         biased;
         _ = crashed.recv() => {

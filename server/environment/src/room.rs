@@ -45,6 +45,15 @@ pub(crate) enum Event {
     WorkerGone(usize),
 }
 
+/// What an environment uses of its machine.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Used {
+    /// Resident memory.
+    pub(crate) resident_bytes: u64,
+    /// Time of cores, since it began.
+    pub(crate) cpu: Duration,
+}
+
 /// Why the room ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RoomError {
@@ -81,6 +90,7 @@ pub(crate) struct Room {
     turn: Turn,
     preparation: Option<Preparation>,
     outbox: Outbox,
+    used: fn() -> Used,
     drain_rate: DrainRate,
     batches: u64,
     wake: Option<Instant>,
@@ -101,6 +111,7 @@ impl Room {
         workers: Vec<Hand>,
         preparation: Option<Preparation>,
         outbox: Outbox,
+        used: fn() -> Used,
         now: Instant,
     ) -> Self {
         let max_items = model.signature().max_batch_size;
@@ -127,6 +138,7 @@ impl Room {
             turn,
             preparation,
             outbox,
+            used,
             drain_rate: DrainRate::new(now),
             batches: 0,
             wake: None,
@@ -363,12 +375,14 @@ impl Room {
         if elapsed < if self.load.changed { LOAD_INTERVAL } else { LIFE_INTERVAL } {
             return;
         }
+        let Used { resident_bytes, cpu } = (self.used)();
         let load = link::Load {
             queued_requests: self.queue.requests() as u32,
             queued_items: self.queue.items(),
             queued_tokens: self.queue.tokens(),
             busy_workers: (self.workers.len() - self.idle.len()) as u32,
-            resident_bytes: crate::isolation::resident_bytes(),
+            resident_bytes,
+            cpu_us: cpu.as_micros() as u64,
             oldest_wait_us: self.queue.oldest().map_or(0, |at| now.saturating_duration_since(at).as_micros() as u64),
         };
         self.outbox.send(0, Kind::Load(load), Body::new());

@@ -1,7 +1,7 @@
 //! What an environment is told when it starts, and what it reports when it is ready. Crosses the link as JSON once.
 
 use crate::queue::LEVELS_MAX;
-use penstock_domain::{Datatype, Signature, TensorSpec, Variables};
+use penstock_domain::{Architecture, Datatype, Signature, TensorSpec, Variables};
 use penstock_executor::{BatchCost, Model};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -28,6 +28,8 @@ pub struct Specification {
     /// The capacity provider on whose instances it runs, where it has one of its own.
     #[serde(default)]
     pub provider: Option<String>,
+    /// What its instance is to be.
+    pub architecture: Architecture,
     /// Of an instance: cores that it takes, and host memory, in bytes.
     #[serde(default)]
     pub cores: u32,

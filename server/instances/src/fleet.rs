@@ -254,6 +254,11 @@ impl Fleet {
         self.roster.lock().may_hold(needs)
     }
 
+    /// Share of the time that a GPU of the instances runs kernels; `None` if it is none of them, or does not tell.
+    pub fn device_busy(&self, uuid: &str) -> Option<f64> {
+        self.roster.lock().device_busy(uuid)
+    }
+
     /// Whether there can ever be such an instance, as things are.
     pub(crate) fn may_ever_hold(&self, needs: &Needs) -> bool {
         self.roster.lock().may_ever_hold(needs)

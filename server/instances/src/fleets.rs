@@ -151,6 +151,11 @@ impl Fleets {
         self.local.iter().cloned().chain(open).collect()
     }
 
+    /// Share of the time that a GPU of any instance runs kernels; `None` if it is none of them, or does not tell.
+    pub fn device_busy(&self, uuid: &str) -> Option<f64> {
+        self.all().iter().find_map(|fleet| fleet.device_busy(uuid))
+    }
+
     /// Where that of a provider stands; `None` where providers are records alone, or it was not asked for.
     pub fn standing(&self, provider: &str) -> Option<Standing> {
         self.others.read().get(provider).map(|held| held.standing.clone())

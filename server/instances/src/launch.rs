@@ -5,8 +5,9 @@ use crate::fleet::{Begun, Fleet};
 use crate::protocol::{Begin, DeviceAccess, FromFleet, ToAgent, write};
 use crate::transport::Connection;
 use async_trait::async_trait;
+use penstock_domain::Architecture;
 use penstock_environment::{Accelerator, Ending, Launch, LaunchError, Life, Specification, Started};
-use penstock_scaler::{Architecture, Needs, Why};
+use penstock_scaler::{Needs, Why};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,7 +94,7 @@ impl OnInstances {
             vcpu: specification.cores,
             memory_mib: specification.memory_bytes.div_ceil(1 << 20),
             device_memory_mib: 0,
-            architecture: Architecture::OWN,
+            architecture: specification.architecture,
         };
         let wanted = specification.accelerator.as_ref().filter(|wanted| wanted.with_instance);
         let Some(wanted) = wanted else { return host };
@@ -127,17 +128,21 @@ fn put_on(specification: &mut Specification, device: Option<(String, DeviceAcces
 }
 
 fn refused(why: Why, needs: &Needs, may_ever: bool) -> LaunchError {
-    let Needs { vcpu, memory_mib, device_memory_mib, .. } = needs;
+    let Needs { vcpu, memory_mib, device_memory_mib, architecture } = needs;
     let device = match device_memory_mib {
         0 => String::new(),
         wanted => format!(", {wanted} MiB of one device"),
+    };
+    let instance = match *architecture {
+        Architecture::OWN => "an instance".to_owned(),
+        other => format!("an instance that is {}", other.name()),
     };
     let reason = match why {
         Why::NoType => "no type of instance is so large",
         Why::Unavailable => "no instance of a type that is large enough can be had now",
         Why::VcpuMax => "the capacity provider's instances have as many vCPU as they may",
     };
-    let text = format!("it needs {vcpu} vCPU{device} and {memory_mib} MiB of an instance, and {reason}");
+    let text = format!("it needs {vcpu} vCPU{device} and {memory_mib} MiB of {instance}, and {reason}");
     match why {
         Why::Unavailable | Why::VcpuMax if may_ever => LaunchError::NoRoom(text),
         Why::NoType | Why::Unavailable | Why::VcpuMax => LaunchError::NeverRoom(text),

@@ -145,6 +145,9 @@ pub(crate) struct DeviceBeat {
     pub uuid: String,
     /// Memory that is in use, by whomever; `None` if it does not tell.
     pub memory_used_mib: Option<u64>,
+    /// Parts of a hundred of the time in which a kernel ran; `None` if it does not tell.
+    #[serde(default)]
+    pub busy_percent: Option<u32>,
     /// Why nobody else is to run there.
     pub fault: Option<String>,
 }

@@ -5,11 +5,11 @@
 //! says what it needs of one, and gets it with its instance.
 
 use crate::config::Config;
-use crate::gpus::Gpus;
+use crate::gpus::{Busy, Gpus};
 use crate::instances;
 use crate::runtime::onnxruntime_cuda_library;
 use penstock_capacity::Placement;
-use penstock_domain::{CONTEXT_BYTES, DeviceMemory};
+use penstock_domain::{Architecture, CONTEXT_BYTES, DeviceMemory};
 use penstock_environment::Accelerator;
 use penstock_instances::DeviceAccess;
 use penstock_inventory::Gpu;
@@ -45,6 +45,8 @@ pub(crate) struct Accelerators {
     pub(crate) placement: Option<Placement>,
     /// Starts them; why there is none.
     pub(crate) program: Result<PathBuf, String>,
+    /// How busy they are.
+    pub(crate) busy: Busy,
     access: DeviceAccess,
     /// Whether ONNX Runtime can use a GPU; why it cannot.
     onnx: Result<(), String>,
@@ -70,7 +72,16 @@ impl Accelerators {
         };
         let placement = (!instances).then(|| Placement::new(places.clone(), config.integer("devices.kept_bytes")));
         let libraries = config.list("devices.library_path").iter().map(PathBuf::from).collect();
-        Some(Self { places, placement, program, access: access(libraries), onnx: onnx_provider(config), providers })
+        let busy = Busy::default();
+        Some(Self {
+            places,
+            placement,
+            program,
+            busy,
+            access: access(libraries),
+            onnx: onnx_provider(config),
+            providers,
+        })
     }
 
     /// What starts environments on a GPU.
@@ -109,7 +120,7 @@ pub(crate) fn accelerator(
     accelerators: Option<&Accelerators>,
     version: &VersionSource,
 ) -> Result<Option<Accelerator>, String> {
-    let VersionSettings { worker_device, worker_count, gpus, penstock, .. } = &*version.settings;
+    let VersionSettings { worker_device, worker_count, gpus, penstock, architecture, .. } = &*version.settings;
     let workers = worker_count.unwrap_or(match &version.runtime {
         RuntimeSource::Identity { .. } => 1,
         // candle has one stream: a second worker would only wait for the first.
@@ -130,6 +141,10 @@ pub(crate) fn accelerator(
         RuntimeSource::Bert { .. } => {
             Err("penstock.engine is onnxruntime, which runs encoders on the CPU; auto and candle run there".to_owned())
         }
+        RuntimeSource::Onnx { .. } if architecture.is_some_and(|other| other != Architecture::OWN) => Err(format!(
+            "graphs run on the GPUs of {} instances alone: there is no ONNX Runtime with CUDA for others",
+            Architecture::OWN.name()
+        )),
         RuntimeSource::Onnx { model } => match accelerators {
             // Each worker has a session: the graph, as much again for the work of a batch; and what a context takes.
             Some(accelerators) => accelerators.onnx.clone().map(|()| {

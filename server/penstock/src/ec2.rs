@@ -70,14 +70,6 @@ impl OfEc2 {
 #[async_trait]
 impl OpenFleet for OfEc2 {
     fn check(&self, name: &str, settings: &Map<String, Value>) -> Result<(), String> {
-        let requirements = settings.get("InstanceRequirements").cloned().unwrap_or_default();
-        let (wanted, own) = (strings(&requirements["Architectures"]), word(Architecture::OWN));
-        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == own) {
-            return Err(format!(
-                "InstanceRequirements.Architectures: found {wanted:?}, expected {own} among them: environments run on the \
-                 architecture of the server"
-            ));
-        }
         options(&self.config, self.keys.clone(), name, settings).check().map_err(|error| error.to_string())
     }
 
@@ -116,8 +108,8 @@ impl OpenFleet for OfEc2 {
         let types = provider.types();
         let may_buy = |name: &str| {
             let Some(facts) = types.get(name) else { return false };
-            let word = word(facts.shape.architecture);
-            let is_wanted = architectures.is_empty() || architectures.iter().any(|wanted| wanted == word);
+            let name_of = facts.shape.architecture.name();
+            let is_wanted = architectures.is_empty() || architectures.iter().any(|wanted| wanted == name_of);
             rules.may_buy(name) && is_wanted && (!efa || facts.efa)
         };
         let mut offered = provider.offered(&prices, may_buy);
@@ -148,14 +140,6 @@ impl OpenFleet for OfEc2 {
             token: instances::token,
         };
         Fleet::open(fleet, Arc::new(provider), self.stop.child_token())
-    }
-}
-
-/// What Lambda calls an architecture.
-fn word(architecture: Architecture) -> &'static str {
-    match architecture {
-        Architecture::X86 => "x86_64",
-        Architecture::Arm => "arm64",
     }
 }
 

@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How busy each of them was at the last reading, by identifier.
+pub(crate) type Busy = Arc<Mutex<BTreeMap<String, f64>>>;
+
 /// The GPUs that were there at start.
 pub(crate) struct Gpus {
     nvidia: Nvidia,
@@ -57,7 +60,7 @@ impl Gpus {
 
     /// Says what there is, then reads for as long as the program runs. Faults are told as they happen; a GPU that has failed
     /// or does not answer is withdrawn from `placement`.
-    pub(crate) fn follow(self, interval: Duration, placement: Option<Placement>) {
+    pub(crate) fn follow(self, interval: Duration, placement: Option<Placement>, busy: Busy) {
         for line in self.lines() {
             tracing::info!("{line}");
         }
@@ -88,6 +91,10 @@ impl Gpus {
                 for Gpu { uuid, index, .. } in &self.found {
                     let reading = self.nvidia.read(uuid);
                     device(uuid, reading.as_ref().ok());
+                    match reading.as_ref().ok().and_then(|reading| reading.busy) {
+                        Some(share) => drop(busy.lock().insert(uuid.clone(), share)),
+                        None => drop(busy.lock().remove(uuid)),
+                    }
                     let count = silent.entry(uuid).or_default();
                     *count = if reading.is_ok() { 0 } else { *count + 1 };
                     // One that has failed stays away however well it answers: it wants a reset.

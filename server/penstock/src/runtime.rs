@@ -3,7 +3,7 @@
 use crate::accelerate::{Accelerators, accelerator};
 use crate::config::Config;
 use crate::roles::Roles;
-use penstock_domain::{TensorSpec, Variables};
+use penstock_domain::{Architecture, TensorSpec, Variables};
 use penstock_environment::{
     BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, QueueTimeout, Specification, TimeoutAction,
 };
@@ -18,6 +18,21 @@ pub(crate) fn onnxruntime_library(config: &Config) -> PathBuf {
     config
         .path("onnxruntime.library")
         .unwrap_or_else(|| PathBuf::from(config.text("cache_dir")).join("lib/libonnxruntime.so"))
+}
+
+/// The one for environments on instances of this architecture, other than the server's. Errors: it is not there.
+fn onnxruntime_library_for(config: &Config, architecture: Architecture) -> Result<PathBuf, String> {
+    let name = architecture.name();
+    let fetched = || PathBuf::from(config.text("cache_dir")).join("lib").join(name).join("libonnxruntime.so");
+    let library = config.path("onnxruntime.other_library").unwrap_or_else(fetched);
+    match library.is_file() {
+        true => Ok(library),
+        false => Err(format!(
+            "Architectures: it is to run on {name}, and there is no {} (onnxruntime.other_library); \
+             `models/catalog/fetch.py --only onnxruntime-{name}` fetches one",
+            library.display()
+        )),
+    }
 }
 
 /// The one for environments on a GPU.
@@ -53,7 +68,16 @@ pub(crate) fn specify(
         (config.integer("environments.threads"), config.integer("environments.per_version"));
     let threads = thread_share(settings.penstock.threads, configured, cores, environments);
     let per_worker = (threads / workers).max(1);
-    let (library, cuda_library) = (onnxruntime_library(config), onnxruntime_cuda_library(config));
+    let architecture = settings.architecture.unwrap_or(Architecture::OWN);
+    let (library, cuda_library) = match (architecture, &version.runtime) {
+        (Architecture::OWN, _) | (_, RuntimeSource::Identity { .. }) => {
+            (onnxruntime_library(config), onnxruntime_cuda_library(config))
+        }
+        (other, _) => {
+            let library = onnxruntime_library_for(config, other)?;
+            (library.clone(), library)
+        }
+    };
     let mut readable = vec![version.directory.clone()];
     readable.extend(version.linked_paths.iter().cloned());
     let runtime = match &version.runtime {
@@ -168,6 +192,7 @@ pub(crate) fn specify(
             secrets,
         },
         provider: settings.capacity_provider.clone(),
+        architecture,
         cores: u32::try_from(threads).unwrap_or(u32::MAX),
         memory_bytes: settings
             .penstock
@@ -210,6 +235,7 @@ pub(crate) fn probe(config: &Config) -> Specification {
         preparation_threads: 1,
         isolation: IsolationPolicy { nice: config.integer("environments.nice") as i32, ..IsolationPolicy::default() },
         provider: None,
+        architecture: Architecture::OWN,
         cores: 1,
         memory_bytes: 0,
         device: None,

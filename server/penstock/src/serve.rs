@@ -131,9 +131,11 @@ async fn serve(
         tokio::task::spawn_blocking(move || {
             let gpus = Gpus::look(&config, |error| tracing::warn!("{error}"));
             let accelerators = Accelerators::new(&config, gpus.as_ref(), &own);
-            let placement = accelerators.as_ref().and_then(|accelerators| accelerators.placement.clone());
+            let used =
+                accelerators.as_ref().map(|accelerators| (accelerators.placement.clone(), accelerators.busy.clone()));
             if let Some(gpus) = gpus {
-                gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")), placement);
+                let (placement, busy) = used.unwrap_or_default();
+                gpus.follow(Duration::from_millis(config.integer("devices.interval_ms")), placement, busy);
             }
             accelerators
         })
@@ -234,6 +236,13 @@ fn house_options(
             },
         }),
         placement: accelerators.as_ref().and_then(|accelerators| accelerators.placement.clone()),
+        device_busy: {
+            let (here, fleets) = (accelerators.as_ref().map(|accelerators| accelerators.busy.clone()), fleets.clone());
+            Box::new(move |uuid| {
+                let here = here.as_ref().and_then(|busy| busy.lock().get(uuid).copied());
+                here.or_else(|| fleets.device_busy(uuid))
+            })
+        },
         concurrency: config.integer_u32("limits.concurrency"),
         function_concurrency: config.integer_u32("functions.concurrency"),
         caller_concurrency: config.integer_u32("callers.concurrency"),

@@ -1,6 +1,7 @@
 //! What an environment says of its isolation is seen from outside, on the real process.
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+use penstock_domain::Architecture;
 use penstock_environment::{
     BatchingPolicy, EnvironmentHandle, IsolationPolicy, Launched, Launcher, QueueLimits, Specification,
 };
@@ -28,6 +29,7 @@ async fn start() -> (Arc<EnvironmentHandle>, tokio::process::Child) {
         device: None,
         accelerator: None,
         provider: None,
+        architecture: Architecture::OWN,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,

@@ -66,6 +66,8 @@ impl World<'_> {
             batches: books.counts.done + books.counts.expired_running,
             busy: books.busy,
             start_time: Some(Duration::from_nanos(self.starts.took_ns)),
+            // Workers are all that is simulated of what is busy.
+            ..Signals::default()
         }
     }
 

@@ -3,7 +3,7 @@
 //! Made by the caller, checked before a run; its fields have the names of the options of `penstock plan`.
 
 use crate::prices::Market;
-use penstock_scaler::{Architecture, Bounds, Needs, Policy, Rules};
+use penstock_scaler::{Bounds, Needs, Policy, Rules};
 use std::time::Duration;
 
 /// Most slots of an environment, and most places in the line, as in the product.
@@ -153,10 +153,7 @@ impl Scenario {
         let mut large = large.filter(|offer| offer.instance_type.shape.holds(&environments.needs) > 0).peekable();
         if large.peek().is_none() {
             let needs = environments.needs;
-            let architecture = match needs.architecture {
-                Architecture::X86 => "x86_64",
-                Architecture::Arm => "arm64",
-            };
+            let architecture = needs.architecture.name();
             let found = format!(
                 "no type that has {} vCPU and {} MiB beside its agent's 1 vCPU and 1 GiB, {} MiB in a device, and is {architecture}",
                 needs.vcpu, needs.memory_mib, needs.device_memory_mib

@@ -6,7 +6,7 @@
 use crate::text_format::Document;
 use crate::unsupported;
 use crate::warmup::{self, WarmupRequest};
-use penstock_domain::{ErrorCode, TensorSpec, Variables};
+use penstock_domain::{Architecture, ErrorCode, TensorSpec, Variables};
 use penstock_proto::inference::model_config::SchedulingChoice;
 use penstock_proto::inference::{ModelConfig, ModelQueuePolicy};
 use std::collections::BTreeMap;
@@ -79,6 +79,8 @@ pub struct VersionSettings {
     pub penstock: PenstockSettings,
     /// The capacity provider, for functions that have one of their own.
     pub capacity_provider: Option<String>,
+    /// What instances of that provider it is to run on; `None`: such as this program runs on.
+    pub architecture: Option<Architecture>,
     /// Its record says that it has been up: that it is not is no reason to think that it cannot be.
     pub has_served: bool,
     /// The execution role, for functions that have one.

@@ -1,7 +1,7 @@
 //! Level one: how many environments each version is to have.
 
 use crate::Policy;
-use crate::demand::{Passed, Signals};
+use crate::demand::{Busy, Passed, Signals};
 use crate::history::{History, Scaler};
 use penstock_domain::{FunctionName, VersionNumber};
 use std::time::{Duration, Instant};
@@ -35,8 +35,8 @@ pub struct Version {
     pub number: VersionNumber,
     /// How many environments it may have.
     pub bounds: Bounds,
-    /// Share of the time that its workers are to be busy, where somebody has said so: it is followed, and headroom, growth and
-    /// queues have no say. There are always slots for what is in flight.
+    /// Share of the time that its workers, its cores and its devices are to be busy, whichever are most, where somebody has said
+    /// so: it is followed, and headroom, growth and queues have no say. There are always slots for what is in flight.
     pub target: Option<f64>,
     /// What was measured.
     pub signals: Signals,
@@ -57,7 +57,7 @@ pub enum Reason {
     Growth,
     /// Requests wait too long in queues.
     QueueWait,
-    /// Workers run batches more of the time than they should.
+    /// Workers, cores or devices are busy more of the time than they should.
     Utilization,
     /// Less was wanted for a while.
     Quiet,
@@ -204,11 +204,14 @@ fn wanted(version: &Version, passed: &Passed, history: &mut History, policy: &Po
     if queue > 1.0 && signals.ready >= signals.environments && target.is_none() {
         consider((f64::from(signals.ready) * queue).ceil() as u32, Reason::QueueWait);
     }
+    let is_targeted = target.or(policy.utilization).is_some();
     if let Some(target) = target.or(policy.utilization).or(signals.is_unbatched.then_some(BUSY)) {
-        let (workers, seconds) = passed.workers_busy();
-        history.note_busy(now, workers, seconds);
-        let filled = f64::from(signals.workers_each.max(1)) * target.clamp(0.01, 1.0);
-        let busy = history.workers_busy() / filled;
+        history.note_busy(now, passed.busy(signals));
+        let Busy { workers, cores, devices, .. } = history.busy();
+        // Cores and devices may be busy with what no worker does: preparing, waiting for the next batch. What is meant to be busy
+        // is what somebody has set a target for.
+        let busiest = if is_targeted { workers.max(cores).max(devices) } else { workers };
+        let busy = busiest / target.clamp(0.01, 1.0);
         consider(busy.ceil() as u32, Reason::Utilization);
         enough = (busy * NOISE).ceil() as u32;
     }

@@ -41,6 +41,13 @@ pub struct Signals {
     pub batches: u64,
     /// Time that workers ran them, all together.
     pub busy: Duration,
+    /// Cores of one environment.
+    pub cores_each: u32,
+    /// Time of cores that environments have used, all together.
+    pub cpu: Duration,
+    /// Share of the time that the devices run kernels on which ready ones are, by what their drivers say, all together: 1 for one
+    /// that always does.
+    pub devices_busy: f64,
     /// From asking for an environment to its being ready, as measured last.
     pub start_time: Option<Duration>,
 }
@@ -54,7 +61,21 @@ pub(crate) struct Passed {
     queued: Duration,
     batches: u64,
     busy: Duration,
+    cpu: Duration,
     seconds: f64,
+}
+
+/// How busy a version was for a while, in environments that were so all the time.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub(crate) struct Busy {
+    /// Their runtime workers.
+    pub(crate) workers: f64,
+    /// Their cores.
+    pub(crate) cores: f64,
+    /// Devices: one may have several of them, and more on the same one would not make it less busy.
+    pub(crate) devices: f64,
+    /// For how long.
+    pub(crate) seconds: f64,
 }
 
 impl Passed {
@@ -66,6 +87,7 @@ impl Passed {
             queued: after.queued.saturating_sub(before.queued),
             batches: after.batches.saturating_sub(before.batches),
             busy: after.busy.saturating_sub(before.busy),
+            cpu: after.cpu.saturating_sub(before.cpu),
             seconds: time.as_secs_f64(),
         }
     }
@@ -90,10 +112,18 @@ impl Passed {
         self.busy.checked_div(u32::try_from(self.batches).unwrap_or(u32::MAX))
     }
 
-    /// Workers that ran batches, on average, and for how many seconds that is so.
-    pub(crate) fn workers_busy(&self) -> (f64, f64) {
-        let workers = if self.seconds > 0.0 { self.busy.as_secs_f64() / self.seconds } else { 0.0 };
-        (workers, self.seconds)
+    /// How busy they were, on average.
+    pub(crate) fn busy(&self, signals: &Signals) -> Busy {
+        let average = |time: Duration, each: u32| match self.seconds > 0.0 {
+            true => time.as_secs_f64() / self.seconds / f64::from(each.max(1)),
+            false => 0.0,
+        };
+        Busy {
+            workers: average(self.busy, signals.workers_each),
+            cores: average(self.cpu, signals.cores_each),
+            devices: signals.devices_busy,
+            seconds: self.seconds,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Kept by the caller between two decisions, written by `decide` alone. Bounded: a few entries a version.
 
-use crate::demand::Signals;
+use crate::demand::{Busy, Signals};
 use penstock_domain::{FunctionName, VersionNumber};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -34,8 +34,8 @@ pub(crate) struct History {
     pub(crate) looked: Instant,
     /// Slots wanted at each look, and when; of the last [`GROWTH`].
     wanted: VecDeque<(Instant, f64)>,
-    /// Workers that ran batches between two looks, on average, for how many seconds, and when that was; of the last [`AVERAGED`].
-    busy: VecDeque<(Instant, f64, f64)>,
+    /// How busy it was between two looks, and when that was; of the last [`AVERAGED`].
+    busy: VecDeque<(Instant, Busy)>,
     /// Environments wanted at each look, only those that nothing later exceeds: the first is the most.
     peaks: VecDeque<(Instant, u32)>,
     /// Mean time of a batch, when some were last run.
@@ -73,23 +73,27 @@ impl History {
         }
     }
 
-    /// Notes how many workers were busy for so long.
-    pub(crate) fn note_busy(&mut self, now: Instant, workers: f64, seconds: f64) {
-        if seconds > 0.0 {
-            self.busy.push_back((now, workers, seconds));
+    /// Notes how busy it was.
+    pub(crate) fn note_busy(&mut self, now: Instant, busy: Busy) {
+        if busy.seconds > 0.0 {
+            self.busy.push_back((now, busy));
         }
-        while self.busy.len() > SAMPLES_MAX || self.busy.front().is_some_and(|(at, ..)| now - *at > AVERAGED) {
+        while self.busy.len() > SAMPLES_MAX || self.busy.front().is_some_and(|(at, _)| now - *at > AVERAGED) {
             self.busy.pop_front();
         }
     }
 
-    /// Workers that ran batches, on average over the last two seconds.
-    pub(crate) fn workers_busy(&self) -> f64 {
-        let (busy, seconds) = self
-            .busy
-            .iter()
-            .fold((0.0, 0.0), |(busy, all), (_, workers, seconds)| (busy + workers * seconds, all + seconds));
-        if seconds > 0.0 { busy / seconds } else { 0.0 }
+    /// How busy it was, on average over the last two seconds.
+    pub(crate) fn busy(&self) -> Busy {
+        let mut all = Busy::default();
+        for (_, busy) in &self.busy {
+            all.workers += busy.workers * busy.seconds;
+            all.cores += busy.cores * busy.seconds;
+            all.devices += busy.devices * busy.seconds;
+            all.seconds += busy.seconds;
+        }
+        let average = |sum: f64| if all.seconds > 0.0 { sum / all.seconds } else { 0.0 };
+        Busy { workers: average(all.workers), cores: average(all.cores), devices: average(all.devices), ..all }
     }
 
     /// Mean over the last two seconds.

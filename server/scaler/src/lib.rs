@@ -19,7 +19,8 @@ pub use decide::{Bounds, Plan, Reason, Step, Version, decide};
 pub use demand::Signals;
 pub use history::Scaler;
 pub use instances::{Fleet, Held, Instance, Launch, Rules, Stage, Unavailable, Unmet, Why, Wish, plan_instances};
-pub use shapes::{Architecture, InstanceType, Needs, Shape, TypePattern, fullest_device};
+pub use penstock_domain::Architecture;
+pub use shapes::{InstanceType, Needs, Shape, TypePattern, fullest_device};
 
 use std::time::Duration;
 

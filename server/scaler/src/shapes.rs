@@ -1,16 +1,8 @@
 //! Machines and what is put on them: shapes, needs, and which types a capacity provider may buy. Pure facts.
 
+use penstock_domain::Architecture;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// A processor's instruction set.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Architecture {
-    /// x86_64.
-    X86,
-    /// arm64.
-    Arm,
-}
 
 /// What one environment takes of an instance.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -85,11 +77,6 @@ impl Shape {
     pub fn for_environments(&self) -> (u32, u64) {
         (self.vcpu.saturating_sub(AGENT_VCPU), self.memory_mib.saturating_sub(AGENT_MEMORY_MIB))
     }
-}
-
-impl Architecture {
-    /// This program's own.
-    pub const OWN: Self = if cfg!(target_arch = "aarch64") { Self::Arm } else { Self::X86 };
 }
 
 impl Room {

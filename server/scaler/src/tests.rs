@@ -262,6 +262,28 @@ fn a_target_that_was_given_is_followed_up_and_down() {
 }
 
 #[test]
+fn cores_and_devices_count_where_there_is_a_target() {
+    let followed = |target: Option<f64>, cores_busy: f64, device_busy: f64| {
+        let mut followed = Followed { target, ..Followed::new((1, 20), Duration::from_secs(1)) };
+        followed.signals.cores_each = 2;
+        followed.signals.devices_busy = device_busy;
+        for _ in 0..2000 {
+            followed.signals.busy += LOOK.mul_f64(0.5);
+            followed.signals.cpu += LOOK.mul_f64(cores_busy);
+            followed.load(3.0);
+        }
+        let steps = followed.steps.iter().map(|(at, ..)| *at).fold(0.0, f64::max);
+        assert!(steps < 500.0, "it comes to rest: {:?}", followed.steps);
+        followed.signals.environments
+    };
+    assert_eq!(followed(Some(0.5), 0.0, 0.0), 1, "half of a worker's time");
+    assert_eq!(followed(Some(0.5), 4.0, 0.0), 4, "four cores, of two each, at a half");
+    assert_eq!(followed(Some(0.5), 0.0, 1.8), 4, "two devices that are busy nine tenths of the time");
+    assert_eq!(followed(Some(1.0), 4.0, 0.0), 2);
+    assert_eq!(followed(None, 4.0, 1.8), 1, "nobody has set one");
+}
+
+#[test]
 fn where_nothing_is_batched_workers_leave_a_fifth_of_their_time_and_noise_moves_nothing() {
     let mut followed = Followed::new((1, 10), Duration::from_secs(1));
     followed.signals.is_unbatched = true;
@@ -285,6 +307,7 @@ prop_compose! {
         counts in (0u64..10_000, 0u64..10_000, 0u64..10_000, 0u64..1000),
         times in (0u64..100_000, 0u64..100_000, 0u64..60_000, 0u64..5_000),
         is_unbatched in any::<bool>(),
+        hardware in (1u32..8, 0u64..100_000, 0.0..8.0f64),
     ) -> Signals {
         let ready = environments.saturating_sub(starting);
         let (received, shed, done, batches) = counts;
@@ -304,6 +327,9 @@ prop_compose! {
             queue_age: Duration::from_millis(times.3),
             batches,
             busy: Duration::from_millis(times.1),
+            cores_each: hardware.0,
+            cpu: Duration::from_millis(hardware.1),
+            devices_busy: hardware.2,
             start_time: Some(Duration::from_millis(times.2)),
         }
     }

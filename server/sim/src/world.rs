@@ -7,7 +7,9 @@ use crate::stage::{Stage, Start, Troupe};
 use bytes::{BufMut, BytesMut};
 use penstock_admission::ByteBudget;
 use penstock_dispatch::{Balance, ControlMode, House, HouseOptions, Reply, ScalingPolicy, ServedVersion};
-use penstock_domain::{CallerId, Datatype, FunctionName, Invocation, Refusal, ShedReason, Tensor, VersionNumber};
+use penstock_domain::{
+    Architecture, CallerId, Datatype, FunctionName, Invocation, Refusal, ShedReason, Tensor, VersionNumber,
+};
 use penstock_environment::{BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, Specification};
 use penstock_repository::{
     ContentRevision, FunctionSource, IdentityDelays, RuntimeSource, VersionSettings, VersionSource,
@@ -281,6 +283,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         device: script.one_device.then(|| DeviceShare { name: "one".into(), weight: 1, depth: script.device_depth }),
         accelerator: None,
         provider: None,
+        architecture: Architecture::OWN,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,
@@ -292,6 +295,7 @@ async fn open(script: &Script, stage: &Arc<Stage>, budget: &ByteBudget) -> Arc<H
         launcher: Arc::new(Troupe(stage.clone())),
         specify: Box::new(move |_, _| Ok(specification.clone())),
         placement: None,
+        device_busy: Box::new(|_| None),
         concurrency: script.concurrency,
         function_concurrency: 4096,
         caller_concurrency: 0,

@@ -170,6 +170,9 @@ declare! {
     ENVIRONMENT_RESIDENT = gauge("penstock_environment_resident_bytes", Unit::Bytes,
         "Resident memory of the version's execution environments.");
 
+    CPU_TOTAL = counter("penstock_environment_cpu_microseconds_total", Unit::Microseconds,
+        "Time of cores that the version's execution environments have used since they were ready.");
+
     // Triton's, labels: model, version.
     NV_SUCCESS = counter("nv_inference_request_success", Unit::Count, "Number of successful inference requests.");
     // Labels: model, version, reason.

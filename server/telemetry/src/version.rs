@@ -48,6 +48,7 @@ pub struct VersionMetrics {
     waiting: Share,
     start: Gauge,
     restarts: Counter,
+    cpu: Counter,
     triton: Triton,
     function: String,
     version: String,
@@ -76,6 +77,7 @@ impl VersionMetrics {
             waiting: share(names::WAITING_REQUESTS),
             start: labelled_gauge(names::ENVIRONMENT_START, function, &version),
             restarts: labelled_counter(names::ENVIRONMENT_RESTARTS, function, &version),
+            cpu: labelled_counter(names::CPU_TOTAL, function, &version),
             triton: Triton::new(function, &version),
             function: function.to_owned(),
             version,
@@ -87,6 +89,11 @@ impl VersionMetrics {
         self.environments_wanted.set(environments.into());
         self.environments_max.set(most.into());
         self.waiting.set(waiting.into());
+    }
+
+    /// Its environments have used so many microseconds of cores more.
+    pub fn cpu(&self, microseconds: u64) {
+        self.cpu.increment(microseconds);
     }
 
     /// An environment was ready so long after it was asked for.

@@ -6,7 +6,7 @@ use crate::function::{Cause, Concurrency, Placed, ServedVersion, Shared, Starts,
 use bytes::Bytes;
 use parking_lot::Mutex;
 use penstock_domain::{
-    CallerId, Datatype, ErrorCode, FunctionName, Invocation, Refusal, ShedReason, Signature, Tensor,
+    Architecture, CallerId, Datatype, ErrorCode, FunctionName, Invocation, Refusal, ShedReason, Signature, Tensor,
 };
 use penstock_environment::{BatchingPolicy, EnvironmentHandle, IsolationPolicy, QueueLimits, Specification};
 use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartInput, Prepared, Work};
@@ -91,6 +91,7 @@ async fn environment_that(requests: u32, fails: bool) -> Environment {
         device: None,
         accelerator: None,
         provider: None,
+        architecture: Architecture::OWN,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,
@@ -145,7 +146,7 @@ fn version_with(number: u64, concurrency: Concurrency, environments: &[&Environm
 fn has(version: &ServedVersion, environments: &[&Environment]) {
     version
         .environments
-        .store(Arc::new(environments.iter().map(|one| Arc::new(Placed::new(one.handle.clone()))).collect()));
+        .store(Arc::new(environments.iter().map(|one| Arc::new(Placed::new(one.handle.clone(), None))).collect()));
 }
 
 fn request(number: u8, deadline: Option<Duration>) -> Invocation {

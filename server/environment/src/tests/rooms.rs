@@ -5,7 +5,8 @@ use crate::specification::{BatchingPolicy, IsolationPolicy, QueueLimits, Specifi
 use bytes::Bytes;
 use parking_lot::Mutex;
 use penstock_domain::{
-    Datatype, ErrorCode, FunctionName, Invocation, ParameterValue, RequestedOutput, ShedReason, Signature, Tensor,
+    Architecture, Datatype, ErrorCode, FunctionName, Invocation, ParameterValue, RequestedOutput, ShedReason,
+    Signature, Tensor,
 };
 use penstock_executor::{Batch, ExecError, Executor, LoadError, Model, Outputs, Part, PartInput, Prepared, Work};
 use std::sync::Arc;
@@ -111,6 +112,7 @@ pub(super) fn specification(change: impl FnOnce(&mut Specification)) -> Specific
         device: None,
         accelerator: None,
         provider: None,
+        architecture: Architecture::OWN,
         cores: 1,
         memory_bytes: 0,
         body_bytes_max: 1 << 20,

@@ -19,6 +19,7 @@ fn router() -> Router {
         launcher: Arc::new(Launcher { program: "never-started".into(), accelerated: None, arguments: Vec::new() }),
         specify: Box::new(|_, _| panic!("an empty house starts nothing")),
         placement: None,
+        device_busy: Box::new(|_| None),
         concurrency: 1 << 20,
         function_concurrency: 1,
         caller_concurrency: 0,

@@ -57,6 +57,8 @@ struct State {
     /// The GPU that it is, or is a slice of: faults are told of that.
     gpu: String,
     memory_used_bytes: Option<u64>,
+    /// Share of the time in which a kernel ran.
+    busy: Option<f64>,
     silent: u32,
     /// What the driver said the last time, if it did not answer.
     silence: String,
@@ -156,8 +158,10 @@ impl Seen {
     fn on_reading(&mut self, uuid: &str, reading: Result<DeviceReading, String>) {
         let Some(state) = self.devices.get_mut(uuid) else { return };
         match reading {
-            Ok(reading) => (state.silent, state.memory_used_bytes) = (0, reading.memory_used_bytes),
-            Err(error) => (state.silent, state.silence) = (state.silent + 1, error),
+            Ok(reading) => {
+                (state.silent, state.memory_used_bytes, state.busy) = (0, reading.memory_used_bytes, reading.busy);
+            }
+            Err(error) => (state.silent, state.silence, state.busy) = (state.silent + 1, error, None),
         }
     }
 
@@ -166,6 +170,7 @@ impl Seen {
         let beat = |(uuid, state): (&String, &State)| DeviceBeat {
             uuid: uuid.clone(),
             memory_used_mib: state.memory_used_bytes.map(|bytes| bytes >> 20),
+            busy_percent: state.busy.map(|busy| (busy * 100.0).round() as u32),
             fault: match state.xid {
                 // However well it answers: it wants a reset.
                 Some(xid) => Some(format!("its GPU {} has failed (Xid {xid})", state.gpu)),

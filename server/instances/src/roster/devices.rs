@@ -7,7 +7,7 @@ use super::{Entry, Roster, Seat};
 use crate::protocol::Device;
 use penstock_scaler::{Needs, fullest_device};
 use penstock_telemetry::InstanceGpus;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Entry {
     /// Its devices, as far as they are known.
@@ -58,6 +58,12 @@ impl Roster {
         gpus
     }
 
+    /// Share of the time that a device runs kernels, if one of the instances has it and it tells.
+    pub(crate) fn device_busy(&self, uuid: &str) -> Option<f64> {
+        let told = self.instances().values().flat_map(|entry| &entry.beat.devices).find(|told| told.uuid == uuid)?;
+        told.busy_percent.map(|percent| f64::from(percent) / 100.0)
+    }
+
     /// Whether an instance that may be bought would have room for one that needs this.
     pub(crate) fn may_hold(&self, needs: &Needs) -> bool {
         self.types.iter().any(|one| self.rules.may_buy(&one.name) && one.shape.holds(needs) > 0)
@@ -103,17 +109,34 @@ impl Roster {
         }
     }
 
-    /// Gives those that have a place on an instance which has joined a device there, those that need most first; who finds
-    /// none has no place. What is left then of each instance's devices.
+    /// Which versions have environments on which device, by its instance and its number there.
+    fn versions_on(&self) -> BTreeSet<(String, usize, String)> {
+        let mut versions = BTreeSet::new();
+        for (id, entry) in &self.instances {
+            for leased in entry.leases.values() {
+                let number = entry.devices().iter().position(|device| Some(&device.uuid) == leased.device.as_ref());
+                versions.extend(number.map(|number| (id.clone(), number, leased.version.clone())));
+            }
+        }
+        versions
+    }
+
+    /// Gives those that have a place on an instance which has joined a device there, those that need most first: one where no
+    /// other environment of its version is, if there is one, since two of them on the same device get no more of it than one.
+    /// Who finds none has no place. What is left then of each instance's devices.
     pub(super) fn settle(&mut self) -> BTreeMap<String, Vec<u64>> {
         let joined = self.instances.iter().filter_map(|(id, entry)| Some((id.clone(), entry.devices_left()?)));
         let mut left: BTreeMap<String, Vec<u64>> = joined.collect();
+        let mut versions = self.versions_on();
         let mut unsettled = Vec::new();
         for seeker in self.seekers.values_mut().filter(|seeker| seeker.needs.device_memory_mib > 0) {
             let Some(Seat { id, device }) = &seeker.place else { continue };
             let Some(left) = left.get_mut(id) else { continue };
             match device.and_then(|device| left.get_mut(device)) {
-                Some(left) => *left = left.saturating_sub(seeker.needs.device_memory_mib),
+                Some(left) => {
+                    *left = left.saturating_sub(seeker.needs.device_memory_mib);
+                    versions.extend(device.map(|device| (id.clone(), device, seeker.version.clone())));
+                }
                 None => unsettled.push(seeker),
             }
         }
@@ -121,9 +144,16 @@ impl Roster {
         for seeker in unsettled {
             let Some(seat) = &mut seeker.place else { continue };
             let Some(left) = left.get_mut(&seat.id) else { continue };
-            seat.device = fullest_device(left, seeker.needs.device_memory_mib);
+            let has_one = |device: &usize| versions.contains(&(seat.id.clone(), *device, seeker.version.clone()));
+            let without: Vec<u64> =
+                left.iter().enumerate().map(|(device, left)| if has_one(&device) { 0 } else { *left }).collect();
+            let wanted = seeker.needs.device_memory_mib;
+            seat.device = fullest_device(&without, wanted).or_else(|| fullest_device(left, wanted));
             match seat.device {
-                Some(device) => left[device] -= seeker.needs.device_memory_mib,
+                Some(device) => {
+                    left[device] -= wanted;
+                    versions.insert((seat.id.clone(), device, seeker.version.clone()));
+                }
                 None => seeker.place = None,
             }
         }

@@ -6,7 +6,7 @@ use crate::protocol::{Begin, Enrol, FromAgent, FromFleet, Join, Machine, ToAgent
 use crate::{Address, Fleet, FleetOptions, Hub, Launched, Listen, OnInstances, Order, Outcome, Provider, agent};
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use penstock_domain::Variables;
+use penstock_domain::{Architecture, Variables};
 use penstock_environment::{
     BatchingPolicy, IsolationPolicy, Launch, LaunchError, Launcher, QueueLimits, Specification, Started,
 };
@@ -74,6 +74,7 @@ pub(crate) fn specification(cores: u32) -> Specification {
             ..Default::default()
         },
         provider: None,
+        architecture: Architecture::OWN,
         cores,
         memory_bytes: 1 << 30,
         device: None,

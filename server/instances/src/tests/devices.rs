@@ -91,6 +91,7 @@ impl World {
         let beat = |(device, why): (usize, &str)| DeviceBeat {
             uuid: format!("{id}-{device}"),
             memory_used_mib: None,
+            busy_percent: None,
             fault: Some(why.to_owned()),
         };
         let devices: Vec<DeviceBeat> = fault.into_iter().map(beat).collect();
@@ -116,6 +117,18 @@ fn environments_share_a_device_as_far_as_its_memory_goes() {
     let next = world.seek(600);
     world.settle(&[1000, 1000]);
     assert_eq!((given(&world, next), world.launched.len()), (world.on(0, 0), 2));
+}
+
+#[test]
+fn environments_of_a_version_are_on_different_devices_while_there_are_some() {
+    let mut world = World::new(15);
+    let [first, other] = [300, 200].map(|mib| world.seek(mib));
+    world.settle(&[1000, 1000]);
+    assert_eq!([first, other].map(|lease| world.given[&lease].clone()), [world.on(0, 0), world.on(0, 0)]);
+    let [second, third] = [300, 300].map(|mib| world.seek(mib));
+    world.settle(&[1000, 1000]);
+    let given = [second, third].map(|lease| world.given[&lease].clone());
+    assert_eq!(given, [world.on(0, 1), world.on(0, 0)], "then the fuller one");
 }
 
 #[test]
@@ -204,10 +217,10 @@ fn what_one_turns_out_to_take_counts() {
     let words = format!("it takes 701 MiB of GPU {uuid}, and has 700 MiB, with 0 MiB left there");
     assert_eq!(world.roster.resize(first, 701), Err(words));
     assert_eq!(world.roster.resize(first, 100), Ok(()));
-    let next = world.seek(600);
+    let next = world.seek(590);
     world.settle(&[]);
     assert_eq!(world.given[&next], world.on(0, 0));
-    assert_eq!(world.roster.instances()[&world.launched[0]].given_mib(&uuid), 1000);
+    assert_eq!(world.roster.instances()[&world.launched[0]].given_mib(&uuid), 990);
     // One without a device takes none, and one that is gone has none.
     let plain = world.seek(0);
     world.settle(&[]);

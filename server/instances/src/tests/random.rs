@@ -137,7 +137,7 @@ impl World {
                     let uuid = format!("{id}-{}", u8::from(second));
                     beat.devices.retain(|device| device.uuid != uuid);
                     let fault = is_bad.then(|| "it has failed".to_owned());
-                    beat.devices.push(DeviceBeat { uuid, memory_used_mib: None, fault });
+                    beat.devices.push(DeviceBeat { uuid, memory_used_mib: None, busy_percent: None, fault });
                     self.roster.beat(&id, beat, self.now);
                 }
             }

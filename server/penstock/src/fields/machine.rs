@@ -100,6 +100,14 @@ pub(super) const FIELDS: &[Field] = &[
         meaning: "The same for environments on a GPU; its CUDA provider is beside it. Empty: onnxruntime.library, else lib/cuda/libonnxruntime.so in the cache directory.",
     },
     Field {
+        key: "onnxruntime.other_library",
+        variable: "PENSTOCK_ONNXRUNTIME_OTHER_LIBRARY",
+        kind: Kind::Path,
+        default: "",
+        unit: "path",
+        meaning: "The same for environments on instances of the other architecture: arm64 where the server is x86_64, x86_64 where it is arm64. Empty: lib/arm64/libonnxruntime.so or lib/x86_64/libonnxruntime.so in the cache directory.",
+    },
+    Field {
         key: "devices.nvml",
         variable: "PENSTOCK_NVML",
         kind: Kind::Path,

@@ -10,7 +10,7 @@ use crate::world::{End, How};
 use bytes::Bytes;
 use penstock_admission::ByteBudget;
 use penstock_dispatch::{Balance, ControlMode, House, HouseOptions, Reply, ScalingPolicy, ServedVersion};
-use penstock_domain::{Datatype, FunctionName, Invocation, Qualifier, Tensor, Variables, VersionNumber};
+use penstock_domain::{Architecture, Datatype, FunctionName, Invocation, Qualifier, Tensor, Variables, VersionNumber};
 use penstock_environment::{BatchingPolicy, IsolationPolicy, QueueLimits, Specification};
 use penstock_instances::{Fleet, FleetOptions, Listen, OnInstances};
 use penstock_repository::{
@@ -348,6 +348,7 @@ fn specification(function: &Function) -> Specification {
         device: None,
         accelerator: None,
         provider: None,
+        architecture: Architecture::OWN,
         cores: function.vcpu,
         memory_bytes: function.memory_mib << 20,
         body_bytes_max: 1 << 20,
@@ -388,6 +389,7 @@ fn house(script: &Script, fleet: Arc<Fleet>, specifications: Specifications, bud
         launcher: Arc::new(OnInstances(fleet)),
         specify: Box::new(move |function, _| by_name.get(&function.name).cloned().ok_or_else(|| "unknown".to_owned())),
         placement: None,
+        device_busy: Box::new(|_| None),
         concurrency: 1 << 20,
         function_concurrency: 4096,
         caller_concurrency: 0,
