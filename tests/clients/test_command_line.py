@@ -104,12 +104,14 @@ def test_a_folder_serves_and_what_is_there_is_not_sent_again(shell, name, folder
 
 def test_a_real_model_with_its_settings_and_in_words(shell, name):
     done = shell.run("deploy", CACHE / "models/magika", "--name", name, "--timeout", "7", "--memory-size", "4096",
-                     "--concurrency", "9", "--env", "STAGE=canary")
+                     "--concurrency", "9", "--architecture", "arm64", "--env", "STAGE=canary")
     assert done.returncode == 0 and done.stdout == f"{name}:1 Active\n", done.stderr
     steps = ["3 files, 3.2 MB", "3 files sent, 3.2 MB; 0 were there", "function created", "version 1 is Active", "live leads to version 1"]
     assert all(step in line for step, line in zip(steps, done.stderr.splitlines(), strict=True))
     own = next(one for one in shell.json("functions") if one["FunctionName"] == name)
     assert (own["Runtime"], own["Timeout"], own["MemorySize"], own["Environment"]["Variables"]) == ("onnx", 7, 4096, {"STAGE": "canary"})
+    assert own["Architectures"] == ["arm64"], "which is said of instances alone: this machine has but one"
+    assert "architectures" in shell.refused("deploy", CACHE / "models/magika", "--name", name, "--architecture", "riscv")["message"]
     lines = shell("logs", name).splitlines()
     assert any("environment ready: pid" in line and " 1 " in line for line in lines), lines
 

@@ -50,6 +50,9 @@ pub(crate) struct Deploy {
     /// The capacity provider's name or ARN.
     #[arg(long, value_name = "NAME")]
     capacity_provider: Option<String>,
+    /// The architecture of the instances that it runs on, x86_64 or arm64.
+    #[arg(long, value_name = "NAME")]
+    architecture: Option<String>,
     /// Host memory, in MiB.
     #[arg(long, value_name = "MIB")]
     memory_size: Option<u32>,
@@ -146,6 +149,8 @@ impl Deploy {
             Err(error) => return Err(error),
         };
         let mut settings = self.settings(there.as_ref())?;
+        // Lambda counts it to the code.
+        let architectures = self.architecture.as_ref().map(|name| ("Architectures".to_owned(), json!([name])));
         let now = if let Some(there) = &there {
             let mut revision = there.pointer("/Configuration/RevisionId").cloned().unwrap_or_default();
             // Settings first: refused ones leave the code as it is.
@@ -155,13 +160,15 @@ impl Deploy {
                 let changed = client.json(Method::PUT, &format!("{own}/configuration"), Some(&settings)).await?;
                 revision = changed.get("RevisionId").cloned().unwrap_or_default();
             }
-            let code = json!({ "Manifest": manifest, "RevisionId": revision });
-            client.json(Method::PUT, &format!("{own}/code"), Some(&code)).await?
+            let code = [("Manifest".to_owned(), json!(manifest)), ("RevisionId".to_owned(), revision)];
+            let code: Map<String, Value> = code.into_iter().chain(architectures).collect();
+            client.json(Method::PUT, &format!("{own}/code"), Some(&Value::Object(code))).await?
         } else {
             let onnx = local.manifest.files().iter().any(|file| file.path.ends_with(".onnx"));
             let guessed = || json!(if onnx { "onnx" } else { "candle" });
             settings.entry("Runtime").or_insert_with(guessed);
             settings.entry("Role").or_insert_with(|| json!(ROLE));
+            settings.extend(architectures);
             settings.insert("FunctionName".into(), json!(self.name));
             settings.insert("Code".into(), json!({ "Manifest": manifest }));
             client.json(Method::POST, functions, Some(&Value::Object(settings))).await?
