@@ -38,7 +38,7 @@ def world(running, tmp_path):
 
 class World:
     def __init__(self, cloud, folder):
-        self.cloud, self.servers, self.models = cloud, [], folder / "models"
+        self.cloud, self.servers, self.models, self.most = cloud, [], folder / "models", {}
         self.models.mkdir()
         self.machines = Machines(cloud, folder, VCPU.__getitem__)
         self.agent = self.machines.publish()
@@ -75,6 +75,7 @@ class World:
             CapacityProviderScalingConfig={"MaxVCpuCount": most, "ScalingMode": "Auto"},
             PropagateTags={"Mode": "Explicit", "ExplicitTags": {"team": "tests"}},
         )
+        self.most[name] = most
         return told["CapacityProvider"]
 
     def active(self, client, name="machines"):
@@ -107,7 +108,7 @@ class World:
         left = self.cloud.alive()
         self.machines.stop()
         assert not left, f"left: {left}"
-        assert self.machines.vcpu_most <= MOST
+        assert self.machines.vcpu_most <= sum(self.most.values())
 
 
 def below(pid):
@@ -279,7 +280,7 @@ def test_a_function_for_arm_runs_on_instances_that_are(world):
     client = client_of(server)
     world.provider(client, Architectures=["x86_64", "arm64"], AllowedInstanceTypes=["c7g.large", "c7i.large"])
     world.provider(client, "x86", AllowedInstanceTypes=["c7i.large"])
-    with refused("InvalidParameterValueException", 400, 'Architectures: found ["arm64"], and the instances of capacity provider x86 are x86_64.'):
+    with refused("InvalidParameterValueException", 400, 'Architectures: found ["arm64"], and the instances of capacity provider x86 are x86_64: change it'):
         create(client, "g", adding(1.0), MemorySize=2048, Architectures=["arm64"], **on("x86"))
     create(client, "f", adding(1.0), MemorySize=2048, Architectures=["arm64"], **on("machines"))
     publish(client, "f")
@@ -293,6 +294,20 @@ def test_a_function_for_arm_runs_on_instances_that_are(world):
     assert publish(client, "f") == "2"
     assert invoke(client, "f", 1.5, Qualifier="2") == ("2", [3.5])
     assert sorted(one["InstanceType"] for one in world.cloud.alive().values()) == ["c7g.large", "c7i.large"]
+    # One version whose content changes its architecture: the new one comes up where it can.
+    client.publish_version(FunctionName="f", PublishTo="LATEST_PUBLISHED")
+    until(lambda: settled(client, "f", "$LATEST.PUBLISHED", WAIT_S)["State"] == "Active", "it serves", WAIT_S)
+    client.update_function_code(FunctionName="f", ZipFile=adding(5.0), Architectures=["arm64"])
+    client.publish_version(FunctionName="f", PublishTo="LATEST_PUBLISHED")
+    until(lambda: invoke(client, "f", 1.5, Qualifier="$LATEST.PUBLISHED") == ("$LATEST.PUBLISHED", [6.5]), "the new one serves", WAIT_S)
+    of_it = lambda: [one["InstanceType"] for one in instances(server) if "f:$LATEST.PUBLISHED" in one["Environments"]]  # noqa: E731
+    until(lambda: of_it() == ["c7g.large"], "and it alone", WAIT_S)
+    # To another provider and its architecture: two updates, of which the first alone is not published.
+    client.update_function_configuration(FunctionName="f", **on("x86"))
+    with refused("InvalidParameterValueException", 400, "Architectures: found"):
+        client.publish_version(FunctionName="f")
+    client.update_function_code(FunctionName="f", ZipFile=adding(6.0), Architectures=["x86_64"])
+    assert publish(client, "f") == "3"
 
 
 def test_who_asks_waits_while_instances_cannot_be_had(world):

@@ -189,8 +189,10 @@ def test_a_provider_says_how_busy_gpus_are_to_be(serve, driver):
     policy = {"PredefinedMetricType": "LambdaCapacityProviderAverageGPUUtilization", "TargetValue": 50.0}
     scaling = {"MaxVCpuCount": 16, "ScalingMode": "Manual", "ScalingPolicies": [policy]}
     client_of(server).update_capacity_provider(CapacityProviderName="local", CapacityProviderScalingConfig=scaling)
-    busy(90, 0)
-    until(lambda: visible(server) == [FIRST, SECOND], "the second has one too", WAIT_S)
-    assert len(instances(server)) == 1, "it was there all the time"
-    busy(10, 10)
-    until(lambda: len(visible(server)) == 1, "one is given back", WAIT_S)
+    with Load(server, "f", 1) as asked:
+        busy(90, 0)
+        until(lambda: visible(server) == [FIRST, SECOND], "the second has one too", WAIT_S)
+        assert len(instances(server)) == 1, "it was there all the time"
+        busy(10, 10)
+        until(lambda: len(visible(server)) == 1, "one is given back", WAIT_S)
+    assert asked.end() == []

@@ -35,6 +35,7 @@ impl ControlPlane {
         crate::tags::check(&tags)?;
         let configuration = new_configuration(request.settings, &name, request.architectures, &self.options.account)?;
         self.check_provider(&configuration).await?;
+        self.check_architecture(&configuration).await?;
         self.check_free(&name).await?;
         let (code, _package) = self.take_code(request.code, &configuration).await?;
 
@@ -278,11 +279,18 @@ impl ControlPlane {
         }
     }
 
-    /// The provider that a configuration names must be there, and stay, and have instances of its architecture.
+    /// The provider that a configuration names must be there, and stay.
     async fn check_provider(&self, configuration: &Configuration) -> Result<(), ControlError> {
         let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
         let (provider, _) = self.provider(provider_name(&instances.capacity_provider_arn)?).await?;
-        is_to_stay(&provider)?;
+        is_to_stay(&provider)
+    }
+
+    /// It must have instances of the configuration's architecture. Not asked of an update of `$LATEST`, which runs nowhere: provider
+    /// and architecture are changed by two of them.
+    pub(crate) async fn check_architecture(&self, configuration: &Configuration) -> Result<(), ControlError> {
+        let instances = &configuration.capacity_provider_config.lambda_managed_instances_capacity_provider_config;
+        let (provider, _) = self.provider(provider_name(&instances.capacity_provider_arn)?).await?;
         has_architecture(&provider, &configuration.architectures)
     }
 
@@ -335,7 +343,8 @@ fn has_architecture(provider: &ProviderRecord, wanted: &[String]) -> Result<(), 
     match has {
         Some(has) if !has.is_empty() && !wanted.iter().any(|wanted| has.iter().any(|has| has == wanted)) => {
             Err(ControlError::invalid(format!(
-                "Architectures: found {wanted:?}, and the instances of capacity provider {} are {}.",
+                "Architectures: found {wanted:?}, and the instances of capacity provider {} are {}: change it with the code \
+                 (UpdateFunctionCode), or name another provider.",
                 provider.name,
                 has.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or ")
             )))

@@ -120,7 +120,10 @@ impl ControlPlane {
             };
             let has_served = |number: u64| {
                 let version = versions.iter().find(|version| version.number == number);
-                version.is_some_and(|version| version.standing.state == State::Active && !is_coming_up(version))
+                version.is_some_and(|version| {
+                    let is_served = version.serving.as_ref().is_some_and(|serving| serving == content_of(version));
+                    version.standing.state == State::Active && (is_served || !is_coming_up(version))
+                })
             };
             let waits = read.iter().any(|read| read.waits);
             let source = function_source(&function_name, &function, (bounds, has_served), read);

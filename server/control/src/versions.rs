@@ -50,6 +50,7 @@ impl ControlPlane {
             crate::check::check_description(&description)?;
             content.configuration.description = description;
         }
+        self.check_architecture(&content.configuration).await?;
         let versions = self.versions(name).await?;
         let number = if to_latest { LATEST_PUBLISHED } else { function.last_number + 1 };
         if !to_latest

@@ -55,7 +55,10 @@ impl House {
     fn scale_once(&self, scaler: &mut Scaler, policy: &Policy) {
         let functions = self.functions.load_full();
         let served = || functions.values().flat_map(|function| function.versions.values());
-        let devices = OwnDevices::look(served(), &self.options.device_busy);
+        let devices = match self.targets.lock().values().any(|targets| targets.gpu.is_some()) {
+            true => OwnDevices::look(served(), &self.options.device_busy),
+            false => OwnDevices::default(),
+        };
         let plan = {
             let targets = self.targets.lock();
             let versions: Vec<Version> = served().filter_map(|version| version.to_scale(&targets, &devices)).collect();
@@ -116,6 +119,7 @@ impl House {
 }
 
 /// GPUs on which environments of one version alone are, by identifier: how busy they are is its doing.
+#[derive(Default)]
 struct OwnDevices(BTreeMap<String, (Whose, f64)>);
 
 type Whose = (FunctionName, VersionNumber);
@@ -178,8 +182,11 @@ impl ServedVersion {
         let environments = self.environments.load();
         let cpu: Duration = environments.iter().map(|environment| environment.cpu_since()).sum();
         let cpu_us = cpu.as_micros() as u64;
-        signals.cpu = Duration::from_micros(self.cpu_us.fetch_add(cpu_us, Ordering::Relaxed) + cpu_us);
         self.metrics.cpu(cpu_us);
+        // Targets are of what it runs on.
+        if !starts.on_gpu {
+            signals.cpu = Duration::from_micros(self.cpu_us.fetch_add(cpu_us, Ordering::Relaxed) + cpu_us);
+        }
         let now = Instant::now().into_std();
         for environment in environments.iter().filter(|environment| environment.is_open()) {
             let age = environment.queue_age(now);

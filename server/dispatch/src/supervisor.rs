@@ -150,7 +150,10 @@ impl Supervisor {
                 Life::Unreached(why) => self.restarts(why, pause),
                 Life::Failed(why, true) => {
                     self.grant = None;
-                    *self.version.hopeless.lock() = Some(why.clone());
+                    // One that serves shows that it can.
+                    if self.version.environments.load().is_empty() {
+                        *self.version.hopeless.lock() = Some(why.clone());
+                    }
                     self.set_state(VersionState::Unavailable(why));
                     self.stop.cancelled().await;
                     break;

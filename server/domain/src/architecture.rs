@@ -30,3 +30,9 @@ impl Architecture {
         Self::ALL.into_iter().find(|one| one.name() == name)
     }
 }
+
+impl Default for Architecture {
+    fn default() -> Self {
+        Self::OWN
+    }
+}

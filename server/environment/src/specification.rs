@@ -29,6 +29,7 @@ pub struct Specification {
     #[serde(default)]
     pub provider: Option<String>,
     /// What its instance is to be.
+    #[serde(default)]
     pub architecture: Architecture,
     /// Of an instance: cores that it takes, and host memory, in bytes.
     #[serde(default)]

@@ -5,7 +5,7 @@ use crate::fleet::{Begun, Fleet};
 use crate::protocol::{Begin, DeviceAccess, FromFleet, ToAgent, write};
 use crate::transport::Connection;
 use async_trait::async_trait;
-use penstock_domain::Architecture;
+use penstock_domain::{Architecture, VersionNumber};
 use penstock_environment::{Accelerator, Ending, Launch, LaunchError, Life, Specification, Started};
 use penstock_scaler::{Needs, Why};
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub struct OnInstances(pub Arc<Fleet>);
 #[async_trait]
 impl Launch for OnInstances {
     async fn start(&self, specification: &Specification) -> Result<Started, LaunchError> {
-        let version = format!("{}:{}", specification.function, specification.version);
+        let version = format!("{}:{}", specification.function, VersionNumber(specification.version));
         let needs = self.needs(specification);
         let (place, lease) =
             self.0.seek(version, needs).await.map_err(|why| refused(why, &needs, self.0.may_ever_hold(&needs)))?;
@@ -138,6 +138,9 @@ fn refused(why: Why, needs: &Needs, may_ever: bool) -> LaunchError {
         other => format!("an instance that is {}", other.name()),
     };
     let reason = match why {
+        Why::NoType if *architecture != Architecture::OWN => {
+            "no type of instance is so large: see InstanceRequirements, and ec2.agent_x86 and ec2.agent_arm, without which there are none"
+        }
         Why::NoType => "no type of instance is so large",
         Why::Unavailable => "no instance of a type that is large enough can be had now",
         Why::VcpuMax => "the capacity provider's instances have as many vCPU as they may",

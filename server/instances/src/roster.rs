@@ -480,7 +480,8 @@ impl Roster {
 
 /// What the plan counts together: a version's environments take the same, unless it is being replaced by other content.
 fn kind(version: &str, needs: &Needs) -> String {
-    format!("{version} {} {} {}", needs.vcpu, needs.memory_mib, needs.device_memory_mib)
+    let Needs { vcpu, memory_mib, device_memory_mib, architecture } = needs;
+    format!("{version} {vcpu} {memory_mib} {device_memory_mib} {}", architecture.name())
 }
 
 fn hold(instance: &mut Instance, version: &str, needs: Needs) {

@@ -119,8 +119,9 @@ pub(crate) fn access(library_path: Vec<PathBuf>) -> DeviceAccess {
 pub(crate) fn accelerator(
     accelerators: Option<&Accelerators>,
     version: &VersionSource,
+    architecture: Architecture,
 ) -> Result<Option<Accelerator>, String> {
-    let VersionSettings { worker_device, worker_count, gpus, penstock, architecture, .. } = &*version.settings;
+    let VersionSettings { worker_device, worker_count, gpus, penstock, .. } = &*version.settings;
     let workers = worker_count.unwrap_or(match &version.runtime {
         RuntimeSource::Identity { .. } => 1,
         // candle has one stream: a second worker would only wait for the first.
@@ -141,7 +142,7 @@ pub(crate) fn accelerator(
         RuntimeSource::Bert { .. } => {
             Err("penstock.engine is onnxruntime, which runs encoders on the CPU; auto and candle run there".to_owned())
         }
-        RuntimeSource::Onnx { .. } if architecture.is_some_and(|other| other != Architecture::OWN) => Err(format!(
+        RuntimeSource::Onnx { .. } if architecture != Architecture::OWN => Err(format!(
             "graphs run on the GPUs of {} instances alone: there is no ONNX Runtime with CUDA for others",
             Architecture::OWN.name()
         )),

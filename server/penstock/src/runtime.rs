@@ -8,7 +8,7 @@ use penstock_environment::{
     BatchingPolicy, DeviceShare, IsolationPolicy, QueueLimits, QueueTimeout, Specification, TimeoutAction,
 };
 use penstock_identity::{DelayKind, IdentityOptions};
-use penstock_repository::{Engine, FunctionSource, RuntimeSource, VersionSource};
+use penstock_repository::{Engine, FunctionSource, RuntimeSource, VersionSettings, VersionSource};
 use penstock_runtimes::{Declared, Runtime};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub(crate) fn onnxruntime_library(config: &Config) -> PathBuf {
 /// The one for environments on instances of this architecture, other than the server's. Errors: it is not there.
 fn onnxruntime_library_for(config: &Config, architecture: Architecture) -> Result<PathBuf, String> {
     let name = architecture.name();
-    let fetched = || PathBuf::from(config.text("cache_dir")).join("lib").join(name).join("libonnxruntime.so");
+    let fetched = || PathBuf::from(config.text("cache_dir")).join(format!("lib-{name}/libonnxruntime.so"));
     let library = config.path("onnxruntime.other_library").unwrap_or_else(fetched);
     match library.is_file() {
         true => Ok(library),
@@ -42,6 +42,12 @@ pub(crate) fn onnxruntime_cuda_library(config: &Config) -> PathBuf {
     named.or_else(|| Some(fetched()).filter(|library| library.is_file())).unwrap_or_else(|| onnxruntime_library(config))
 }
 
+/// What a version's instances are to be. Where none are bought, all is of this program's architecture, whatever is said.
+pub(crate) fn architecture(config: &Config, settings: &VersionSettings) -> Architecture {
+    let bought = config.text("instances.provider") == "ec2";
+    settings.architecture.filter(|_| bought).unwrap_or(Architecture::OWN)
+}
+
 /// Describes an environment of a version, once for each load. `cores` is what the machine has; the environments of a
 /// version are busy together and share them, versions are busy at different times and each may use them all. Errors: why
 /// it cannot run on this machine.
@@ -54,7 +60,7 @@ pub(crate) fn specify(
     version: &VersionSource,
 ) -> Result<Specification, String> {
     let settings = &version.settings;
-    let accelerator = accelerator(accelerators, version)?;
+    let accelerator = accelerator(accelerators, version, architecture(config, settings))?;
     if !settings.notes.is_empty() {
         let (number, notes) = (version.number.0, settings.notes.join("; "));
         tracing::warn!(function = %function.name, version = number, notes, "a part of the configuration is not followed");
@@ -68,15 +74,18 @@ pub(crate) fn specify(
         (config.integer("environments.threads"), config.integer("environments.per_version"));
     let threads = thread_share(settings.penstock.threads, configured, cores, environments);
     let per_worker = (threads / workers).max(1);
-    let architecture = settings.architecture.unwrap_or(Architecture::OWN);
-    let (library, cuda_library) = match (architecture, &version.runtime) {
-        (Architecture::OWN, _) | (_, RuntimeSource::Identity { .. }) => {
-            (onnxruntime_library(config), onnxruntime_cuda_library(config))
-        }
-        (other, _) => {
+    let architecture = architecture(config, settings);
+    let by_onnxruntime = match &version.runtime {
+        RuntimeSource::Identity { .. } => false,
+        RuntimeSource::Bert { .. } => settings.penstock.engine != Engine::Candle,
+        RuntimeSource::Onnx { .. } => true,
+    };
+    let (library, cuda_library) = match architecture {
+        other if by_onnxruntime && other != Architecture::OWN => {
             let library = onnxruntime_library_for(config, other)?;
             (library.clone(), library)
         }
+        _ => (onnxruntime_library(config), onnxruntime_cuda_library(config)),
     };
     let mut readable = vec![version.directory.clone()];
     readable.extend(version.linked_paths.iter().cloned());
@@ -119,7 +128,7 @@ pub(crate) fn specify(
             max_batch_size: settings.max_batch_size.map(|most| most.max(1)),
         },
     };
-    if !matches!(runtime, Runtime::Identity { .. }) {
+    if by_onnxruntime {
         // The library and those it loads beside itself.
         let mut libraries = vec![library];
         libraries.extend(accelerator.is_some().then_some(cuda_library));

@@ -204,9 +204,9 @@ fn wanted(version: &Version, passed: &Passed, history: &mut History, policy: &Po
     if queue > 1.0 && signals.ready >= signals.environments && target.is_none() {
         consider((f64::from(signals.ready) * queue).ceil() as u32, Reason::QueueWait);
     }
+    history.note_busy(now, passed.busy(signals));
     let is_targeted = target.or(policy.utilization).is_some();
     if let Some(target) = target.or(policy.utilization).or(signals.is_unbatched.then_some(BUSY)) {
-        history.note_busy(now, passed.busy(signals));
         let Busy { workers, cores, devices, .. } = history.busy();
         // Cores and devices may be busy with what no worker does: preparing, waiting for the next batch. What is meant to be busy
         // is what somebody has set a target for.

@@ -78,6 +78,23 @@ pub(crate) struct Busy {
     pub(crate) seconds: f64,
 }
 
+impl Busy {
+    /// Over the time of both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let seconds = self.seconds + other.seconds;
+        let mean = |one: f64, two: f64| match seconds > 0.0 {
+            true => (one * self.seconds + two * other.seconds) / seconds,
+            false => 0.0,
+        };
+        Self {
+            workers: mean(self.workers, other.workers),
+            cores: mean(self.cores, other.cores),
+            devices: mean(self.devices, other.devices),
+            seconds,
+        }
+    }
+}
+
 impl Passed {
     pub(crate) fn between(before: &Signals, after: &Signals, time: Duration) -> Self {
         Self {
@@ -112,8 +129,11 @@ impl Passed {
         self.busy.checked_div(u32::try_from(self.batches).unwrap_or(u32::MAX))
     }
 
-    /// How busy they were, on average.
+    /// How busy they were, on average. Who served nobody was not busy: signs of life cost a little, too.
     pub(crate) fn busy(&self, signals: &Signals) -> Busy {
+        if !self.is_asked() && signals.in_flight == 0 && self.busy.is_zero() {
+            return Busy { seconds: self.seconds, ..Busy::default() };
+        }
         let average = |time: Duration, each: u32| match self.seconds > 0.0 {
             true => time.as_secs_f64() / self.seconds / f64::from(each.max(1)),
             false => 0.0,

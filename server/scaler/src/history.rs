@@ -17,6 +17,10 @@ const QUARTER: Duration = Duration::from_secs(4);
 const GROWTH_BELIEVED: f64 = 1.1;
 /// How far ahead growth is carried on at most, as a factor.
 const PREDICTED_MAX: f64 = 2.0;
+/// How busy environments are is told in lumps, ten times a second while they are: looks that follow each other faster count as one,
+/// in seconds; and for how long it must have been seen.
+const BUSY_LEAST_S: f64 = 0.05;
+const BUSY_KNOWN_S: f64 = 0.5;
 /// Entries that are kept.
 const SAMPLES_MAX: usize = 128;
 
@@ -75,25 +79,20 @@ impl History {
 
     /// Notes how busy it was.
     pub(crate) fn note_busy(&mut self, now: Instant, busy: Busy) {
-        if busy.seconds > 0.0 {
-            self.busy.push_back((now, busy));
+        match self.busy.back_mut().filter(|(_, last)| last.seconds < BUSY_LEAST_S) {
+            Some(last) => *last = (now, last.1.and(busy)),
+            None if busy.seconds > 0.0 => self.busy.push_back((now, busy)),
+            None => {}
         }
         while self.busy.len() > SAMPLES_MAX || self.busy.front().is_some_and(|(at, _)| now - *at > AVERAGED) {
             self.busy.pop_front();
         }
     }
 
-    /// How busy it was, on average over the last two seconds.
+    /// How busy it was, on average over the last two seconds; not at all while too little is known.
     pub(crate) fn busy(&self) -> Busy {
-        let mut all = Busy::default();
-        for (_, busy) in &self.busy {
-            all.workers += busy.workers * busy.seconds;
-            all.cores += busy.cores * busy.seconds;
-            all.devices += busy.devices * busy.seconds;
-            all.seconds += busy.seconds;
-        }
-        let average = |sum: f64| if all.seconds > 0.0 { sum / all.seconds } else { 0.0 };
-        Busy { workers: average(all.workers), cores: average(all.cores), devices: average(all.devices), ..all }
+        let all = self.busy.iter().fold(Busy::default(), |all, (_, busy)| all.and(*busy));
+        if all.seconds < BUSY_KNOWN_S { Busy::default() } else { all }
     }
 
     /// Mean over the last two seconds.

@@ -236,8 +236,8 @@ fn busy_workers_count_where_there_is_a_target() {
     let mut followed = Followed::new((1, 10), Duration::from_secs(1));
     followed.for_seconds(60.0, || 2.0);
     followed.policy.utilization = Some(0.5);
-    followed.now += Duration::from_secs(1);
-    followed.signals.busy += Duration::from_millis(1400);
+    followed.now += Duration::from_secs(2);
+    followed.signals.busy += Duration::from_millis(2800);
     let plan = followed.decide();
     assert_eq!((plan.steps[0].to, plan.steps[0].reason), (3, Reason::Utilization));
 }
@@ -281,6 +281,37 @@ fn cores_and_devices_count_where_there_is_a_target() {
     assert_eq!(followed(Some(0.5), 0.0, 1.8), 4, "two devices that are busy nine tenths of the time");
     assert_eq!(followed(Some(1.0), 4.0, 0.0), 2);
     assert_eq!(followed(None, 4.0, 1.8), 1, "nobody has set one");
+}
+
+#[test]
+fn signs_of_life_keep_nothing_where_a_target_is_given() {
+    let mut followed = Followed { target: Some(0.5), ..Followed::new((0, 20), Duration::from_secs(1)) };
+    followed.signals.cores_each = 1;
+    let mut look = |busy: Duration, wanted: f64| {
+        followed.signals.busy += busy;
+        followed.signals.cpu += Duration::from_micros(100) + busy;
+        // Somebody else's.
+        followed.signals.devices_busy = 0.3;
+        followed.load(wanted);
+        followed.signals.environments
+    };
+    let busy: Vec<u32> = (0..20).map(|_| look(LOOK / 4, 3.0)).collect();
+    assert_eq!(busy.last(), Some(&1));
+    let quiet: Vec<u32> = (0..2000).map(|_| look(Duration::ZERO, 0.0)).collect();
+    assert_eq!(quiet.last(), Some(&0));
+}
+
+#[test]
+fn a_lump_right_after_a_target_was_given_is_not_the_rate() {
+    let mut followed = Followed::new((1, 20), Duration::from_secs(1));
+    followed.signals.cores_each = 1;
+    followed.for_seconds(10.0, || 3.0);
+    followed.target = Some(0.5);
+    // Told at once, of what took a tenth of a second.
+    followed.now += Duration::from_millis(5);
+    followed.signals.cpu += Duration::from_millis(100);
+    followed.signals.received += 1;
+    assert_eq!(followed.decide(), Plan::default());
 }
 
 #[test]

@@ -68,6 +68,7 @@ fn record_everything() -> VersionMetrics {
     version.environments(1);
     version.environment_started(Duration::from_millis(300));
     version.wanted(2, 3, 1);
+    version.cpu(1000);
     version.scaled(true, "demand");
     version.environment_restarted();
     version.load(&LOAD);

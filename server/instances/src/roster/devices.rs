@@ -3,7 +3,7 @@
 //! An environment has its part of one device, of which the agent has said how much there is. A device that has failed is left
 //! to those that are on it. These are books: nothing here keeps an environment from taking more than its part.
 
-use super::{Entry, Roster, Seat};
+use super::{Entry, Roster, Seat, Seeker};
 use crate::protocol::Device;
 use penstock_scaler::{Needs, fullest_device};
 use penstock_telemetry::InstanceGpus;
@@ -109,54 +109,72 @@ impl Roster {
         }
     }
 
-    /// Which versions have environments on which device, by its instance and its number there.
-    fn versions_on(&self) -> BTreeSet<(String, usize, String)> {
-        let mut versions = BTreeSet::new();
-        for (id, entry) in &self.instances {
-            for leased in entry.leases.values() {
-                let number = entry.devices().iter().position(|device| Some(&device.uuid) == leased.device.as_ref());
-                versions.extend(number.map(|number| (id.clone(), number, leased.version.clone())));
-            }
-        }
-        versions
+    /// What there is of devices on each instance that has joined, and whose environments are on them.
+    fn boards(&self) -> BTreeMap<String, Board> {
+        let board = |(id, entry): (&String, &Entry)| {
+            let number = |uuid: &String| entry.devices().iter().position(|device| device.uuid == *uuid);
+            let there = entry.leases.values();
+            let versions = there.filter_map(|leased| Some((number(leased.device.as_ref()?)?, leased.version.clone())));
+            Some((id.clone(), Board { left: entry.devices_left()?, versions: versions.collect() }))
+        };
+        self.instances.iter().filter_map(board).collect()
     }
 
     /// Gives those that have a place on an instance which has joined a device there, those that need most first: one where no
-    /// other environment of its version is, if there is one, since two of them on the same device get no more of it than one.
-    /// Who finds none has no place. What is left then of each instance's devices.
+    /// other environment of its version is, if all find one so, since two of them on the same device get little more of it than
+    /// one; else the fullest, as was planned. Who finds none has no place. What is left then of each instance's devices.
     pub(super) fn settle(&mut self) -> BTreeMap<String, Vec<u64>> {
-        let joined = self.instances.iter().filter_map(|(id, entry)| Some((id.clone(), entry.devices_left()?)));
-        let mut left: BTreeMap<String, Vec<u64>> = joined.collect();
-        let mut versions = self.versions_on();
-        let mut unsettled = Vec::new();
+        let mut boards = self.boards();
+        let mut unsettled: BTreeMap<String, Vec<&mut Seeker>> = BTreeMap::new();
         for seeker in self.seekers.values_mut().filter(|seeker| seeker.needs.device_memory_mib > 0) {
             let Some(Seat { id, device }) = &seeker.place else { continue };
-            let Some(left) = left.get_mut(id) else { continue };
-            match device.and_then(|device| left.get_mut(device)) {
-                Some(left) => {
-                    *left = left.saturating_sub(seeker.needs.device_memory_mib);
-                    versions.extend(device.map(|device| (id.clone(), device, seeker.version.clone())));
-                }
-                None => unsettled.push(seeker),
+            let Some(board) = boards.get_mut(id) else { continue };
+            match device.filter(|device| *device < board.left.len()) {
+                Some(device) => board.give(device, seeker),
+                None => unsettled.entry(id.clone()).or_default().push(seeker),
             }
         }
-        unsettled.sort_by_key(|seeker| std::cmp::Reverse(seeker.needs.device_memory_mib));
-        for seeker in unsettled {
-            let Some(seat) = &mut seeker.place else { continue };
-            let Some(left) = left.get_mut(&seat.id) else { continue };
-            let has_one = |device: &usize| versions.contains(&(seat.id.clone(), *device, seeker.version.clone()));
-            let without: Vec<u64> =
-                left.iter().enumerate().map(|(device, left)| if has_one(&device) { 0 } else { *left }).collect();
-            let wanted = seeker.needs.device_memory_mib;
-            seat.device = fullest_device(&without, wanted).or_else(|| fullest_device(left, wanted));
-            match seat.device {
-                Some(device) => {
-                    left[device] -= wanted;
-                    versions.insert((seat.id.clone(), device, seeker.version.clone()));
-                }
-                None => seeker.place = None,
+        for (id, mut seekers) in unsettled {
+            let Some(board) = boards.get_mut(&id) else { continue };
+            seekers.sort_by_key(|seeker| std::cmp::Reverse(seeker.needs.device_memory_mib));
+            let (mut apart, mut packed) = (board.clone(), board.clone());
+            let mut devices: Vec<Option<usize>> = seekers.iter().map(|seeker| apart.take(seeker, true)).collect();
+            *board = apart;
+            if devices.iter().any(Option::is_none) {
+                devices = seekers.iter().map(|seeker| packed.take(seeker, false)).collect();
+                *board = packed;
+            }
+            for (seeker, device) in seekers.into_iter().zip(devices) {
+                seeker.place = device.map(|device| Seat { id: id.clone(), device: Some(device) });
             }
         }
-        left
+        boards.into_iter().map(|(id, board)| (id, board.left)).collect()
+    }
+}
+
+/// The devices of one instance.
+#[derive(Clone)]
+struct Board {
+    /// What is left of each, in MiB.
+    left: Vec<u64>,
+    /// Versions that have environments on one, by its number.
+    versions: BTreeSet<(usize, String)>,
+}
+
+impl Board {
+    /// Takes its part of a device, one that is chosen by who else is there, or the fullest.
+    fn take(&mut self, seeker: &Seeker, apart: bool) -> Option<usize> {
+        let wanted = seeker.needs.device_memory_mib;
+        let is_free = |device: usize| !self.versions.contains(&(device, seeker.version.clone()));
+        let free = self.left.iter().enumerate().map(|(device, left)| if is_free(device) { *left } else { 0 });
+        let free: Vec<u64> = if apart { free.collect() } else { Vec::new() };
+        let device = fullest_device(&free, wanted).or_else(|| fullest_device(&self.left, wanted))?;
+        self.give(device, seeker);
+        Some(device)
+    }
+
+    fn give(&mut self, device: usize, seeker: &Seeker) {
+        self.left[device] = self.left[device].saturating_sub(seeker.needs.device_memory_mib);
+        self.versions.insert((device, seeker.version.clone()));
     }
 }

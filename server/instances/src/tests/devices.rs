@@ -31,9 +31,13 @@ struct World {
 
 impl World {
     fn new(vcpu_max: u32) -> Self {
+        Self::of(vcpu_max, shape().vcpu)
+    }
+
+    fn of(vcpu_max: u32, vcpu: u32) -> Self {
         let of = |name: &str, devices, device_memory_mib| InstanceType {
             name: name.into(),
-            shape: Shape { devices, device_memory_mib, ..shape() },
+            shape: Shape { vcpu, devices, device_memory_mib, ..shape() },
             usd_per_hour: 0.0,
             zones: vec!["here".into()],
         };
@@ -129,6 +133,17 @@ fn environments_of_a_version_are_on_different_devices_while_there_are_some() {
     world.settle(&[1000, 1000]);
     let given = [second, third].map(|lease| world.given[&lease].clone());
     assert_eq!(given, [world.on(0, 1), world.on(0, 0)], "then the fuller one");
+}
+
+#[test]
+fn what_was_planned_to_fit_has_its_place_though_versions_share_a_device_then() {
+    let mut world = World::of(9, 9);
+    let seekers = [500, 500, 330, 331, 332].map(|mib| world.seek(mib));
+    world.settle(&[1000, 1000]);
+    assert_eq!((&world.refused[..], world.launched.len()), (&[][..], 1));
+    let on: Vec<_> = seekers.iter().map(|lease| world.given[lease].clone()).collect();
+    assert_eq!((&on[0], &on[1]), (&world.on(0, 0), &world.on(0, 0)), "apart there would be no room for all");
+    assert!(on[2..].iter().all(|on| *on == world.on(0, 1)));
 }
 
 #[test]

@@ -105,7 +105,7 @@ pub(super) const FIELDS: &[Field] = &[
         kind: Kind::Path,
         default: "",
         unit: "path",
-        meaning: "The same for environments on instances of the other architecture: arm64 where the server is x86_64, x86_64 where it is arm64. Empty: lib/arm64/libonnxruntime.so or lib/x86_64/libonnxruntime.so in the cache directory.",
+        meaning: "The same for environments on instances of the other architecture: arm64 where the server is x86_64, x86_64 where it is arm64. Empty: lib-arm64/libonnxruntime.so or lib-x86_64/libonnxruntime.so in the cache directory.",
     },
     Field {
         key: "devices.nvml",
