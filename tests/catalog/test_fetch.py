@@ -454,7 +454,10 @@ def test_the_shipped_catalog_is_well_formed():
             assert (CATALOG_FOLDER / source["source"]).is_file()
         for wheel in item.get("wheels", []):
             assert wheel["file"].startswith("%s-%s-" % (item["package"].replace("-", "_"), item["version"]))
-            assert ("system" in wheel) == (not wheel["file"].endswith("-none-any.whl"))
+            # Those for other machines than this one say in their name for which.
+            other = {"onnxruntime-arm64": "_aarch64.whl", "onnxruntime-x86_64": "_x86_64.whl"}.get(item["name"])
+            assert ("system" in wheel) == (not wheel["file"].endswith(other or "-none-any.whl"))
+            assert other is None or all(not file["destination"].startswith("lib/") for file in wheel["files"])
             for pinned in [wheel] + wheel["files"]:
                 assert re.match(r"[0-9a-f]{64}$", pinned["sha256"]) and pinned["bytes"] > 0
     done = subprocess.run([sys.executable, str(FETCH), "--list"], stdout=subprocess.PIPE, timeout=LIMIT_S)

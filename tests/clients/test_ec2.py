@@ -306,8 +306,11 @@ def test_a_function_for_arm_runs_on_instances_that_are(world):
     client.update_function_configuration(FunctionName="f", **on("x86"))
     with refused("InvalidParameterValueException", 400, "Architectures: found"):
         client.publish_version(FunctionName="f")
+    with refused("InvalidParameterValueException", 400, "Architectures: found"):
+        client.update_function_code(FunctionName="f", ZipFile=adding(7.0), Publish=True)
     client.update_function_code(FunctionName="f", ZipFile=adding(6.0), Architectures=["x86_64"])
     assert publish(client, "f") == "3"
+    assert invoke(client, "f", 1.5, Qualifier="3") == ("3", [7.5])
 
 
 def test_who_asks_waits_while_instances_cannot_be_had(world):

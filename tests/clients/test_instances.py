@@ -209,8 +209,8 @@ def test_cores_that_are_busy_count_beside_workers(start):
         client_of(server).update_capacity_provider(CapacityProviderName="local", CapacityProviderScalingConfig=scaling)
         until(lambda: environments(server, "own") == 2, "work for two", WAIT_S)
     assert load.end() == []
-    used = lambda: Scraped(server).value("penstock_environment_cpu_microseconds_total", function="own")  # noqa: E731
-    until(lambda: used() >= 0.5 * 50_000 * len(load.answers), "time of cores is told", WAIT_S)
+    used = lambda: Scraped(server).value("penstock_environment_cpu_seconds", function="own")  # noqa: E731
+    until(lambda: used() >= 0.5 * 0.05 * len(load.answers), "time of cores is told", WAIT_S)
 
 
 def test_an_instance_has_no_more_memory_than_it_says(start):

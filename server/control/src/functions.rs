@@ -154,6 +154,12 @@ impl ControlPlane {
             return Err(ControlError::invalid("ImageUri is not supported here: functions are packages of type Zip."));
         }
         let architectures = architecture(request.architectures)?;
+        if request.publish || request.publish_to.is_some() || request.dry_run {
+            // What would not be published is not changed either.
+            let mut configuration = function.latest.configuration.clone();
+            configuration.architectures = architectures.clone().unwrap_or(configuration.architectures);
+            self.check_architecture(&configuration).await?;
+        }
         let (code, _package) = self.take_code(request.code, &function.latest.configuration).await?;
         let dry_run = request.dry_run;
         let update = |function: &mut FunctionRecord| {

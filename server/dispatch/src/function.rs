@@ -199,7 +199,7 @@ pub struct ServedVersion {
     pub(crate) retry_budget: RetryBudget,
     /// Tasks that keep an environment of this version alive; 0 once every process is gone for good.
     pub(crate) supervisors: AtomicU32,
-    /// Time of cores that its environments have used, in microseconds, as far as the scaler has looked.
+    /// Time of cores that its environments on the CPU have used, in microseconds, as far as the scaler has looked.
     pub(crate) cpu_us: AtomicU64,
 }
 

@@ -55,7 +55,8 @@ impl House {
     fn scale_once(&self, scaler: &mut Scaler, policy: &Policy) {
         let functions = self.functions.load_full();
         let served = || functions.values().flat_map(|function| function.versions.values());
-        let devices = match self.targets.lock().values().any(|targets| targets.gpu.is_some()) {
+        let has_targets = self.targets.lock().values().any(|targets| targets.gpu.is_some());
+        let devices = match has_targets {
             true => OwnDevices::look(served(), &self.options.device_busy),
             false => OwnDevices::default(),
         };
@@ -173,20 +174,22 @@ impl ServedVersion {
             slots_each: starts.slots,
             workers_each: starts.workers,
             cores_each: starts.cores,
-            devices_busy: devices.busy(self),
+            devices_busy: if starts.on_gpu { devices.busy(self) } else { 0.0 },
             is_unbatched: self.signature().is_some_and(|signature| signature.max_batch_size <= 1),
             waiting: self.waiting.waiting(),
             start_time: starts.took,
             ..Signals::default()
         };
         let environments = self.environments.load();
-        let cpu: Duration = environments.iter().map(|environment| environment.cpu_since()).sum();
-        let cpu_us = cpu.as_micros() as u64;
-        self.metrics.cpu(cpu_us);
-        // Targets are of what it runs on.
-        if !starts.on_gpu {
-            signals.cpu = Duration::from_micros(self.cpu_us.fetch_add(cpu_us, Ordering::Relaxed) + cpu_us);
+        let (mut used_us, mut on_cpu_us) = (0, 0);
+        for environment in environments.iter() {
+            let us = environment.cpu_since().as_micros() as u64;
+            used_us += us;
+            // Targets are of what it runs on.
+            on_cpu_us += if environment.device.is_none() { us } else { 0 };
         }
+        self.metrics.cpu(used_us);
+        signals.cpu = Duration::from_micros(self.cpu_us.fetch_add(on_cpu_us, Ordering::Relaxed) + on_cpu_us);
         let now = Instant::now().into_std();
         for environment in environments.iter().filter(|environment| environment.is_open()) {
             let age = environment.queue_age(now);

@@ -77,7 +77,12 @@ pub(crate) fn specify(
     let architecture = architecture(config, settings);
     let by_onnxruntime = match &version.runtime {
         RuntimeSource::Identity { .. } => false,
-        RuntimeSource::Bert { .. } => settings.penstock.engine != Engine::Candle,
+        RuntimeSource::Bert { .. } => match settings.penstock.engine {
+            Engine::Candle => false,
+            // Which it is on a GPU.
+            Engine::Auto => !accelerator.as_ref().is_some_and(|accelerator| accelerator.required),
+            Engine::OnnxRuntime => true,
+        },
         RuntimeSource::Onnx { .. } => true,
     };
     let (library, cuda_library) = match architecture {

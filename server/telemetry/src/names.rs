@@ -170,7 +170,8 @@ declare! {
     ENVIRONMENT_RESIDENT = gauge("penstock_environment_resident_bytes", Unit::Bytes,
         "Resident memory of the version's execution environments.");
 
-    CPU_TOTAL = counter("penstock_environment_cpu_microseconds_total", Unit::Microseconds,
+    // A gauge that only grows: counters are whole numbers here.
+    CPU = gauge("penstock_environment_cpu_seconds", Unit::Seconds,
         "Time of cores that the version's execution environments have used since they were ready.");
 
     // Triton's, labels: model, version.

@@ -48,7 +48,7 @@ pub struct VersionMetrics {
     waiting: Share,
     start: Gauge,
     restarts: Counter,
-    cpu: Counter,
+    cpu: Gauge,
     triton: Triton,
     function: String,
     version: String,
@@ -77,7 +77,7 @@ impl VersionMetrics {
             waiting: share(names::WAITING_REQUESTS),
             start: labelled_gauge(names::ENVIRONMENT_START, function, &version),
             restarts: labelled_counter(names::ENVIRONMENT_RESTARTS, function, &version),
-            cpu: labelled_counter(names::CPU_TOTAL, function, &version),
+            cpu: labelled_gauge(names::CPU, function, &version),
             triton: Triton::new(function, &version),
             function: function.to_owned(),
             version,
@@ -93,7 +93,7 @@ impl VersionMetrics {
 
     /// Its environments have used so many microseconds of cores more.
     pub fn cpu(&self, microseconds: u64) {
-        self.cpu.increment(microseconds);
+        self.cpu.increment(microseconds as f64 / 1e6);
     }
 
     /// An environment was ready so long after it was asked for.
