@@ -148,17 +148,15 @@ impl Supervisor {
                     continue;
                 }
                 Life::Unreached(why) => self.restarts(why, pause),
-                Life::Failed(why, true) => {
+                // Where another serves, it can be loaded.
+                Life::Failed(why, true) if self.version.environments.load().is_empty() => {
                     self.grant = None;
-                    // One that serves shows that it can.
-                    if self.version.environments.load().is_empty() {
-                        *self.version.hopeless.lock() = Some(why.clone());
-                    }
+                    *self.version.hopeless.lock() = Some(why.clone());
                     self.set_state(VersionState::Unavailable(why));
                     self.stop.cancelled().await;
                     break;
                 }
-                Life::Failed(why, false) => {
+                Life::Failed(why, _) => {
                     self.grant = None;
                     // One that has never been ready may never be.
                     let has_served = self.version.starts.lock().has_served;
