@@ -107,6 +107,7 @@ async def story(run):
         while run.now() < REST_UNTIL_S and (run.samples[-1]["instances"] or run.samples[-1]["environments"]):
             await asyncio.sleep(0.2)
         rested = run.samples[-1]
+        # So that it is seen in the plot.
         await asyncio.sleep(3)
         first = await run.one(session)
         print(f"the first request after it: {first['status']} in {first['took']:.2f} s", flush=True)

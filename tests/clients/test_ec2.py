@@ -421,7 +421,7 @@ def test_a_provider_that_cannot_be_used_says_why(world):
     def state(name):
         return client.get_capacity_provider(CapacityProviderName=name)["CapacityProvider"]["State"]
 
-    until(lambda: state("none-left") == "Failed", "it fails", WAIT_S)
+    until(lambda: state("none-left") == state("no-agent") == "Failed", "they fail", WAIT_S)
     assert any("no instance type is left in" in line for line in server.log)
     shown = subprocess.run([PROGRAM, "instances", "--endpoint", server.url], capture_output=True, text=True, check=True).stdout
     assert re.search("^none-left +.*no instance type is left in", shown, re.MULTILINE), shown

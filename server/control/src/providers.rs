@@ -33,7 +33,7 @@ const REFUSED_MAX: u32 = 3;
 const FORGET_PAUSE: Duration = Duration::from_secs(5);
 /// Most virtual cores of a provider's instances, if nothing is said.
 const VCPU_DEFAULT: u64 = 400;
-/// What a policy may have a target for, on the CPU and on GPUs: how busy runtime workers are.
+/// What a policy may have a target for, on the CPU and on GPUs: how busy environments are.
 const UTILIZATION: [&str; 2] =
     ["LambdaCapacityProviderAverageCPUUtilization", "LambdaCapacityProviderAverageGPUUtilization"];
 /// Members that Create takes, and those that Update takes.

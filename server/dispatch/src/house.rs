@@ -125,7 +125,7 @@ pub struct House {
     pub(crate) changed: watch::Sender<u64>,
     /// Told when a request finds no environment and none is being started.
     pub(crate) demanded: Arc<Notify>,
-    /// How busy workers are to be, by capacity provider; by no name for those of functions that name none.
+    /// How busy environments are to be, by capacity provider; by no name for those of functions that name none.
     pub(crate) targets: Mutex<BTreeMap<String, Targets>>,
     /// Devices that environments share, by name.
     pub(crate) devices: Arc<Devices>,

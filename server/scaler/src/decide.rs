@@ -205,12 +205,12 @@ fn wanted(version: &Version, passed: &Passed, history: &mut History, policy: &Po
         consider((f64::from(signals.ready) * queue).ceil() as u32, Reason::QueueWait);
     }
     history.note_busy(now, passed.busy(signals));
-    let is_targeted = target.or(policy.utilization).is_some();
-    if let Some(target) = target.or(policy.utilization).or(signals.is_unbatched.then_some(BUSY)) {
+    let given = target.or(policy.utilization);
+    if let Some(target) = given.or(signals.is_unbatched.then_some(BUSY)) {
         let Busy { workers, cores, devices, .. } = history.busy();
         // Cores and devices may be busy with what no worker does: preparing, waiting for the next batch. What is meant to be busy
         // is what somebody has set a target for.
-        let busiest = if is_targeted { workers.max(cores).max(devices) } else { workers };
+        let busiest = if given.is_some() { workers.max(cores).max(devices) } else { workers };
         let busy = busiest / target.clamp(0.01, 1.0);
         consider(busy.ceil() as u32, Reason::Utilization);
         enough = (busy * NOISE).ceil() as u32;
